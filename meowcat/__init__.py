@@ -1,0 +1,88 @@
+"""meowcat: transfers as event-sourced state machines, in a journal that survives kill -9."""
+
+from meowcat.config import Config
+from meowcat.core.errors import (
+    Code,
+    DuplicateTask,
+    EngineClosed,
+    EngineForked,
+    InvalidArgument,
+    InvalidTaskState,
+    JournalAccess,
+    JournalClosed,
+    JournalConflict,
+    JournalDamaged,
+    JournalError,
+    JournalFenced,
+    JournalForked,
+    JournalOwned,
+    JournalRejected,
+    JournalTooNew,
+    JournalUncertain,
+    MeowcatError,
+    NotAJournal,
+    QueueFull,
+    TaskNotFound,
+    TaskQuarantined,
+    TransferCanceled,
+    TransferError,
+    TransferFailed,
+    UnknownEvent,
+    UnknownJournal,
+)
+from meowcat.core.info import TaskInfo
+from meowcat.core.machine import State
+from meowcat.core.state import Phase
+from meowcat.core.transfers import Download
+from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
+from meowcat.core.waits import WaitingFor
+from meowcat.engine import Engine, Snapshot
+from meowcat.task import LoggedEvent, Progress, Result, Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checksum",
+    "Code",
+    "Config",
+    "Download",
+    "DuplicateTask",
+    "Engine",
+    "EngineClosed",
+    "EngineForked",
+    "Fault",
+    "FaultKind",
+    "InvalidArgument",
+    "InvalidTaskState",
+    "JournalAccess",
+    "JournalClosed",
+    "JournalConflict",
+    "JournalDamaged",
+    "JournalError",
+    "JournalFenced",
+    "JournalForked",
+    "JournalOwned",
+    "JournalRejected",
+    "JournalTooNew",
+    "JournalUncertain",
+    "LoggedEvent",
+    "MeowcatError",
+    "NotAJournal",
+    "Phase",
+    "Progress",
+    "QueueFull",
+    "Result",
+    "Snapshot",
+    "State",
+    "Task",
+    "TaskId",
+    "TaskInfo",
+    "TaskNotFound",
+    "TaskQuarantined",
+    "TransferCanceled",
+    "TransferError",
+    "TransferFailed",
+    "UnknownEvent",
+    "UnknownJournal",
+    "WaitingFor",
+]

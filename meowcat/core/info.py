@@ -1,0 +1,76 @@
+"""A task as users see it: a frozen view, without secrets, that stays true to the moment it was made."""
+
+from msgspec import Struct
+
+from meowcat.core.machine import State
+from meowcat.core.state import Phase, TaskState
+from meowcat.core.transfers import Direction, Download
+from meowcat.core.urls import redact
+from meowcat.core.values import Checksum, Fault, TaskId
+from meowcat.core.waits import WaitingFor
+
+
+class TaskInfo(Struct, frozen=True, kw_only=True):
+    """What `Engine.tasks`, `on_restart` and the command line show of a task."""
+
+    id: TaskId
+    key: str
+    state: State
+    phase: Phase
+    direction: Direction
+    url: str
+    """Redacted."""
+    path: str
+    """The target of a download, or the source of an upload."""
+    priority: int
+    created: int
+    """Milliseconds since 1970 UTC."""
+    size: int | None
+    """Bytes; None while it is not known."""
+    bytes_done: int
+    """Confirmed bytes: stored and flushed, or acknowledged by the server."""
+    attempts: int
+    """Failures in a row without progress."""
+    crashes: int
+    waiting_for: WaitingFor | None
+    needs: tuple[str, ...]
+    """What has to be supplied before the task can go on, by name."""
+    reason: str
+    """Why it is Paused."""
+    fault: Fault | None
+    """The last failure; of a Failed task, why it failed."""
+    digests: tuple[Checksum, ...]
+    client_file_sign: str | None
+
+    @property
+    def fraction(self) -> float:
+        """Confirmed bytes of all bytes, 0 to 1; 0 while the size is not known."""
+        if self.state is State.COMPLETE:
+            return 1.0
+        return self.bytes_done / self.size if self.size else 0.0
+
+
+def info_of(task: TaskState) -> TaskInfo:
+    """The view of a task."""
+    request = task.request
+    return TaskInfo(
+        id=task.id,
+        key=task.key,
+        state=task.state,
+        phase=task.phase,
+        direction=request.direction,
+        url=redact(request.url),
+        path=request.to if isinstance(request, Download) else request.source,
+        priority=request.priority,
+        created=task.created,
+        size=task.generation.size if task.generation else None,
+        bytes_done=task.bytes_stored,
+        attempts=task.attempts,
+        crashes=task.crashes,
+        waiting_for=task.wait.waiting_for if task.wait else None,
+        needs=task.wait.names if task.wait else (),
+        reason=task.reason,
+        fault=task.fault,
+        digests=task.digests,
+        client_file_sign=request.client_file_sign,
+    )

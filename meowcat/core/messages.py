@@ -1,0 +1,149 @@
+"""What an actor is told: commands from outside, and reports of its operations.
+
+A report of byte work carries the `run` and the `restarts` that its operation was started under, and is
+dropped when the task has moved on. A report of settling work is never dropped.
+"""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+from meowcat.core.transfers import Request
+from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, TaskId
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """The base of all messages."""
+
+
+# Commands
+
+
+class Create(Message, frozen=True, kw_only=True, tag="create"):
+    task: TaskId
+    key: str
+    request: Request
+    paused: bool = False
+
+
+class Admit(Message, frozen=True, kw_only=True, tag="admit"):
+    """The scheduler has a slot for the task."""
+
+    missing: tuple[str, ...] = ()
+    """What the task needs and nobody has supplied since the journal was opened."""
+
+
+class Pause(Message, frozen=True, kw_only=True, tag="pause"):
+    reason: str = "asked to"
+
+
+class Resume(Message, frozen=True, kw_only=True, tag="resume"):
+    pass
+
+
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    pass
+
+
+class Retry(Message, frozen=True, kw_only=True, tag="retry"):
+    pass
+
+
+class Supply(Message, frozen=True, kw_only=True, tag="supply"):
+    names: tuple[str, ...]
+    request: Request | None = None
+    """With its new URL, sealed, where a URL was supplied."""
+
+
+class Requeue(Message, frozen=True, kw_only=True, tag="requeue"):
+    reason: str
+
+
+class Recover(Message, frozen=True, kw_only=True, tag="recover"):
+    """The journal was opened, and `on_restart` has answered for this task."""
+
+    resume: bool
+    reason: str = "asked to"
+
+
+class Wake(Message, frozen=True, kw_only=True, tag="wake"):
+    """The delay of a wait is over."""
+
+    seq: int
+    """The wait that is meant (`Wait.seq`)."""
+
+
+# Reports
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """From byte work."""
+
+    run: int
+    restarts: int
+
+
+class Probed(Report, frozen=True, kw_only=True, tag="probed"):
+    """The head of a first valid reply: this is the content."""
+
+    generation: Generation
+
+
+class Flushed(Report, frozen=True, kw_only=True, tag="flushed"):
+    """Pieces are written, hashed and flushed. Fields as in `events.Stored`."""
+
+    pieces: tuple[tuple[int, int], ...]
+    digests: bytes
+    file: FileIdentity
+    size: int | None = None
+
+
+class Proved(Report, frozen=True, kw_only=True, tag="proved"):
+    """Pieces of earlier runs were read again. Fields as in `events.Rechecked`."""
+
+    kept: tuple[tuple[int, int], ...]
+    lost: tuple[tuple[int, int], ...]
+
+
+class Digested(Report, frozen=True, kw_only=True, tag="digested"):
+    """The whole part file was read and hashed."""
+
+    digests: tuple[Checksum, ...]
+
+
+class Faulted(Report, frozen=True, kw_only=True, tag="faulted"):
+    fault: Fault
+
+
+class Settled(Message, frozen=True, kw_only=True):
+    """From settling work: never stale."""
+
+    settling: ClassVar[bool] = True
+
+
+class Published(Settled, frozen=True, kw_only=True, tag="published"):
+    """The target is the verified file, durably."""
+
+
+class PublishFailed(Settled, frozen=True, kw_only=True, tag="publish-failed"):
+    """The part file is certainly not the target; why."""
+
+    fault: Fault
+
+
+class Discarded(Settled, frozen=True, kw_only=True, tag="discarded"):
+    """The part file is gone, durably."""
+
+    published: bool = False
+
+
+class DiscardFailed(Settled, frozen=True, kw_only=True, tag="discard-failed"):
+    """The part file is still there; why."""
+
+    fault: Fault
+
+
+COMMANDS = (Create, Admit, Pause, Resume, Cancel, Retry, Supply, Requeue, Recover, Wake)
+REPORTS = (Probed, Flushed, Proved, Digested, Faulted, Published, PublishFailed, Discarded, DiscardFailed)
+MESSAGE_TYPES: dict[str, type[Message]] = {str(m.__struct_config__.tag): m for m in (*COMMANDS, *REPORTS)}
+"""Every message by its tag, for specs."""

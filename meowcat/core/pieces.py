@@ -1,0 +1,302 @@
+"""Sets of pieces, the grid that cuts a content into them, and who fetches which.
+
+Everything here is linear in the number of *runs* of pieces at worst, never in the number of pieces: a
+download that goes on for weeks has a million of them, in a handful of runs.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
+
+from msgspec import Struct
+
+from meowcat.core.errors import InvalidArgument
+
+MAX_SIZE = 2**63 - 1
+"""Bytes a content can have: what file offsets and every file system's interface can express."""
+MAX_PIECES = 1_000_000
+DEFAULT_PIECE = 4 << 20
+"""Bytes in a piece, unless the content is so large that there would be more than `USUAL_PIECES`."""
+USUAL_PIECES = 100_000
+MIN_PIECE = 64 << 10
+MAX_PIECE = 512 << 20
+
+_FEW = 4
+"""Runs that are cheaper to add one by one than to merge: a flush seldom has more."""
+_WORTH_SPLITTING = 2
+"""Pieces a running request must still have before it, besides the one in work, to be cut in two. Cutting
+costs its connection, so a single piece is not worth it."""
+
+Pair = tuple[int, int]
+
+
+class IntervalSet(Struct, frozen=True):
+    """An immutable set of non-negative integers, kept as half-open runs.
+
+    `pairs` is sorted, disjoint and without neighbours that touch, so that equal sets have equal pairs. The
+    constructor takes it on trust (it is what a decoder calls); `of` takes any pairs in any order.
+    """
+
+    pairs: tuple[Pair, ...] = ()
+
+    @classmethod
+    def of(cls, *pairs: Pair) -> Self:
+        """The union of the half-open runs `(start, stop)`; an empty run adds nothing.
+
+        Raises:
+            InvalidArgument: a run that is negative or ends before it starts.
+        """
+        merged: list[Pair] = []
+        for start, stop in sorted(pairs):
+            _check_run(start, stop)
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+            elif start < stop:
+                merged.append((start, stop))
+        return cls(tuple(merged))
+
+    def add(self, start: int, stop: int) -> Self:
+        """The set with the integers from `start` up to `stop`, which is not one of them."""
+        _check_run(start, stop)
+        if start == stop:
+            return self
+        if self.pairs and self.pairs[-1][1] == start:  # the usual case: what comes next in the file
+            return type(self)((*self.pairs[:-1], (self.pairs[-1][0], stop)))
+        low = self._first_ending_at_or_after(start)
+        high = bisect_right(self.pairs, stop, lo=low, key=_start)
+        if low < high:
+            start = min(start, self.pairs[low][0])
+            stop = max(stop, self.pairs[high - 1][1])
+        return type(self)((*self.pairs[:low], (start, stop), *self.pairs[high:]))
+
+    def __or__(self, other: "IntervalSet") -> Self:
+        if len(other.pairs) > _FEW:
+            return self.of(*self.pairs, *other.pairs)
+        union = self
+        for start, stop in other.pairs:
+            union = union.add(start, stop)
+        return union
+
+    def __sub__(self, other: "IntervalSet") -> Self:
+        return type(self)(tuple(gap for run in self.pairs for gap in other.gaps(*run)))
+
+    def __and__(self, other: "IntervalSet") -> Self:
+        few, many = (self, other) if len(self.pairs) <= len(other.pairs) else (other, self)
+        return type(self)(tuple(part for run in few.pairs for part in many.between(*run)))
+
+    def __contains__(self, number: int) -> bool:
+        return self.covers(number, number + 1)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs)
+
+    @property
+    def total(self) -> int:
+        """How many integers are in the set."""
+        return sum(stop - start for start, stop in self.pairs)
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether all of `start` up to `stop` is in the set; true of an empty run."""
+        if start >= stop:
+            return True
+        before = bisect_right(self.pairs, start, key=_start) - 1
+        return before >= 0 and stop <= self.pairs[before][1]
+
+    def gaps(self, start: int, stop: int) -> Self:
+        """What of `start` up to `stop` is not in the set."""
+        gaps: list[Pair] = []
+        for first, end in self.between(start, stop):
+            if start < first:
+                gaps.append((start, first))
+            start = end
+        if start < stop:
+            gaps.append((start, stop))
+        return type(self)(tuple(gaps))
+
+    def first_gap(self, start: int, stop: int) -> Pair | None:
+        """The first run of `start` up to `stop` that is not in the set; None where there is none."""
+        for first, end in self.between(start, stop):
+            if start < first:
+                return (start, first)
+            start = end
+        return (start, stop) if start < stop else None
+
+    def prefix(self) -> int:
+        """Where the run that begins at 0 ends; 0 without one."""
+        return self.pairs[0][1] if self.pairs and self.pairs[0][0] == 0 else 0
+
+    def _first_ending_at_or_after(self, number: int) -> int:
+        return bisect_left(self.pairs, number, key=_stop)
+
+    def between(self, start: int, stop: int) -> Iterator[Pair]:
+        """The runs of the set in order, cut to what lies between `start` and `stop`."""
+        for index in range(bisect_right(self.pairs, start, key=_stop), len(self.pairs)):
+            first, end = self.pairs[index]
+            if first >= stop:
+                return
+            yield max(first, start), min(end, stop)
+
+
+def _start(run: Pair) -> int:
+    return run[0]
+
+
+def _stop(run: Pair) -> int:
+    return run[1]
+
+
+def _check_run(start: int, stop: int) -> None:
+    if not 0 <= start <= stop:
+        raise InvalidArgument(f"run ({start}, {stop}): expected 0 <= start <= stop")
+
+
+class Grid(Struct, frozen=True):
+    """A content of `size` bytes cut into pieces of `piece` bytes, the last of which may be shorter."""
+
+    size: int
+    piece: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no grid can be.
+
+        Raises:
+            InvalidArgument: a size outside 0 to 2^63-1, or a piece of no bytes.
+        """
+        if not 0 <= self.size <= MAX_SIZE or self.piece < 1:
+            raise InvalidArgument(
+                f"a grid of {self.size} bytes in pieces of {self.piece}: expected 0 to 2^63-1 bytes "
+                "and pieces of at least 1 byte"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many pieces there are; none of an empty content."""
+        return -(-self.size // self.piece)
+
+    def span(self, index: int) -> Pair:
+        """The half-open range of bytes of piece `index`.
+
+        Raises:
+            IndexError: no such piece.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(f"piece {index}: expected 0 to {self.count - 1}")
+        return index * self.piece, min((index + 1) * self.piece, self.size)
+
+    def bytes(self, pieces: IntervalSet) -> int:
+        """How many bytes `pieces` of this grid have together."""
+        last = self.count - 1
+        missing = self.count * self.piece - self.size if last in pieces else 0
+        return pieces.total * self.piece - missing
+
+    def pieces_within(self, start: int, stop: int) -> IntervalSet:
+        """The pieces that lie wholly inside the bytes from `start` up to `stop`."""
+        first = -(-start // self.piece)
+        end = self.count if stop >= self.size else stop // self.piece
+        return IntervalSet.of((first, end)) if first < end else IntervalSet()
+
+    def pieces_touching(self, start: int, stop: int) -> IntervalSet:
+        """The pieces that have at least one of the bytes from `start` up to `stop`."""
+        stop = min(stop, self.size)
+        return (
+            IntervalSet.of((start // self.piece, -(-stop // self.piece))) if start < stop else IntervalSet()
+        )
+
+
+def choose_piece_size(size: int | None, wanted: int | None) -> int:
+    """Bytes in a piece of a content of `size` bytes (None where nobody knows yet): `wanted`, or the default.
+
+    Raises:
+        InvalidArgument: `wanted` is outside its bounds, or makes too many pieces.
+    """
+    if wanted is None:
+        return _default_piece_size(size or 0)
+    if not MIN_PIECE <= wanted <= MAX_PIECE:
+        raise InvalidArgument(
+            f"piece_size {wanted}: expected {MIN_PIECE} to {MAX_PIECE} bytes (64 KiB to 512 MiB); "
+            "leave it out to have it chosen"
+        )
+    count = -(-(size or 0) // wanted)
+    if count > MAX_PIECES:
+        raise InvalidArgument(
+            f"piece_size {wanted}: makes {count} pieces of {size} bytes; at most {MAX_PIECES} are allowed: "
+            f"use at least {-(-(size or 0) // MAX_PIECES)}, or leave it out"
+        )
+    return wanted
+
+
+def _default_piece_size(size: int) -> int:
+    piece = DEFAULT_PIECE
+    while -(-size // piece) > USUAL_PIECES:
+        piece *= 2
+    return piece
+
+
+class Lease(Struct, frozen=True):
+    """Consecutive pieces that one request covers: `first` up to `stop`, which is not one of them."""
+
+    first: int
+    stop: int
+
+
+class Leased(Struct, frozen=True):
+    """A lease at work. `at` is the piece whose bytes are coming in: all before it have come."""
+
+    lease: Lease
+    at: int
+
+    @property
+    def spare(self) -> int:
+        """How many pieces there are beyond the one in work: what can be given to another connection."""
+        return max(0, self.lease.stop - self.at - 1)
+
+
+class Split(Struct, frozen=True):
+    """Cut a running lease: its request ends at piece `at`, and what lies beyond goes to a new one."""
+
+    running: Lease
+    at: int
+
+    @property
+    def kept(self) -> Lease:
+        return Lease(self.running.first, self.at)
+
+    @property
+    def given(self) -> Lease:
+        return Lease(self.at, self.running.stop)
+
+
+def next_lease(
+    missing: IntervalSet, leased: Sequence[Leased], free: int, limit_pieces: int
+) -> Lease | Split | None:
+    """What a free connection should fetch next; None when it would only be in the way.
+
+    The front of the file goes first. A share is what is left divided by all connections, so that shares
+    shrink towards the end and connections that finish early find something without cutting others short
+    (guided self-scheduling). When all is given out, the lease with the most before it is cut in half.
+
+    Args:
+        missing: pieces that have not come yet. Those that came and are on their way to the disk are not
+            missing, or they would be fetched twice.
+        leased: the requests at work; what they cover is not given out again.
+        free: how many connections may still be opened.
+        limit_pieces: at most so many pieces in one request.
+    """
+    if free < 1:
+        return None
+    unleased = missing - _covered(running.lease for running in leased)
+    if unleased:
+        share = -(-unleased.total // (free + len(leased)))
+        first, stop = unleased.pairs[0]
+        return Lease(first, min(stop, first + max(1, min(share, limit_pieces))))
+    richest = max(leased, key=lambda running: running.spare, default=None)
+    if richest is None or richest.spare < _WORTH_SPLITTING:
+        return None
+    return Split(richest.lease, richest.lease.stop - richest.spare // 2)
+
+
+def _covered(leases: Iterable[Lease]) -> IntervalSet:
+    return IntervalSet.of(*((lease.first, lease.stop) for lease in leases))

@@ -1,0 +1,80 @@
+"""The secrets of a request split off before it is stored, and joined again before it is sent."""
+
+from typing import TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.harmless import harmless_header
+from meowcat.core.transfers import Download, Request, Upload
+from meowcat.core.urls import HIDDEN, seal_url
+
+Transfer = TypeVar("Transfer", Download, Upload)
+
+
+class Secrets(Struct, frozen=True):
+    """What `seal` left out of a request: kept in memory only, never encoded. Its repr has names alone."""
+
+    url: str = ""
+    """The URL as it is to be requested; "" where the stored one is complete."""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def updated(self, supplied: "Secrets", *, url: bool) -> "Secrets":
+        """These secrets and those supplied since, whose headers win; `url` says whether a URL came, too."""
+        fresh = {name.lower() for name in supplied.headers}
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in fresh}
+        return Secrets(supplied.url if url else self.url, kept | supplied.headers)
+
+    def __repr__(self) -> str:
+        return f"Secrets(url={HIDDEN if self.url else ''!r}, headers={sorted(self.headers)!r})"
+
+
+def seal(request: Transfer) -> tuple[Transfer, Secrets]:
+    """`request` as it may be journaled, and its secrets.
+
+    `needs` of the result has `url` where the URL lost something, and `header:NAME`, in lower case, for each
+    header that was left out. Sealing a sealed request changes nothing and finds no secrets.
+
+    Raises:
+        InvalidArgument: the URL is not an http or https URL with a host.
+    """
+    stored, left_out = seal_url(request.url)
+    hidden = {name: value for name, value in request.headers.items() if not harmless_header(name)}
+    kept = {name: value for name, value in request.headers.items() if name not in hidden}
+    needs = ["url"] if left_out else []
+    needs += [need for need in request.needs if need != "url"]
+    needs += [_need(name) for name in hidden]
+    sealed = replace(request, url=stored, headers=kept, needs=tuple(dict.fromkeys(needs)))
+    # A URL that sealing does not change holds masks and no secrets: it was sealed before.
+    return sealed, Secrets(request.url if left_out and stored != request.url else "", hidden)
+
+
+def missing(needs: tuple[str, ...], secrets: Secrets | None) -> tuple[str, ...]:
+    """Those of a request's `needs` that `secrets` does not have: what is to be supplied."""
+    known = set() if secrets is None else {_need(name) for name in secrets.headers}
+    if secrets is not None and secrets.url:
+        known.add("url")
+    return tuple(name for name in needs if name not in known)
+
+
+def unseal(request: Request, secrets: Secrets | None) -> tuple[str, dict[str, str]]:
+    """The URL and headers to send: those of the sealed request and its secrets. A secret header wins.
+
+    Raises:
+        InvalidArgument: something that the request needs is not there; the message names it.
+    """
+    names = missing(request.needs, secrets)
+    if names:
+        raise InvalidArgument(
+            f"{', '.join(names)}: never stored, and not supplied since; supply what is named"
+        )
+    if secrets is None:
+        return request.url, dict(request.headers)
+    hidden = {name.lower() for name in secrets.headers}
+    kept = {name: value for name, value in request.headers.items() if name.lower() not in hidden}
+    return secrets.url or request.url, kept | secrets.headers
+
+
+def _need(header: str) -> str:
+    return f"header:{header.strip().lower()}"

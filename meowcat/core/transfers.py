@@ -1,0 +1,161 @@
+"""What users ask for, as values: a download, an upload.
+
+Both are msgspec Structs so that they can be journaled. What a user builds may hold secrets (a signed URL,
+an Authorization header); `meowcat.core.urls.seal` splits them off before anything is stored, and leaves
+their names in `needs`.
+"""
+
+from typing import Literal, get_args
+
+from msgspec import Struct, field
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
+from meowcat.core.values import Checksum
+
+Overwrite = Literal["never", "replace"]
+Probe = Literal["get", "head"]
+Direction = Literal["download", "upload"]
+
+DIGEST_LENGTHS = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32, "blake3": 64, "crc32c": 8}
+"""Known checksum algorithms and the length of their hexadecimal form."""
+
+
+def parse_checksum(text: str) -> Checksum:
+    """Read `algorithm:hex`, as in `sha256:9f86d0…`.
+
+    Raises:
+        InvalidArgument: an unknown algorithm, or not the digits that it has.
+    """
+    algorithm, colon, digits = text.partition(":")
+    algorithm = algorithm.strip().lower().replace("-", "")
+    digits = digits.strip().lower()
+    length = DIGEST_LENGTHS.get(algorithm)
+    if not colon or length is None:
+        known = ", ".join(DIGEST_LENGTHS)
+        raise InvalidArgument(f"checksum {text!r}: expected 'algorithm:hex' with one of {known}")
+    if len(digits) != length or not set(digits) <= set("0123456789abcdef"):
+        raise InvalidArgument(f"checksum {text!r}: {algorithm} has {length} hexadecimal digits")
+    return Checksum(algorithm, digits)
+
+
+class Download(Struct, frozen=True, tag="download", tag_field="kind"):
+    """A download of one URL to one path. Fields left at None take the engine's `Config`.
+
+    Building one does no I/O; `Engine.submit` makes `to` absolute.
+    """
+
+    url: str
+    to: str = ""
+    """Where the finished file goes; its folder must exist. Nothing stands there before all is verified."""
+    checksum: str | None = None
+    """`algorithm:hex` of the whole content: sha256, sha512, sha1, md5, blake3 or crc32c."""
+    headers: dict[str, str] = field(default_factory=dict)
+    connections: int | None = None
+    """Requests at once, 1 to 256."""
+    piece_size: int | None = None
+    """Bytes in a piece, the unit of digest and reuse: 64 KiB to 512 MiB."""
+    overwrite: Overwrite = "never"
+    """`never` fails with TARGET_EXISTS where a file stands at `to`; `replace` replaces it, in one step."""
+    priority: int = 0
+    """Higher goes first."""
+    limit_rate: int | None = None
+    """Bytes a second for this task."""
+    retries: int | None = None
+    """Extra attempts after a failure without progress in between; 0 disables."""
+    probe: Probe = "get"
+    """How the size and validator are learned: by the first ranged GET, or by HEAD first."""
+    accept: str | None = None
+    """The Accept header of range requests; `*/*` unless given."""
+    total_size: int | None = None
+    """The size in bytes where it is known: a server that says otherwise fails the task."""
+    keep_encoding: bool = False
+    """Take a reply with a Content-Encoding as it is, coded bytes and all, instead of refusing it."""
+    client_file_sign: str | None = None
+    """Any text of the application's own, shown in TaskInfo and history: a database key, say."""
+    key: str | None = None
+    """The task's name, unique among live tasks; the target's path by default."""
+    needs: tuple[str, ...] = ()
+    """Set by `seal`: what was left out because it may be secret, by name (`header:authorization`)."""
+
+    @property
+    def direction(self) -> Direction:
+        return "download"
+
+
+class ProtocolSpec(Struct, frozen=True):
+    """An upload protocol as a plain value: which one, in which version, with which settings."""
+
+    tag: str
+    version: int = 1
+    fields: dict[str, str | int | bool] = field(default_factory=dict)
+
+
+class Upload(Struct, frozen=True, tag="upload", tag_field="kind"):
+    """An upload of one source to one URL, by a protocol."""
+
+    source: str
+    """The path of a file, or the name of a registered source."""
+    url: str
+    protocol: ProtocolSpec
+    headers: dict[str, str] = field(default_factory=dict)
+    connections: int | None = None
+    piece_size: int | None = None
+    priority: int = 0
+    limit_rate: int | None = None
+    retries: int | None = None
+    client_file_sign: str | None = None
+    key: str | None = None
+    needs: tuple[str, ...] = ()
+
+    @property
+    def direction(self) -> Direction:
+        return "upload"
+
+
+Request = Download | Upload
+
+
+def check(request: Request) -> None:
+    """See that every field is within its bounds, before anything is recorded.
+
+    Raises:
+        InvalidArgument: names the field, the value and what is allowed.
+    """
+    if not request.url:
+        raise InvalidArgument("url is empty: expected http://… or https://…")
+    _within(request, "connections", 1, 256)
+    _within(request, "piece_size", MIN_PIECE, MAX_PIECE)
+    _within(request, "limit_rate", 1, 1 << 50)
+    _within(request, "retries", 0, 1_000_000)
+    _within(request, "priority", -(1 << 31), 1 << 31)
+    for name, value in request.headers.items():
+        _check_header(name, value)
+    if isinstance(request, Download):
+        _check_download(request)
+
+
+def _check_download(request: Download) -> None:
+    if not request.to:
+        raise InvalidArgument("to is empty: expected the path of the file to make")
+    if request.checksum is not None:
+        parse_checksum(request.checksum)
+    if request.overwrite not in get_args(Overwrite):
+        raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
+    if request.probe not in get_args(Probe):
+        raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
+    _within(request, "total_size", 0, (1 << 63) - 1)
+
+
+def _within(request: Request, name: str, least: int, most: int) -> None:
+    value = getattr(request, name)
+    if value is not None and not (isinstance(value, int) and least <= value <= most):
+        raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}")
+
+
+def _check_header(name: str, value: str) -> None:
+    """A field name is a token, a value has no line breaks (RFC 9110 5.1, 5.5). The value is never shown."""
+    if not name or not all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
+        raise InvalidArgument(f"header {name!r}: expected a name of letters, digits and !#$%&'*+-.^_`|~")
+    if any(c in value for c in "\r\n\0"):
+        raise InvalidArgument(f"header {name}: its value has a line break or a NUL")

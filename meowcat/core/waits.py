@@ -1,0 +1,30 @@
+"""What a task can wait for. A waiting task says so in `waiting_for` and holds no slot."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class WaitingFor(StrEnum):
+    RETRY = "retry"
+    """The delay after a failed attempt."""
+    SERVER = "server"
+    """The time that the server asked for (Retry-After)."""
+    HOST = "host"
+    """A host that answered before and can't be reached now."""
+    DISK_SPACE = "disk-space"
+    SUPPLY = "supply"
+    """Headers or a URL that were never journaled: `Task.supply`."""
+    PROTOCOL = "protocol"
+    """A protocol tag that nobody has registered."""
+
+
+class Wait(Struct, frozen=True):
+    """A wait under way."""
+
+    waiting_for: WaitingFor
+    delay: int | None
+    """Milliseconds from the moment the wait was recorded, or the journal opened; None = until supplied."""
+    seq: int
+    """The event that began it: a wake-up for another one is stale."""
+    names: tuple[str, ...] = ()
