@@ -1,0 +1,232 @@
+"""The SQLite file under a journal: what it may be, how it is created, how connections are set up.
+
+The file is created under another name, in SQLite's rollback mode, and renamed when it is whole. So a file at
+the journal's path is either a complete journal, whose first page says so, or not ours; and it is examined
+without locks and without creating anything beside it. It must never be opened with plain `open` while a
+connection of this process uses it: closing that descriptor would drop SQLite's own POSIX locks
+(sqlite.org/howtocorrupt.html, 2.2).
+"""
+
+import errno
+import os
+import secrets
+import sqlite3
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+from meowcat.core.errors import (
+    JournalAccess,
+    JournalDamaged,
+    JournalError,
+    JournalRejected,
+    JournalTooNew,
+    NotAJournal,
+)
+from meowcat.journal.contract import FORMAT, Sync
+
+APPLICATION = 0x4D656F77
+"""`Meow`: SQLite's application_id of our files."""
+
+BUSY = 0.8
+"""Seconds to wait for a foreign program that holds the database; an opening must answer within one."""
+
+SCHEMA = f"""
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {FORMAT};
+BEGIN;
+CREATE TABLE journal (id TEXT NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE record (
+    position INTEGER PRIMARY KEY,
+    task TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    open INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    chain BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    UNIQUE (task, seq)
+);
+CREATE TABLE task (
+    id TEXT PRIMARY KEY,
+    first INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    open INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX unfinished ON task (first) WHERE open = 1;
+CREATE TABLE cursor (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE snapshot (
+    name TEXT PRIMARY KEY, position INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL
+);
+"""
+"""`task` sums up the records, in the same transaction, so that an opening costs what is unfinished."""
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def connect(path: Path, query: str) -> sqlite3.Connection:
+    """A connection in autocommit mode that any thread may use, one at a time."""
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?{query}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY,
+    )
+
+
+def connect_writer(path: Path, sync: Sync) -> sqlite3.Connection:
+    """The one connection that writes and checkpoints, its settings read back.
+
+    `power` syncs the log at each commit. `process` writes it at each commit, which the kernel keeps when the
+    process dies, and syncs at checkpoints only: after a power failure the file is consistent, and the last
+    commits may be gone.
+    """
+    connection = connect(path, "mode=rw")
+    try:
+        _set(connection, "journal_mode", "wal")
+        _set(connection, "synchronous", 2 if sync == "power" else 1)
+        if sys.platform == "darwin":  # fsync alone does not reach the disk there
+            _set(connection, "fullfsync", int(sync == "power"))
+            _set(connection, "checkpoint_fullfsync", int(sync == "power"))
+        _set(connection, "foreign_keys", 1)
+        _set(connection, "wal_autocheckpoint", 0)
+        _set(connection, "mmap_size", 0)
+        _set(connection, "temp_store", 2)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, in this or another process, while the journal is owned or not.
+
+    In a folder that can't be written, and with no log beside the file, nobody can be writing it: then it is
+    read as a file that does not change.
+    """
+    connection = connect(path, "mode=ro")
+    try:
+        connection.execute("SELECT epoch FROM journal").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if Path(f"{path}-wal").exists() or os.access(path.parent, os.W_OK):
+            raise
+        connection = connect(path, "mode=ro&immutable=1")
+    return connection
+
+
+def _set(connection: sqlite3.Connection, pragma: str, value: str | int) -> None:
+    connection.execute(f"PRAGMA {pragma} = {value}")
+    row = connection.execute(f"PRAGMA {pragma}").fetchone()
+    found = row[0] if row is not None else None
+    if pragma == "mmap_size" and row is None:
+        return  # compiled without memory mapping: off for ever
+    if found != value:
+        raise JournalAccess(f"SQLite does not take {pragma} = {value} here; it says {found}")
+
+
+def examine(path: Path, *, known: bool) -> bool:
+    """Whether a journal stands at `path`; False where nothing does. Changes nothing.
+
+    Args:
+        path: where the journal should be.
+        known: whether a lock file of ours says that a journal has been there.
+
+    Raises:
+        NotAJournal, JournalDamaged, JournalTooNew, JournalAccess: what stands there instead.
+
+    """
+    try:
+        if not path.exists():
+            _require_folder(path)
+            return False
+        if not path.is_file():
+            raise NotAJournal(f"{path}: a {'folder' if path.is_dir() else 'device'}; expected a journal file")
+        if path.stat().st_size == 0:
+            return _refuse_empty(path, known=known)
+    except OSError as error:
+        raise JournalAccess(f"{path}: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise JournalAccess(f"{path}: no permission to read it")
+    _examine_header(path, known=known)
+    return True
+
+
+def _refuse_empty(path: Path, *, known: bool) -> bool:
+    if known:
+        raise JournalDamaged(f"{path}: the journal's file is empty; it was a journal before")
+    return False
+
+
+def _require_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise JournalAccess(f"{path}: the folder {path.parent} does not exist")
+
+
+def _examine_header(path: Path, *, known: bool) -> None:
+    connection = connect(path, "mode=ro&immutable=1")
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and not known:
+            raise NotAJournal(f"{path}: not a SQLite file") from error
+        raise explain(error, path) from error
+    finally:
+        connection.close()
+    if application != APPLICATION:
+        raise NotAJournal(f"{path}: a SQLite database of another application (id {application:#x})")
+    if version > FORMAT:
+        raise JournalTooNew(f"{path}: a journal of format {version}; this meowcat reads up to {FORMAT}")
+
+
+def create(path: Path) -> None:
+    """Create an empty journal at `path`, where nothing or an empty file stands; the lock must be held."""
+    new = Path(f"{path}-creating")
+    try:
+        for leftover in (new, Path(f"{new}-journal")):
+            leftover.unlink(missing_ok=True)
+        _write_empty(new)
+        new.rename(path)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        kind = JournalRejected if error.errno in (errno.ENOSPC, errno.EDQUOT) else JournalAccess
+        raise kind(f"{path}: the journal can't be created: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def _write_empty(path: Path) -> None:
+    connection = connect(path, "mode=rwc")
+    try:
+        connection.execute("PRAGMA synchronous = EXTRA")
+        connection.executescript(SCHEMA)
+        connection.execute("INSERT INTO journal VALUES (?, 0)", (secrets.token_hex(16),))
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def code_of(error: sqlite3.Error) -> int:
+    """SQLite's extended result code; SQLITE_ERROR for what the sqlite3 module itself raises."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+
+
+def explain(error: sqlite3.Error, path: Path) -> JournalError:
+    """SQLite's error outside of an append, as ours."""
+    code = code_of(error) & 0xFF
+    if code in _DAMAGED:
+        return JournalDamaged(f"{path}: the journal's file is damaged: {error}")
+    if code == sqlite3.SQLITE_FULL:
+        return JournalRejected(f"{path}: no space left: {error}")
+    if code == sqlite3.SQLITE_ERROR:  # a table is missing, a text is not UTF-8
+        return JournalDamaged(f"{path}: the journal's file does not hold what it should: {error}")
+    return JournalAccess(f"{path}: the journal can't be used: {error}")

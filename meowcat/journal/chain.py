@@ -1,0 +1,60 @@
+"""What proves that stored records are those that were appended: a checksum and a hash chain.
+
+Both go over one unambiguous form of a record: a head of fixed size, with the lengths of the three texts that
+follow it. The chain links each record to all before it (format version 1); signatures can be laid over it
+later. The CRC stands beside each record so that damage can be pinned to it without reading the others.
+"""
+
+import hashlib
+import struct
+
+import google_crc32c
+
+from meowcat.core.values import Position
+from meowcat.journal.contract import FORMAT, Entry, Epoch, Record
+
+_pack = struct.Struct(">BqqqqI?III").pack
+
+
+def canonical(entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
+    """The bytes that are hashed: format, position, epoch, seq, at, version, open, lengths, task, type, body.
+
+    Raises:
+        ValueError, TypeError, AttributeError, struct.error: a field that no record can have; see `UNFIT`.
+
+    """
+    task, kind, body = entry.task.encode(), entry.type.encode(), entry.body
+    lengths = len(task), len(kind), len(body)
+    head = _pack(FORMAT, position, epoch, entry.seq, entry.at, entry.version, entry.open, *lengths)
+    return head + task + kind + body
+
+
+UNFIT = (ValueError, TypeError, AttributeError, struct.error)
+"""What `canonical` raises for fields of a wrong type or range, as a damaged file may hold them."""
+
+
+def link(previous: bytes, entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
+    """The chain's value after `entry`: SHA-256 over the value before it and the record; 32 bytes."""
+    return hashlib.sha256(previous + canonical(entry, epoch, position)).digest()
+
+
+def crc(entry: Entry | Record, epoch: Epoch, position: Position, chain: bytes) -> int:
+    """CRC32C (RFC 3720 B.4) over the record and its chain value."""
+    checksum: int = google_crc32c.value(canonical(entry, epoch, position) + chain)
+    return checksum
+
+
+def seal(previous: bytes, entry: Entry, epoch: Epoch, position: Position) -> tuple[bytes, int]:
+    """`link` and `crc` of a new record, at the price of one."""
+    form = canonical(entry, epoch, position)
+    chain = hashlib.sha256(previous + form).digest()
+    return chain, google_crc32c.value(form + chain)
+
+
+def intact(record: Record, checksum: int) -> bool:
+    """Whether the record is the one that `checksum` was computed for."""
+    try:
+        form = canonical(record, record.epoch, record.position)
+        return google_crc32c.value(form + record.chain) == checksum  # type: ignore[no-any-return]  # untyped
+    except UNFIT:  # a damaged column can come back as another type
+        return False

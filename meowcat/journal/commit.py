@@ -1,0 +1,146 @@
+"""Writing one group of batches, and finding out the truth for each when something goes wrong. Blocking."""
+
+from collections.abc import Sequence
+
+import anyio
+
+from meowcat.core.errors import (
+    JournalClosed,
+    JournalConflict,
+    JournalFenced,
+    JournalForked,
+    JournalRejected,
+    JournalUncertain,
+)
+from meowcat.core.values import Position
+from meowcat.journal.contract import Damage, Entry, Journal, Record
+
+
+class Batch:
+    """What one caller wants stored together, and what became of it."""
+
+    __slots__ = ("done", "entries", "outcome", "size")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.size = sum(len(entry.body) for entry in entries)
+        self.done = anyio.Event()
+        self.outcome: Position | Exception | None = None
+
+
+class Committer:
+    """Appends groups to a journal; one call at a time."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Take an open journal."""
+        self._journal = journal
+        self.last = journal.last()
+        self.poison: Exception | None = None
+
+    def commit(self, group: Sequence[Batch]) -> None:
+        """Store each batch of `group` as a whole, or not at all, and set its outcome; never raises."""
+        if self.poison is not None:
+            for batch in group:
+                batch.outcome = self._refusal(self.poison)
+            return
+        try:
+            entries = [entry for batch in group for entry in batch.entries]
+            position = self._journal.append(entries) - len(entries)
+        except JournalRejected as error:
+            self._commit_one_by_one(group, error)
+        except (JournalFenced, JournalForked, JournalClosed) as error:
+            self._fail(group, error)
+        except Exception as error:  # noqa: BLE001  # whatever an adapter raises: it may or may not have stored
+            self._find_out(group, error)
+        else:
+            for batch in group:
+                position += len(batch.entries)
+                batch.outcome = Position(position)
+            self.last = Position(position)
+
+    def recover(self) -> Position:
+        """Reopen the journal, and write again.
+
+        Raises:
+            JournalFenced: for good. Anything else: the journal stays in doubt.
+
+        """
+        if isinstance(self.poison, JournalFenced | JournalForked | JournalClosed):
+            raise self.poison
+        try:
+            self.last = self._journal.reopen()
+        except Exception as error:
+            self.poison = error
+            raise
+        self.poison = None
+        return self.last
+
+    def _commit_one_by_one(self, group: Sequence[Batch], error: JournalRejected) -> None:
+        """Only the guilty one is refused."""
+        if len(group) == 1:
+            group[0].outcome = error
+        else:
+            for batch in group:
+                self.commit([batch])
+
+    def _fail(self, group: Sequence[Batch], error: Exception) -> None:
+        self.poison = error
+        for batch in group:
+            batch.outcome = error
+
+    def _refusal(self, poison: Exception) -> Exception:
+        if isinstance(poison, JournalFenced | JournalForked | JournalClosed):
+            return poison
+        return JournalRejected(
+            f"not stored: an earlier append is in doubt until the journal recovers: {poison}"
+        )
+
+    def _find_out(self, group: Sequence[Batch], cause: Exception) -> None:
+        """After an uncertain append: reopen, read, and tell each caller what is stored."""
+        before = self.last
+        try:
+            self.recover()
+        except Exception as error:  # noqa: BLE001  # reopening failed in any way: all stays in doubt
+            error.__cause__ = cause
+            lost = isinstance(error, JournalFenced | JournalForked | JournalClosed)
+            for batch in group:
+                batch.outcome = error if lost else _uncertain(error)
+            return
+        for batch in group:
+            try:
+                batch.outcome = self._look_up(batch, before, cause)
+            except Exception as error:  # noqa: BLE001  # what can't be read can't be told
+                batch.outcome = _uncertain(error)
+                self.poison = error
+
+    def _look_up(self, batch: Batch, before: Position, cause: Exception) -> Position | Exception:
+        """The last position of a batch that stands in the journal as it was sent, or why it is not there."""
+        position = before
+        for entry in batch.entries:
+            found = self._journal.read(entry.task, entry.seq - 1)
+            if not found:
+                return _rejected(cause)
+            if isinstance(found[0], Damage):
+                raise JournalUncertain(found[0].detail)
+            if found[0].seq != entry.seq:
+                return _rejected(cause)
+            if found[0].position <= before or not _same(found[0], entry):
+                return JournalConflict(f"task {entry.task} has another record {entry.seq}")
+            position = found[0].position
+        return position
+
+
+def _same(record: Record, entry: Entry) -> bool:
+    return (record.body, record.type, record.version) == (entry.body, entry.type, entry.version)
+
+
+def _uncertain(error: Exception) -> JournalUncertain:
+    uncertain = JournalUncertain(f"the append may or may not be stored: {error}")
+    uncertain.__cause__ = error
+    return uncertain
+
+
+def _rejected(cause: Exception) -> JournalRejected:
+    rejected = JournalRejected(f"not stored: {cause}")
+    rejected.__cause__ = cause
+    return rejected

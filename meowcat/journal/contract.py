@@ -1,0 +1,155 @@
+"""What a journal is: the contract between meowcat and the adapters that store its records.
+
+An adapter sees bytes and a little metadata; it never looks into a body. Its methods are plain blocking
+functions: the writer calls them from one worker thread at a time (or inline, under
+`durability="process"`), so an adapter needs no locks of its own between `append`, `set_cursor`,
+`put_snapshot` and `reopen`. Reading methods may be called from other threads at the same time.
+
+Appending ends in one of three ways, and an adapter must never blur them:
+
+- it returns the position of the last record: a later `read`, after any crash that `sync` covers, has all of
+  the batch;
+- it raises `JournalRejected`: certainly nothing of the batch is stored, and the journal goes on;
+- it raises anything else: the batch may or may not be stored, as a whole. The caller reopens and reads.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NewType, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from meowcat.core.values import Position, TaskId
+
+Epoch = NewType("Epoch", int)
+"""The number of an ownership: each `open` for writing raises it, and a record of an old one is refused."""
+
+Sync = Literal["power", "process"]
+"""What an append must survive: a power failure, or the death of the process only."""
+
+FORMAT = 1
+"""The version of the record format, hash chain included."""
+
+MAX_RECORD = 1 << 20
+"""Bytes that a record's body may have, unless an adapter says less."""
+
+GENESIS = bytes(32)
+"""The chain's value before the first record."""
+
+
+class Owner(Struct, frozen=True):
+    """Who owns a journal, for the message that the next comer gets."""
+
+    pid: int
+    host: str
+    command: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" + (f" ({self.command})" if self.command else "")
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """A record on its way in: everything but what the journal itself gives it."""
+
+    task: TaskId
+    seq: int
+    """1, 2, 3 … within the task."""
+    open: bool
+    """Whether the task still has work after this record: what `unfinished` goes by."""
+    type: str
+    """The event's tag, as in `specs/events`; never a class name."""
+    version: int
+    at: int
+    """Wall clock in milliseconds since 1970 UTC."""
+    body: bytes
+    """The event, as JSON."""
+
+
+class Record(Struct, frozen=True, gc=False):
+    """A stored record, byte for byte as it was appended."""
+
+    position: Position
+    task: TaskId
+    seq: int
+    epoch: Epoch
+    open: bool
+    type: str
+    version: int
+    at: int
+    body: bytes
+    chain: bytes
+    """SHA-256 over the previous record's chain and this record (`meowcat.journal.chain.link`): 32 bytes."""
+
+
+class Damage(Struct, frozen=True):
+    """A place where stored bytes are not what was written, and the task it hit where that is known."""
+
+    detail: str
+    position: Position | None = None
+    task: TaskId | None = None
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """The contract. `JournalReader` is the part of it that a process without ownership can use."""
+
+    max_record: int
+
+    def open(self, owner: Owner, sync: Sync) -> Epoch:
+        """Take the journal over for writing, creating it where there is none.
+
+        Raises:
+            JournalOwned: somebody else has it; told within a second, with `owner` named.
+            NotAJournal, JournalAccess, JournalTooNew, JournalDamaged: nothing was overwritten.
+
+        """
+
+    def append(self, batch: Sequence[Entry]) -> Position:
+        """Store all of `batch`, at consecutive positions, or nothing; durable to the level of `sync` on
+        return.
+
+        Raises:
+            JournalConflict: a (task, seq) stands already. JournalRejected: certainly not stored.
+            JournalFenced: a later epoch owns the journal. Anything else: uncertain.
+
+        """
+
+    def reopen(self) -> Position:
+        """After an uncertain append: a fresh start on the same ownership. Returns the last position."""
+
+    def read(self, task: TaskId, after: int = 0) -> Sequence[Record | Damage]:
+        """The task's records with a `seq` above `after`, in order."""
+
+    def unfinished(self) -> Iterator[TaskId]:
+        """The tasks whose last record is `open`, in order of their first record. Costs what is unfinished."""
+
+    def scan(self, after: Position, limit: int) -> Sequence[Record | Damage]:
+        """At most `limit` records of all tasks with a position above `after`, in order; fewer only at the
+        end.
+        """
+
+    def last(self) -> Position:
+        """The position of the last record; 0 in an empty journal."""
+
+    def cursor(self, name: str) -> Position | None:
+        """How far the reader called `name` has come; None where there is none."""
+
+    def set_cursor(self, name: str, position: Position | None) -> None:
+        """Remember it durably; None forgets the cursor."""
+
+    def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
+        """Keep an advisory snapshot taken at `position`; the newest of a name is kept."""
+
+    def get_snapshot(self, name: str) -> tuple[Position, bytes] | None: ...
+
+    def close(self) -> None:
+        """Give the ownership back. A second call does nothing; every other call after it raises
+        JournalClosed.
+        """
+
+
+@runtime_checkable
+class ReadableJournal(Protocol):
+    """A journal that other processes may read while it is owned (`open_for_reading`)."""
+
+    def open_for_reading(self) -> None:
+        """Open without ownership: only `read`, `unfinished`, `scan`, `last`, `cursor` and `close` work."""

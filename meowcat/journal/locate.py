@@ -1,0 +1,73 @@
+"""From what a user names to a journal: a path, a URL, or a Journal of the user's own.
+
+Adapters are found by the entry point group `meowcat.journals`, each a callable that takes the location and
+returns a Journal. One that has a `claims(path) -> bool` is asked about plain paths.
+"""
+
+import os
+import re
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from meowcat.core.errors import UnknownJournal
+from meowcat.journal.contract import Journal
+
+GROUP = "meowcat.journals"
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?://(?=/|$))?(?P<rest>.*)", re.DOTALL)
+
+
+def locate(where: str | os.PathLike[str] | Journal | None) -> Journal:
+    """The journal at `where`, not yet open; in memory where nothing is named.
+
+    Args:
+        where: a path (`transfers.db`), a URL (`sqlite:/var/lib/app/transfers`, `memory:`,
+            `<entry point>:<location>`), a Journal, which is returned as it is, or None.
+
+    Raises:
+        UnknownJournal: no adapter for that scheme or suffix; the message lists the known ones.
+
+    """
+    if where is None:
+        return _make(_adapter("memory", "memory:"), "")
+    if isinstance(where, Journal):
+        return where
+    text = os.fspath(where)
+    url = _URL.fullmatch(text) if isinstance(where, str) else None
+    if url is not None and not Path(text).exists():
+        return _make(_adapter(url["scheme"], text), url["rest"])
+    return _by_path(Path(text))
+
+
+def _adapters() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _adapter(name: str, where: str) -> EntryPoint:
+    adapters = _adapters()
+    if name not in adapters:
+        raise UnknownJournal(f"{where}: no journal adapter {name!r}; known are {_known(adapters)}")
+    return adapters[name]
+
+
+def _by_path(path: Path) -> Journal:
+    adapters = _adapters()
+    for point in adapters.values():
+        claims = getattr(point.load(), "claims", None)
+        if claims is not None and claims(path):
+            return _make(point, str(path))
+    raise UnknownJournal(
+        f"{path}: no journal adapter for suffix {path.suffix!r}; "
+        f"use .db, or name the adapter, as in sqlite:{path}; known are {_known(adapters)}"
+    )
+
+
+def _known(adapters: dict[str, EntryPoint]) -> str:
+    return ", ".join(f"{name}:" for name in sorted(adapters)) or "none: is meowcat installed?"
+
+
+def _make(point: EntryPoint, location: str) -> Journal:
+    journal = point.load()(location)
+    if not isinstance(journal, Journal):
+        raise UnknownJournal(f"{point.value} does not make a journal, but {type(journal).__name__}")
+    return journal

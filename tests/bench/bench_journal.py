@@ -1,0 +1,164 @@
+"""Speed of the SQLite journal: durable events per second, replay, opening.
+
+python tests/bench/bench_journal.py [append|replay|open|all] [--events N] [--json]
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import anyio
+
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core import events as ev
+from meowcat.core.machine import State
+from meowcat.core.state import evolve
+from meowcat.core.transfers import Download
+from meowcat.core.values import FileIdentity, Generation, Position, TaskId
+from meowcat.journal.codec import encode
+from meowcat.journal.contract import GENESIS, Entry, Owner
+from meowcat.journal.replay import Fold, verify_chain
+from meowcat.journal.writer import Writer
+
+OWNER = Owner(os.getpid(), "bench")
+CALLERS = 64
+PIECES = 12
+
+
+def history(task: TaskId) -> Iterator[ev.Event]:
+    """A download of 12 flushes: 16 events."""
+    request = Download(f"https://host.example/files/{task}.bin", f"/srv/downloads/{task}.bin")
+    file = FileIdentity(2049, 123456)
+    known = Generation(size=PIECES << 22, ranges=True, etag='"5f3e-1a2b"', strong=True)
+    yield ev.Created(state=State.QUEUED, task=task, key=request.to, at=1_700_000_000_000, request=request)
+    yield ev.Admitted(state=State.PREPARING, run=1)
+    yield ev.Started(state=State.RUNNING, generation=known, piece_size=1 << 22)
+    for piece in range(PIECES):
+        yield ev.Stored(state=State.RUNNING, pieces=((piece, piece + 1),), digests=bytes(32), file=file)
+    yield ev.Completed(state=State.COMPLETE, path=request.to, size=PIECES << 22, digests=())
+
+
+def entries(task: TaskId, *, limit: int = PIECES + 4) -> Iterator[Entry]:
+    for seq, event in enumerate(islice(history(task), limit), 1):
+        kind, version, body = encode(event)
+        unfinished = event.state is not State.COMPLETE
+        yield Entry(task, seq, unfinished, kind, version, 1_700_000_000_000, body)
+
+
+def fill(path: Path, records: Iterator[Entry]) -> None:
+    journal = SQLiteJournal(path)
+    journal.open(OWNER, "process")
+    for batch in chunks(records, 20_000):
+        journal.append(batch)
+    journal.close()
+
+
+def chunks(records: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
+    while batch := list(islice(records, size)):
+        yield batch
+
+
+def bench_append(folder: Path, events: int) -> dict[str, float]:
+    journal = SQLiteJournal(folder / "append.db")
+    journal.open(OWNER, "power")
+    kind, version, body = encode(
+        ev.Stored(state=State.RUNNING, pieces=((1, 2),), digests=bytes(32), file=FileIdentity(1, 2))
+    )
+
+    async def caller(writer: Writer, number: int) -> None:
+        task = TaskId(f"task{number:022d}")
+        for seq in range(1, events // CALLERS + 1):
+            await writer.append([Entry(task, seq, True, kind, version, 1, body)])
+
+    async def main() -> float:
+        writer = Writer(journal, "power")
+        begin = time.perf_counter()
+        async with anyio.create_task_group() as group:
+            for number in range(CALLERS):
+                group.start_soon(caller, writer, number)
+        took = time.perf_counter() - begin
+        await writer.aclose()
+        return took
+
+    rates = {}
+    took = anyio.run(main)
+    rates["events_per_second"] = round(journal.last() / took)
+    journal.close()
+    return rates
+
+
+def bench_replay(folder: Path, events: int) -> dict[str, float]:
+    path = folder / "replay.db"
+    tasks = events // (PIECES + 4)
+    fill(path, (entry for n in range(tasks) for entry in entries(TaskId(f"{n:026d}"))))
+    journal = SQLiteJournal(path)
+    journal.open_for_reading()
+    fold = Fold(evolve)
+    spent = dict.fromkeys(("scan", "chain", "fold"), 0.0)
+    after, previous, damage, count = Position(0), GENESIS, 0, 0
+    while True:
+        begin = time.perf_counter()
+        found = journal.scan(after, 2000)
+        scanned = time.perf_counter()
+        damage += sum(1 for _ in verify_chain(found, previous, after))
+        verified = time.perf_counter()
+        fold.add(found)
+        spent["scan"] += scanned - begin
+        spent["chain"] += verified - scanned
+        spent["fold"] += time.perf_counter() - verified
+        if not found:
+            break
+        after, previous, count = found[-1].position, found[-1].chain, count + len(found)
+    assert (damage, len(fold.tasks), fold.quarantined) == (0, tasks, {})
+    journal.close()
+    rounded = {f"{part} s": round(seconds, 2) for part, seconds in spent.items()}
+    return {"events": count, "seconds": round(sum(spent.values()), 2), **rounded}
+
+
+def bench_open(folder: Path, tasks: int) -> dict[str, float]:
+    path = folder / "open.db"
+    records = (
+        Entry(TaskId(f"{n:026d}"), 1, n % (tasks // 100) == 7, "created", 1, 1, b'{"type":"created"}')
+        for n in range(tasks)
+    )
+    fill(path, records)
+    begin = time.perf_counter()
+    journal = SQLiteJournal(path)
+    journal.open(OWNER, "power")
+    found = [journal.read(task) for task in journal.unfinished()]
+    took = time.perf_counter() - begin
+    journal.close()
+    return {"tasks": tasks, "unfinished": len(found), "seconds": round(took, 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", default="all", choices=["append", "replay", "open", "all"])
+    parser.add_argument("--events", type=int, default=1_000_000, help="for replay, and tasks for open")
+    parser.add_argument("--appends", type=int, default=64_000)
+    parser.add_argument("--folder", type=Path, help="where the journals are made; a temporary folder")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        if options.what in ("append", "all"):
+            results["append, 64 callers, power"] = bench_append(folder, options.appends)
+        if options.what in ("replay", "all"):
+            results["replay, chain and fold"] = bench_replay(folder, options.events)
+        if options.what in ("open", "all"):
+            results["open, 100 unfinished"] = bench_open(folder, options.events)
+    if options.json:
+        print(json.dumps(results, indent=2))
+        return
+    for what, figures in results.items():
+        print(f"{what:28}", "  ".join(f"{name} {figure:,}" for name, figure in figures.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,439 @@
+"""What is SQLite's own: bad input, forks, readers in other processes, damage in the file."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from journal_adapters import sqlite, sqlite_file
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core.errors import (
+    JournalAccess,
+    JournalClosed,
+    JournalDamaged,
+    JournalError,
+    JournalForked,
+    JournalOwned,
+    JournalRejected,
+    JournalTooNew,
+    NotAJournal,
+)
+from meowcat.journal.contract import Damage, Owner
+from meowcat.journal.replay import verify_chain
+from meowcat.testing.journal_suite import OWNER, check_stored, entry, scan_all
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+def filled(path, count=5):
+    journal = SQLiteJournal(path)
+    journal.open(OWNER, "power")
+    journal.append([entry(f"t{number}", 1, f"body {number}".encode() * 20) for number in range(count)])
+    return journal
+
+
+def image(folder):
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+
+
+def text_file(path):
+    path.write_text("my notes, which are worth more than any journal\n" * 100)
+
+
+def folder(path):
+    path.mkdir()
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def foreign_database(path):
+    connection = sqlite3.connect(path)
+    connection.executescript("PRAGMA journal_mode=wal; CREATE TABLE x (y); INSERT INTO x VALUES (1)")
+    connection.close()
+
+
+def foreign_application(path):
+    foreign_database(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA application_id = 7")
+    connection.close()
+
+
+def newer(path):
+    filled(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+
+def smashed_header(path):
+    filled(path).close()
+    path.write_bytes(b"x" * 100 + path.read_bytes()[100:])
+
+
+def emptied(path):
+    filled(path).close()
+    path.write_bytes(b"")
+
+
+def smashed_schema(path):
+    filled(path).close()
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 3996 + path.read_bytes()[4096:])
+
+
+def cut_short(path):
+    filled(path, 500).close()
+    path.write_bytes(path.read_bytes()[:4096])
+
+
+@pytest.mark.parametrize("reading", [False, True])
+@pytest.mark.parametrize(
+    ("stands", "error"),
+    [
+        (text_file, NotAJournal),
+        (folder, NotAJournal),
+        (fifo, NotAJournal),
+        (foreign_database, NotAJournal),
+        (foreign_application, NotAJournal),
+        (newer, JournalTooNew),
+        (smashed_header, JournalDamaged),
+        (emptied, JournalDamaged),
+        (smashed_schema, JournalDamaged),
+        (cut_short, JournalDamaged),
+    ],
+)
+def test_bad_input_is_told_within_a_second_and_nothing_is_overwritten(path, stands, error, reading):
+    stands(path)
+    before = image(path.parent) if stands is not fifo else None
+    journal = SQLiteJournal(path)
+    begin = time.monotonic()
+    with pytest.raises(error) as told:
+        journal.open_for_reading() if reading else journal.open(Owner(1, "x"), "power")
+    assert time.monotonic() - begin < 1
+    assert type(told.value) is error
+    assert str(path) in str(told.value)
+    if before is not None:
+        after = image(path.parent)
+        for name in set(before) - {"journal.db-lock"}:
+            assert after[name] == before[name]
+        assert set(after) - set(before) <= {"journal.db-shm", "journal.db-wal"}  # SQLite's, for readers
+        assert after.get("journal.db-wal", b"") == b""
+    journal.close()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(JournalAccess, match="does not exist"):
+        SQLiteJournal(tmp_path / "no" / "a.db").open(OWNER, "power")
+    with pytest.raises(NotAJournal, match="there is no journal"):
+        SQLiteJournal(tmp_path / "a.db").open_for_reading()
+
+
+@pytest.fixture
+def public():
+    """A folder that other users can reach."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def fork():
+    with warnings.catch_warnings():
+        # Python 3.12 warns where any thread lives, and idle ones of other tests may
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def as_nobody(function):
+    """Run in a child without privileges, and give back what it printed."""
+    receive, send = os.pipe()
+    child = fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setuid(65534)
+            os.write(send, str(function()).encode())
+        except BaseException as error:  # noqa: BLE001  # the child must end here, whatever happens
+            os.write(send, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(send)
+    os.waitpid(child, 0)
+    with os.fdopen(receive) as stream:
+        return stream.read()
+
+
+def opening(path):
+    def attempt():
+        try:
+            return SQLiteJournal(path).open(OWNER, "power")
+        except JournalError as error:
+            return type(error).__name__
+
+    return attempt
+
+
+def test_no_permission(public):
+    path = public / "a.db"
+    public.chmod(0o555)
+    assert as_nobody(opening(path)) == "JournalAccess"
+    public.chmod(0o777)
+    filled(path).close()
+    (public / "a.db-lock").chmod(0o666)
+    path.chmod(0o444)
+    assert as_nobody(opening(path)) == "JournalAccess"
+    path.chmod(0o000)
+    assert as_nobody(opening(path)) == "JournalAccess"
+
+
+def reading(path):
+    def attempt():
+        journal = SQLiteJournal(path)
+        journal.open_for_reading()
+        return journal.last()
+
+    return attempt
+
+
+def test_a_journal_in_a_read_only_folder_can_be_read(public):
+    path = public / "a.db"
+    journal = filled(path)
+    public.chmod(0o555)
+    assert as_nobody(reading(path)) == "5"
+    journal.close()
+    assert [each.name for each in public.iterdir() if "-wal" in each.name] == []
+    assert as_nobody(reading(path)) == "5"
+
+
+READ = """
+import json, sys
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core.errors import JournalOwned
+from meowcat.journal.contract import Owner
+journal = SQLiteJournal(sys.argv[1])
+try:
+    journal.open(Owner(1, "x"), "power")
+except JournalOwned as error:
+    owner = error.owner
+journal.open_for_reading()
+print(json.dumps([owner, journal.last(), list(journal.unfinished()), len(journal.scan(0, 10))]))
+"""
+
+
+def test_another_process_reads_a_journal_that_is_owned_and_is_told_by_whom(path):
+    journal = filled(path, 3)
+    told = subprocess.run(
+        [sys.executable, "-c", READ, path], capture_output=True, check=True, text=True
+    ).stdout
+    assert json.loads(told) == [str(OWNER), 3, ["t0", "t1", "t2"], 3]
+    journal.append([entry("t0", 2)])
+    journal.close()
+
+
+def test_a_reader_sees_what_is_appended_later_and_can_not_write(path):
+    journal = filled(path, 1)
+    reader = SQLiteJournal(path)
+    reader.open_for_reading()
+    journal.append([entry("later", 1)])
+    assert reader.last() == 2
+    with pytest.raises(JournalError, match="reading only"):
+        reader.append([entry("mine", 1)])
+    journal.close()
+    assert reader.last() == 2
+    reader.close()
+    with pytest.raises(JournalClosed):
+        reader.last()
+
+
+def test_a_forked_child_refuses_and_leaves_the_lock_to_its_parent(path):
+    journal = filled(path)
+
+    def in_child():
+        told = []
+        for use in (journal.last, journal.reopen, lambda: journal.append([entry("child", 1)])):
+            try:
+                told.append(use())
+            except JournalForked:
+                told.append("forked")
+        journal.close()
+        return told
+
+    assert as_nobody(in_child) == "['forked', 'forked', 'forked']"
+    with pytest.raises(JournalOwned):
+        SQLiteJournal(path).open(OWNER, "power")
+    journal.append([entry("parent", 1)])
+    assert journal.last() == 6
+    journal.close()
+
+
+def test_the_lock_is_free_when_its_owner_has_closed_although_a_fork_of_it_lives(path):
+    journal = filled(path)
+    receive, send = os.pipe()
+    child = fork()
+    if child == 0:
+        os.read(receive, 1)
+        os._exit(0)
+    try:
+        journal.close()
+        again = SQLiteJournal(path)
+        assert again.open(OWNER, "power") == 2
+        again.close()
+    finally:
+        os.write(send, b"x")
+        os.waitpid(child, 0)
+        os.close(receive)
+        os.close(send)
+
+
+def test_the_settings_are_those_of_the_rules(path):
+    for sync, level in (("power", 2), ("process", 1)):
+        journal = SQLiteJournal(path)
+        journal.open(OWNER, sync)
+        read = {
+            name: journal._writer.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "wal_autocheckpoint", "mmap_size", "foreign_keys")
+        }
+        wanted = {"journal_mode": "wal", "synchronous": level, "wal_autocheckpoint": 0}
+        assert read == {**wanted, "mmap_size": 0, "foreign_keys": 1}
+        journal.close()
+
+
+def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
+    sqlite_file.create(path)
+    path.rename(f"{path}-creating")
+    journal = filled(path)
+    check_stored(journal, [entry(f"t{n}", 1, f"body {n}".encode() * 20) for n in range(5)])
+    journal.close()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db-lock"]
+
+
+def test_one_journal_by_two_links_has_one_owner(path):
+    journal = filled(path)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with pytest.raises(JournalOwned):
+        SQLiteJournal(link).open(OWNER, "power")
+    journal.close()
+
+
+def alter(path, statement, *values):
+    connection = sqlite3.connect(path)
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("task = 'x'", "seq = 9", "epoch = 9", "type = 'x'", "version = 9", "at = 9", "open = 0", "crc = 9"),
+        *("chain = zeroblob(32)", "body = 'text'", "body = 7", "at = 'soon'", "task = CAST(x'ff' AS TEXT)"),
+    ],
+)
+def test_every_column_is_guarded(path, change):
+    filled(path).close()
+    alter(path, f"UPDATE record SET {change} WHERE position = 3")  # noqa: S608  # our own text
+    journal = SQLiteJournal(path)
+    journal.open_for_reading()
+    found = scan_all(journal)
+    assert [each.position for each in found if isinstance(each, Damage)] == [3]
+    assert len(found) == 5
+    journal.close()
+
+
+def test_records_that_are_gone_are_missed(path):
+    journal = filled(path)
+    journal.append([entry("t2", 2)])
+    journal.close()
+    alter(path, "DELETE FROM record WHERE position = 6")
+    journal = SQLiteJournal(path)
+    journal.open_for_reading()
+    assert isinstance(journal.read("t2")[-1], Damage)
+    assert not isinstance(journal.read("t1")[-1], Damage)
+    journal.close()
+    alter(path, "DELETE FROM record WHERE position = 2")
+    journal = SQLiteJournal(path)
+    journal.open_for_reading()
+    assert [damage.position for damage in verify_chain(scan_all(journal))] == [2]
+    journal.close()
+
+
+def test_a_page_that_is_garbage_hits_its_records_and_no_others(path):
+    filled(path, 400).close()
+    connection = sqlite3.connect(path)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'record'").fetchone()
+    connection.close()
+    raw = bytearray(path.read_bytes())
+    interior = raw[(root - 1) * 4096 : root * 4096]
+    cell = int.from_bytes(interior[12 + 2 * 5 : 12 + 2 * 5 + 2], "big")
+    leaf = int.from_bytes(interior[cell : cell + 4], "big")
+    raw[(leaf - 1) * 4096 : leaf * 4096] = b"\xaa" * 4096
+    path.write_bytes(raw)
+    journal = SQLiteJournal(path)
+    journal.open(OWNER, "power")
+    found = scan_all(journal, 50)
+    assert [each.position for each in found] == list(range(1, 401))
+    bad = [each for each in found if isinstance(each, Damage)]
+    assert 1 < len(bad) < 30
+    task = f"t{bad[0].position - 1}"
+    assert all(isinstance(each, Damage) and each.task == task for each in journal.read(task))
+    assert not isinstance(journal.read("t399")[0], Damage)
+    journal.close()
+
+
+def test_the_lock_dies_with_its_owner_although_a_fork_of_it_lives(path):
+    receive, send = os.pipe()
+    owner = fork()
+    if owner == 0:
+        filled(path)
+        if fork() == 0:
+            os.close(send)
+            os.read(receive, 1)  # until the test closes its end
+        os._exit(0)
+    os.close(receive)
+    os.waitpid(owner, 0)
+    journal = SQLiteJournal(path)
+    assert journal.open(OWNER, "power") == 2
+    assert journal.last() == 5
+    journal.close()
+    os.close(send)
+
+
+def test_no_space_is_a_certain_no_and_the_journal_goes_on_without_reopening(path):
+    journal = filled(path)
+    journal._writer.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size for less than it
+    with pytest.raises(JournalRejected, match="full"):
+        journal.append([entry("small", 1), entry("large", 1, bytes(500_000))])
+    journal._writer.execute("PRAGMA max_page_count = 1000000")
+    assert journal.append([entry("large", 1, bytes(500_000))]) == 6
+    assert list(verify_chain(scan_all(journal))) == []
+    journal.close()
+
+
+def test_the_log_is_moved_into_the_file_before_it_grows_without_end(path, monkeypatch):
+    monkeypatch.setattr(sqlite, "CHECKPOINT_AFTER", 50_000)
+    journal = filled(path)
+    for seq in range(2, 52):
+        journal.append([entry("t0", seq, bytes(20_000))])
+    assert path.with_name("journal.db-wal").stat().st_size < 300_000
+    assert len(scan_all(journal)) == 55
+    journal.close()
+
+
+def test_closing_leaves_one_file_and_the_lock(path):
+    filled(path).close()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db-lock"]

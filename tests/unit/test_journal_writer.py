@@ -1,0 +1,266 @@
+"""The writer: groups, cancellation, rejection, doubt. On real adapters; doubt is injected by a subclass."""
+
+import threading
+
+import anyio
+import pytest
+
+from journal_adapters.memory import MemoryJournal, Store
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core.errors import (
+    JournalClosed,
+    JournalConflict,
+    JournalFenced,
+    JournalRejected,
+    JournalUncertain,
+)
+from meowcat.journal.writer import Writer
+from meowcat.testing.journal_suite import OWNER, check_stored, entry, given, scan_all
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture(params=["power", "process"])
+def sync(request):
+    return request.param
+
+
+class Trying(MemoryJournal):
+    """Counts its appends, waits where it is told, and fails like a disk."""
+
+    def __init__(self):
+        super().__init__(store=Store())
+        self.batches = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fail = None
+        self.stores = False
+        self.reopens = 0
+        self.reopening_fails = 0
+        self.open(OWNER, "power")
+
+    def append(self, batch):
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.batches.append(len(batch))
+        if self.fail is None:
+            return super().append(batch)
+        failure, self.fail = self.fail, None
+        if self.stores:
+            super().append(batch)
+        raise failure
+
+    def reopen(self):
+        self.reopens += 1
+        if self.reopening_fails:
+            self.reopening_fails -= 1
+            raise OSError(5, "I/O error")
+        return super().reopen()
+
+
+@pytest.fixture
+def journal():
+    return Trying()
+
+
+async def gather(writer, *batches):
+    """What becomes of appends that begin at once."""
+    outcomes = [None] * len(batches)
+
+    async def one(number, batch):
+        try:
+            outcomes[number] = await writer.append(batch)
+        except Exception as error:  # noqa: BLE001  # the outcome, whichever
+            outcomes[number] = error
+
+    async with anyio.create_task_group() as group:
+        for number, batch in enumerate(batches):
+            group.start_soon(one, number, batch)
+    return outcomes
+
+
+async def test_callers_at_once_share_one_append_and_stay_whole(journal, sync):
+    writer = Writer(journal, sync)
+    batches = [[entry(f"t{n}", 1), entry(f"t{n}", 2)] for n in range(20)]
+    outcomes = await gather(writer, *batches)
+    await writer.aclose()
+    assert journal.batches == [40]
+    assert sorted(outcomes) == list(range(2, 41, 2))
+    for batch, last in zip(batches, outcomes, strict=True):
+        assert [given(record) for record in scan_all(journal)[last - 2 : last]] == batch
+    assert writer.last_position == 40
+
+
+async def test_groups_are_bounded_by_records_and_bytes(journal, sync):
+    writer = Writer(journal, sync, max_records=3, max_bytes=100)
+    await gather(writer, *[[entry(f"t{n}", 1)] for n in range(7)])
+    await gather(writer, *[[entry(f"u{n}", 1, bytes(60))] for n in range(3)])
+    await writer.append([entry("v", seq) for seq in range(1, 9)])
+    await writer.aclose()
+    assert journal.batches == [3, 3, 1, 1, 1, 1, 8]
+
+
+async def test_only_the_guilty_is_rejected(journal, sync):
+    writer = Writer(journal, sync)
+    await writer.append([entry("a", 1)])
+    large = [entry("c", 1, bytes(journal.max_record + 1))]
+    outcomes = await gather(writer, [entry("b", 1)], [entry("a", 1)], large, [entry("d", 1)])
+    assert sorted([outcomes[0], outcomes[3]]) == [2, 3]
+    assert isinstance(outcomes[1], JournalConflict)
+    assert isinstance(outcomes[2], JournalRejected)
+    await writer.append([entry("a", 2)])
+    await writer.aclose()
+    assert journal.last() == 4
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_after_a_doubtful_append_each_caller_hears_what_is_true(journal, sync, stored):
+    writer = Writer(journal, sync)
+    await writer.append([entry("a", 1)])
+    journal.fail, journal.stores = OSError(5, "I/O error"), stored
+    outcomes = await gather(writer, [entry("a", 2)], [entry("b", 1), entry("b", 2)])
+    assert journal.reopens == 1
+    if stored:
+        assert sorted(outcomes) in ([2, 4], [3, 4])
+    else:
+        assert {type(outcome) for outcome in outcomes} == {JournalRejected}
+    following = await writer.append([entry("c", 1)])
+    assert following == journal.last() == (5 if stored else 2)
+    await writer.aclose()
+
+
+async def test_an_older_record_of_the_same_text_is_not_taken_for_this_append(journal):
+    writer = Writer(journal, "process")
+    await writer.append([entry("a", 1)])
+    journal.fail, journal.stores = OSError(5, "I/O error"), False
+    with pytest.raises(JournalConflict):
+        await writer.append([entry("a", 1)])
+    await writer.aclose()
+
+
+async def test_while_in_doubt_nothing_is_written_until_it_recovers(journal, sync):
+    writer = Writer(journal, sync)
+    journal.fail, journal.stores, journal.reopening_fails = OSError(5, "I/O error"), True, 2
+    with pytest.raises(JournalUncertain):
+        await writer.append([entry("a", 1)])
+    with pytest.raises(JournalRejected):
+        await writer.append([entry("b", 1)])
+    with pytest.raises(OSError, match="I/O error"):
+        await writer.recover()
+    assert writer.poisoned is not None
+    assert await writer.recover() == 1
+    assert writer.poisoned is None
+    assert await writer.append([entry("b", 1)]) == 2
+    await writer.aclose()
+
+
+async def test_a_fenced_writer_stays_so(journal, sync):
+    writer = Writer(journal, sync)
+    journal.store.epoch += 1
+    for _ in range(2):
+        with pytest.raises(JournalFenced):
+            await writer.append([entry("a", 1)])
+    with pytest.raises(JournalFenced):
+        await writer.recover()
+    await writer.aclose()
+
+
+async def test_a_cancelled_append_is_stored_whole_and_disturbs_nobody(journal):
+    writer = Writer(journal, "power")
+    journal.gate.clear()
+    outcomes = []
+    ended = []
+
+    async def keep():
+        outcomes.append(await writer.append([entry("keep", 1), entry("keep", 2)]))
+
+    async def give_up(scope):
+        with scope:
+            try:
+                await writer.append([entry("gone", 1), entry("gone", 2)])
+            finally:
+                ended.append(journal.gate.is_set())
+
+    async with anyio.create_task_group() as group:
+        scope = anyio.CancelScope()
+        group.start_soon(keep)
+        group.start_soon(give_up, scope)
+        await anyio.to_thread.run_sync(journal.entered.wait, 10)
+        scope.cancel()
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert ended == []  # still under way
+        journal.gate.set()
+    assert len(outcomes) == 1
+    assert scope.cancelled_caught
+    assert ended == [True]
+    check = [given(record) for record in scan_all(journal)]
+    assert sorted(check, key=lambda each: (each.task, each.seq)) == [
+        entry("gone", 1),
+        entry("gone", 2),
+        entry("keep", 1),
+        entry("keep", 2),
+    ]
+    await writer.aclose()
+
+
+async def test_an_append_cancelled_before_its_turn_is_not_stored(journal):
+    writer = Writer(journal, "power")
+    journal.gate.clear()
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.append, [entry("first", 1)])
+        await anyio.to_thread.run_sync(journal.entered.wait, 10)
+        with anyio.move_on_after(0):
+            await writer.append([entry("second", 1)])
+        journal.gate.set()
+    await writer.append([entry("third", 1)])
+    check_stored(journal, [entry("first", 1), entry("third", 1)])
+    await writer.aclose()
+
+
+async def test_other_work_goes_between_the_groups(journal, sync):
+    writer = Writer(journal, sync)
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.append, [entry("a", 1)])
+        group.start_soon(writer.run, lambda: journal.set_cursor("sink", journal.last()))
+        group.start_soon(writer.append, [entry("a", 2)])
+    assert journal.last() == 2
+    assert journal.cursor("sink") in (0, 1, 2)
+    with pytest.raises(ZeroDivisionError):
+        await writer.run(lambda: 1 // 0)
+    await writer.aclose()
+
+
+async def test_a_closed_writer_refuses_and_closing_waits_for_what_was_asked(journal, sync):
+    writer = Writer(journal, sync)
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.append, [entry("a", 1)])
+        await anyio.lowlevel.checkpoint()
+        group.start_soon(writer.aclose)
+    await writer.aclose()
+    check_stored(journal, [entry("a", 1)])
+    with pytest.raises(JournalClosed):
+        await writer.append([entry("a", 2)])
+
+
+async def test_a_full_disk_rejects_and_the_journal_goes_on(tmp_path, sync):
+    journal = SQLiteJournal(tmp_path / "a.db")
+    journal.open(OWNER, sync)
+    writer = Writer(journal, sync)
+    await writer.append([entry("a", 1)])
+    (pages,) = journal._writer.execute("PRAGMA page_count").fetchone()
+    journal._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(JournalRejected, match="full"):
+        await writer.append([entry("a", 2, bytes(100_000))])
+    assert writer.poisoned is None
+    journal._writer.execute("PRAGMA max_page_count = 100000")
+    assert await writer.append([entry("a", 2, b"small")]) == 2
+    check_stored(journal, [entry("a", 1), entry("a", 2, b"small")])
+    await writer.aclose()
+    journal.close()
