@@ -1,0 +1,471 @@
+"""A disk in memory that keeps no promise which POSIX did not make.
+
+When the power is lost, of all that was not synced, each piece is kept, lost or torn by itself:
+
+- a file's bytes, per sector of 512: each has the content of any moment since the last `fdatasync`; a sector
+  that the file did not have then may also be zeros, or leftovers of another file;
+- a file's length: that of any moment since then;
+- names, per operation: creating, removing, linking and renaming are kept or lost independently of each other
+  and of the bytes, until `fsync_folder`; a rename may also leave both names.
+
+A sync that fails loses what it should have written, although it can still be read until then ("fsyncgate").
+Numbers of removed files are given out again at once, as ext4 does. Every call is counted and named in `trace`.
+"""
+
+import copy
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from threading import RLock
+from typing import Literal, Self
+
+from msgspec import Struct, field
+
+from meowcat.core.values import FileIdentity
+from meowcat.transfer.disk import Buffer, FileStatus
+
+__all__ = ["SECTOR", "PowerLost", "SimulatedDisk"]
+
+SECTOR = 512
+BLOCK = 4096
+"""The unit of allocation, in bytes."""
+DEVICE = 7
+
+Choice = Literal["seed", "lost", "kept"]
+"""What a power loss does to what was not synced: anything, by the seed; the worst; nothing."""
+When = Literal["before", "after"]
+
+
+class PowerLost(BaseException):
+    """The machine is off: no handler of failures may take part in it, just as in a real crash."""
+
+
+class Write(Struct, frozen=True):
+    offset: int
+    data: bytes
+
+
+class Cut(Struct, frozen=True):
+    size: int
+
+
+class Inode(Struct):
+    """A file: what is on the medium, what was done since, and what a reader sees."""
+
+    number: int
+    stable: bytes = b""
+    unsynced: list[Write | Cut] = field(default_factory=list)
+    content: bytearray = field(default_factory=bytearray)
+    blocks: set[int] = field(default_factory=set)
+
+    def do(self, change: Write | Cut) -> None:
+        self.unsynced.append(change)
+        apply(self.content, change)
+        if isinstance(change, Write):
+            self.blocks |= touched(change)
+        else:
+            self.blocks = {block for block in self.blocks if block * BLOCK < change.size}
+
+    def sync(self) -> None:
+        stable = bytearray(self.stable)
+        for change in self.unsynced:
+            apply(stable, change)
+        self.stable, self.unsynced = bytes(stable), []
+
+
+class Naming(Struct, frozen=True):
+    """One operation on names: `removed` goes, `added` leads to the inode from now on."""
+
+    folder: str
+    removed: str | None
+    added: str | None
+    inode: int
+
+
+class Opened(Struct):
+    inode: int
+    writable: bool
+
+
+class SimulatedDisk:
+    """A `Disk` whose every call can fail, and lose the power before or after it has its effect.
+
+    Args:
+        seed: of all choices; the same calls with the same seed end the same.
+        capacity: bytes.
+        without: operations that this file system has not: `rename_new`, `link`.
+        short_writes: whether writes may take a part of the bytes only.
+
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        capacity: int = 1 << 30,
+        without: frozenset[str] = frozenset(),
+        short_writes: bool = False,
+    ) -> None:
+        self.seed = seed
+        self.capacity = capacity
+        self.without = without
+        self.short_writes = short_writes
+        self.calls = 0
+        """How many were made; the first has the number 1."""
+        self.trace: list[str] = []
+        self._random = Random(seed)
+        self._inodes: dict[int, Inode] = {}
+        self._names: dict[str, int] = {}
+        self._stable_names: dict[str, int] = {}
+        self._unsynced_names: list[Naming] = []
+        self._folders: set[str] = {"/"}
+        self._opened: dict[int, Opened] = {}
+        self._locks: dict[int, int] = {}
+        self._crash: tuple[int, When] | None = None
+        self._failures: dict[int, int] = {}
+        self._off = False
+        self._mutex = RLock()
+
+    # The hand from outside: not counted, and durable at once
+
+    def make_folder(self, path: str) -> None:
+        self._folders |= {path, *_parents(path)}
+
+    def put(self, path: str, content: bytes) -> None:
+        """Somebody else puts a new file there, in the place of what stands there."""
+        self.remove(path)
+        inode = self._new_inode()
+        inode.do(Write(0, content))
+        inode.sync()
+        self._names[path] = self._stable_names[path] = inode.number
+
+    def remove(self, path: str) -> None:
+        """Somebody else removes the file; fine where there is none."""
+        self._names.pop(path, None)
+        self._stable_names.pop(path, None)
+        self._free_unnamed()
+
+    def cut(self, path: str, size: int) -> None:
+        """Somebody else truncates the file."""
+        inode = self._inodes[self._names[path]]
+        inode.do(Cut(size))
+        inode.sync()
+
+    def get(self, path: str) -> bytes | None:
+        """What a reader sees at `path`; None where no file is."""
+        number = self._names.get(path)
+        return None if number is None else bytes(self._inodes[number].content)
+
+    # What happens when
+
+    def crash_at(self, number: int, when: When) -> Self:
+        """Lose the power at the call with this number."""
+        self._crash = (number, when)
+        return self
+
+    def fail_at(self, number: int, error: int) -> Self:
+        """Let the call with this number fail with this errno."""
+        self._failures[number] = error
+        return self
+
+    def killed(self) -> "SimulatedDisk":
+        """The disk as the next process finds it: nothing is lost, and nothing is more durable than it was."""
+        disk = copy.copy(self)
+        disk.__dict__ |= {
+            name: copy.deepcopy(value)
+            for name, value in self.__dict__.items()
+            if name not in {"_mutex", "without"}
+        }
+        disk._mutex = RLock()
+        disk._crash, disk._off = None, False
+        disk._failures, disk._opened, disk._locks = {}, {}, {}
+        disk.calls, disk.trace = 0, [*self.trace, "-- the next process --"]
+        disk._free_unnamed()
+        return disk
+
+    def restart(self, choice: Choice = "seed") -> "SimulatedDisk":
+        """The disk after the power was lost now. May be called more than once, with different choices."""
+        disk = self.killed()
+        disk.trace[-1] = f"-- power lost, {choice} (seed {self.seed}) --"
+        disk._lose_names(choice)
+        for inode in disk._inodes.values():
+            disk._lose_bytes(inode, choice)
+        disk._free_unnamed()
+        return disk
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Add the seed and the trace to any error that leaves this block."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"seed {self.seed}; the calls:\n" + "\n".join(self.trace))
+            raise
+
+    def _lose_names(self, choice: Choice) -> None:
+        for naming in self._unsynced_names:
+            added = self._happens(choice)
+            removed = added if naming.added is None else added and self._happens(choice)
+            if naming.removed is not None and removed:
+                self._stable_names.pop(naming.removed, None)
+            if naming.added is not None and added:
+                self._stable_names[naming.added] = naming.inode
+        self._unsynced_names = []
+        self._names = dict(self._stable_names)
+
+    def _lose_bytes(self, inode: Inode, choice: Choice) -> None:
+        if choice == "kept":
+            inode.sync()
+        elif choice == "seed":
+            inode.stable = self._torn(inode)
+        inode.unsynced = []
+        inode.content = bytearray(inode.stable)
+
+    def _torn(self, inode: Inode) -> bytes:
+        moments = [bytearray(inode.stable)]
+        for change in inode.unsynced:
+            moments.append(bytearray(moments[-1]))
+            apply(moments[-1], change)
+        size = len(self._random.choice(moments))
+        torn = bytearray(size)
+        for start in range(0, size, SECTOR):
+            seen = {bytes(moment[start : start + SECTOR]) for moment in moments}
+            sectors = sorted(seen)
+            if start >= len(inode.stable):
+                sectors += [bytes(SECTOR), self._random.randbytes(SECTOR)]
+            sector = sectors[0] if len(sectors) == 1 else self._random.choice(sectors)
+            torn[start : start + SECTOR] = sector[: size - start].ljust(min(SECTOR, size - start), b"\0")
+        return bytes(torn)
+
+    def _happens(self, choice: Choice) -> bool:
+        return choice == "kept" or (choice == "seed" and self._random.random() < 0.5)  # noqa: PLR2004  # a coin
+
+    # `Disk`
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:  # noqa: ARG002  # there is one user here
+        with self._call("open", path, _flag_names(flags)):
+            number = self._names.get(path)
+            if path in self._folders:
+                raise _error(errno.EISDIR, path)
+            if number is None:
+                if not flags & os.O_CREAT or os.path.dirname(path) not in self._folders:
+                    raise _error(errno.ENOENT, path)
+                number = self._new_inode().number
+                self._name(Naming(os.path.dirname(path), None, path, number))
+            elif flags & os.O_CREAT and flags & os.O_EXCL:
+                raise _error(errno.EEXIST, path)
+            fd = next(each for each in range(3, 1 << 20) if each not in self._opened)
+            self._opened[fd] = Opened(number, bool(flags & (os.O_RDWR | os.O_WRONLY)))
+            return fd
+
+    def close(self, fd: int) -> None:
+        with self._call("close", fd):
+            inode = self._file(fd)
+            del self._opened[fd]
+            if self._locks.get(inode.number) == fd:
+                del self._locks[inode.number]
+            self._free_unnamed()
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        view = memoryview(data).cast("B")
+        with self._call("pwrite", fd, f"{len(view)} bytes at {offset}"):
+            inode = self._file(fd)
+            if not self._opened[fd].writable:
+                raise _error(errno.EBADF, str(fd))
+            if self.short_writes and len(view) > 1:
+                view = view[: self._random.randint(1, len(view))]
+            change = Write(offset, bytes(view))
+            if len(touched(change) - inode.blocks) * BLOCK > self._free():
+                raise _error(errno.ENOSPC, str(fd))
+            inode.do(change)
+            return len(view)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        with self._call("pread", fd, f"{size} bytes at {offset}"):
+            return bytes(self._file(fd).content[offset : offset + size])
+
+    def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int) -> int:
+        view = memoryview(buffer)
+        with self._call("preadv", fd, f"{len(view)} bytes at {offset}"):
+            data = self._file(fd).content[offset : offset + len(view)]
+            view[: len(data)] = data
+            return len(data)
+
+    def fdatasync(self, fd: int) -> None:
+        try:
+            with self._call("fdatasync", fd):
+                self._file(fd).sync()
+        except OSError:
+            self._file(fd).unsynced.clear()
+            raise
+
+    def fsync_folder(self, path: str) -> None:
+        with self._call("fsync_folder", path):
+            if path not in self._folders:
+                raise _error(errno.ENOENT, path)
+            for naming in self._unsynced_names:
+                if naming.folder == path:
+                    _rename(self._stable_names, naming)
+            self._unsynced_names = [each for each in self._unsynced_names if each.folder != path]
+            self._free_unnamed()
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        with self._call("ftruncate", fd, size):
+            self._file(fd).do(Cut(size))
+
+    def fstat(self, fd: int) -> FileStatus:
+        with self._call("fstat", fd):
+            return _status(self._file(fd))
+
+    def stat(self, path: str, *, follow: bool = False) -> FileStatus | None:  # noqa: ARG002  # no links here
+        with self._call("stat", path):
+            if path in self._folders:
+                return FileStatus(FileIdentity(DEVICE, 0), 0, 0, stat.S_IFDIR | 0o755)
+            number = self._names.get(path)
+            return None if number is None else _status(self._inodes[number])
+
+    def rename(self, source: str, target: str) -> None:
+        with self._call("rename", source, target):
+            self._move(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        with self._call("rename_new", source, target):
+            self._refuse("rename_new", errno.EINVAL, target)
+            self._move(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        with self._call("link", source, target):
+            self._refuse("link", errno.EPERM, target)
+            self._name(Naming(os.path.dirname(target), None, target, self._inode_at(source)))
+
+    def unlink(self, path: str) -> None:
+        with self._call("unlink", path):
+            self._name(Naming(os.path.dirname(path), path, None, self._inode_at(path)))
+            self._free_unnamed()
+
+    def flock(self, fd: int) -> bool:
+        with self._call("flock", fd):
+            return self._locks.setdefault(self._file(fd).number, fd) == fd
+
+    def free_bytes(self, folder: str) -> int:
+        with self._call("free_bytes", folder):
+            return self._free()
+
+    def list_folder(self, path: str) -> list[str]:
+        with self._call("list_folder", path):
+            return [os.path.basename(name) for name in self._names if os.path.dirname(name) == path]
+
+    def writable(self, folder: str) -> bool:
+        with self._call("writable", folder):
+            return folder in self._folders
+
+    # Within
+
+    @contextmanager
+    def _call(self, name: str, *details: object) -> Iterator[None]:
+        with self._mutex:
+            if self._off:
+                raise PowerLost
+            self.calls += 1
+            number = self.calls
+            self.trace.append(f"{number} {name} " + " ".join(str(detail) for detail in details))
+            self._lose_power_if((number, "before"))
+            if number in self._failures:
+                self.trace[-1] += f" -> {errno.errorcode[self._failures[number]]}"
+                raise _error(self._failures[number], str(details[0]))
+            yield
+            self._lose_power_if((number, "after"))
+
+    def _lose_power_if(self, now: tuple[int, When]) -> None:
+        if self._crash == now:
+            self._off = True
+            self.trace[-1] += f" -> power lost {now[1]} it"
+            raise PowerLost
+
+    def _refuse(self, operation: str, unsupported: int, target: str) -> None:
+        if operation in self.without:
+            raise _error(unsupported, target)
+        if target in self._names or target in self._folders:
+            raise _error(errno.EEXIST, target)
+
+    def _move(self, source: str, target: str) -> None:
+        number = self._inode_at(source)
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise _error(errno.EXDEV, target)
+        if target in self._folders:
+            raise _error(errno.EISDIR, target)
+        if self._names.get(target) != number:  # else nothing happens: rename(2)
+            self._name(Naming(os.path.dirname(target), source, target, number))
+            self._free_unnamed()
+
+    def _name(self, naming: Naming) -> None:
+        _rename(self._names, naming)
+        self._unsynced_names.append(naming)
+
+    def _inode_at(self, path: str) -> int:
+        if path not in self._names:
+            raise _error(errno.ENOENT, path)
+        return self._names[path]
+
+    def _new_inode(self) -> Inode:
+        number = next(each for each in range(11, 1 << 30) if each not in self._inodes)
+        self._inodes[number] = Inode(number)
+        return self._inodes[number]
+
+    def _file(self, fd: int) -> Inode:
+        if fd not in self._opened:
+            raise _error(errno.EBADF, str(fd))
+        return self._inodes[self._opened[fd].inode]
+
+    def _free(self) -> int:
+        return self.capacity - sum(len(inode.blocks) * BLOCK for inode in self._inodes.values())
+
+    def _free_unnamed(self) -> None:
+        used = {*self._names.values(), *self._stable_names.values()}
+        used |= {each.inode for each in self._unsynced_names} | {each.inode for each in self._opened.values()}
+        self._inodes = {number: inode for number, inode in self._inodes.items() if number in used}
+
+
+def apply(content: bytearray, change: Write | Cut) -> None:
+    """Change a file's content; what a longer file gains is zeros."""
+    if isinstance(change, Cut):
+        del content[change.size :]
+        content.extend(bytes(change.size - len(content)))
+        return
+    content.extend(bytes(max(0, change.offset - len(content))))
+    content[change.offset : change.offset + len(change.data)] = change.data
+
+
+def touched(change: Write) -> set[int]:
+    """The numbers of the blocks that a write needs."""
+    return set(range(change.offset // BLOCK, -(-(change.offset + len(change.data)) // BLOCK)))
+
+
+def _rename(names: dict[str, int], naming: Naming) -> None:
+    if naming.removed is not None:
+        names.pop(naming.removed, None)
+    if naming.added is not None:
+        names[naming.added] = naming.inode
+
+
+def _status(inode: Inode) -> FileStatus:
+    identity = FileIdentity(DEVICE, inode.number)
+    return FileStatus(identity, len(inode.content), len(inode.blocks) * BLOCK, stat.S_IFREG | 0o644)
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+def _flag_names(flags: int) -> str:
+    names = ("O_RDWR", "O_CREAT", "O_EXCL", "O_TRUNC")
+    return "|".join(name for name in names if flags & getattr(os, name)) or "O_RDONLY"
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        yield path

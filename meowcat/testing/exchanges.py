@@ -1,0 +1,363 @@
+"""One connection of `RangeServer`: reading a request, answering it, and going wrong as the script says."""
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import hashlib
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal
+
+from meowcat.testing.content import BLOCK, Content
+
+if TYPE_CHECKING:
+    from meowcat.testing.range_server import RangeServer
+
+End = Literal["reset", "close", "stall"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What a reply does otherwise than a good server would. Fields combine."""
+
+    status: int | None = None
+    """Answer this status, with `body`, instead of the content."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Fields that replace those of the same name; an empty value removes the field."""
+    body: bytes = b""
+    before: End | None = None
+    """Reset, close or fall silent before the head is sent."""
+    refuse_body: bool = False
+    """Do not read the request's body until `RangeServer.resume`: its sender fills the buffers and waits."""
+    after: int | None = None
+    """Do `then` after so many bytes of the body."""
+    then: End = "reset"
+    ignore_range: bool = False
+    framing: Literal["length", "chunked", "close"] = "length"
+    gzip: bool = False
+    multipart: bool = False
+    shift: int = 0
+    """Take the bytes from so far beyond the place that Content-Range says."""
+
+
+@dataclass(eq=False)
+class Seen:
+    """A request and what became of it. Counters are of bytes that passed the server's socket calls."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    """Names in lower case; repeated fields joined by a comma."""
+    connection: int
+    """The number of its connection, from 1."""
+    status: int = 0
+    start: int | None = None
+    """The offset of the first byte of content that the reply brings; None where it brings none."""
+    sent: int = 0
+    received: int = 0
+    body: bytearray = field(default_factory=bytearray)
+    """The first 64 KiB of the request's body."""
+    complete: bool = False
+    """Whether the request came in full."""
+    answered: bool = False
+    """Whether the reply went out in full."""
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+
+class Bucket:
+    """Spends `rate` bytes per second; None is without a limit."""
+
+    def __init__(self, rate: float | None) -> None:
+        self.rate = rate
+        self._free_at = 0.0
+
+    @property
+    def step(self) -> int:
+        """Bytes to send at once: about a fiftieth of a second, so that a cap is smooth."""
+        return BLOCK if self.rate is None else max(1024, min(BLOCK, int(self.rate / 50)))
+
+    async def take(self, count: int) -> None:
+        if self.rate is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(now, self._free_at) + count / self.rate
+        await asyncio.sleep(self._free_at - now)
+
+
+class Gone(Exception):  # an outcome, no error
+    """The connection is to be dropped."""
+
+
+class Connection:
+    """Serves requests one after the other until either side ends it."""
+
+    def __init__(
+        self, server: "RangeServer", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        self._server = server
+        self._reader = reader
+        self._writer = writer
+        self._bucket = Bucket(server.connection_rate)
+        self.number = number
+        self._hung_up = asyncio.Event()
+        self.resumed = asyncio.Event()
+        # Each drain waits for the kernel, so that what is counted as sent has left this process.
+        if (
+            writer.get_extra_info("ssl_object") is None
+        ):  # asyncio's TLS never resumes a writer without a buffer
+            writer.transport.set_write_buffer_limits(0)
+        if server.rate.rate or server.connection_rate:
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)  # else megabytes count as sent unread
+
+    async def serve(self) -> None:
+        try:
+            with self._watch_peer():
+                while await self._exchange():
+                    pass
+        except (Gone, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # the peer went, or the script says so
+        finally:
+            self._writer.transport.abort()
+            self._closed()
+
+    def _closed(self) -> None:
+        ledger = self._server.ledger
+        with ledger.changed:
+            ledger.open.discard(self)
+            ledger.changed.notify_all()
+
+    @contextlib.contextmanager
+    def _watch_peer(self) -> Iterator[None]:
+        """Notice the peer's FIN or RST at once, also while nothing is read (asyncio does not)."""
+        if not hasattr(select, "epoll"):
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        twin = self._writer.get_extra_info("socket").dup()
+        poll = select.epoll()
+        poll.register(twin, select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLONESHOT)
+
+        def hang_up() -> None:
+            loop.remove_reader(poll.fileno())
+            self._hung_up.set()
+            self.resumed.set()
+            self._closed()
+
+        loop.add_reader(poll.fileno(), hang_up)
+        try:
+            yield
+        finally:
+            loop.remove_reader(poll.fileno())
+            poll.close()
+            twin.close()
+
+    async def _exchange(self) -> bool:
+        """Serve one request; whether another may follow."""
+        try:
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        except asyncio.IncompleteReadError:
+            return False
+        method, target, _ = head[0].split(" ")
+        headers: dict[str, str] = {}
+        for line in filter(None, head[1:]):
+            name, _, value = line.partition(":")
+            name, value = name.lower(), value.strip()
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        seen = Seen(method, target, headers, self.number)
+        trouble = self._server.trouble(seen) or Trouble()
+        if trouble.refuse_body:
+            await self.resumed.wait()
+        await self._read_body(seen)
+        seen.complete = True
+        self._server.ledger.note()
+        if trouble.before is not None:
+            await self._end(trouble.before)
+        await self._answer(seen, trouble)
+        seen.answered = True
+        self._server.ledger.note()
+        return trouble.framing != "close" and headers.get("connection", "").lower() != "close"
+
+    async def _read_body(self, seen: Seen) -> None:
+        if seen.headers.get("transfer-encoding", "").lower() == "chunked":
+            while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
+                await self._read_exactly(seen, size)
+                await self._reader.readexactly(2)
+            await self._reader.readuntil(b"\r\n")
+        else:
+            await self._read_exactly(seen, int(seen.headers.get("content-length", "0")))
+
+    async def _read_exactly(self, seen: Seen, size: int) -> None:
+        while size:
+            chunk = await self._reader.read(min(size, BLOCK))
+            if not chunk:
+                raise Gone
+            size -= len(chunk)
+            seen.received += len(chunk)
+            seen.body += chunk[: max(0, BLOCK - len(seen.body))]
+            self._server.ledger.note()
+
+    async def _hang(self) -> None:
+        await self._hung_up.wait()
+        raise Gone
+
+    async def _end(self, how: End) -> None:
+        if how == "stall":
+            await self._hang()
+        if how == "reset":
+            linger = struct.pack("ii", 1, 0)  # on, zero seconds: close sends RST
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        else:
+            self._writer.close()
+            await self._writer.wait_closed()
+        raise Gone
+
+    async def _answer(self, seen: Seen, trouble: Trouble) -> None:
+        content = self._server.content(seen.path)
+        if trouble.status is not None:
+            await self._send(seen, trouble, trouble.status, {}, [trouble.body], len(trouble.body))
+        elif seen.method not in {"GET", "HEAD"}:
+            text = f"received {seen.received}\n".encode()
+            await self._send(seen, trouble, 200, {}, [text], len(text))
+        elif content is None:
+            await self._send(seen, trouble, 404, {}, [], 0)
+        else:
+            await self._send_content(seen, trouble, content)
+
+    async def _send_content(self, seen: Seen, trouble: Trouble, content: Content) -> None:
+        fields = {"Content-Type": content.content_type, "ETag": content.etag or ""}
+        fields["Last-Modified"] = content.last_modified or ""
+        ranged = self._server.ranges and not trouble.ignore_range
+        fields["Accept-Ranges"] = "bytes" if ranged else ""
+        if precondition_fails(seen.headers, content):
+            await self._send(seen, trouble, 412, {}, [], 0)
+            return
+        span = chosen_range(seen.headers, content) if ranged else None
+        start, stop = (0, content.size) if span is None else span
+        if start >= stop and span is not None:
+            fields["Content-Range"] = f"bytes */{content.size}"
+            await self._send(seen, trouble, 416, fields, [], 0)
+            return
+        if span is not None:
+            fields["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
+        if self._server.digests:
+            fields["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(content.sha256)).decode()}:"
+            fields["Content-Digest"] = f"sha-256=:{content_digest(content, start, stop)}:"
+        seen.start = start
+        size = stop - start
+        body: Iterator[bytes] = content.chunks(start + trouble.shift, stop + trouble.shift, self._step)
+        if trouble.gzip:
+            coded = gzip.compress(b"".join(body))
+            body, size = iter([coded]), len(coded)
+            fields["Content-Encoding"] = "gzip"
+        elif trouble.multipart:
+            fields["Content-Type"] = "multipart/byteranges; boundary=cut"
+            part = f"--cut\r\nContent-Range: {fields.pop('Content-Range', '')}\r\n\r\n".encode()
+            coded = part + b"".join(body) + b"\r\n--cut--\r\n"
+            body, size = iter([coded]), len(coded)
+        await self._send(seen, trouble, 200 if span is None else 206, fields, body, size)
+
+    @property
+    def _step(self) -> int:
+        return min(self._bucket.step, self._server.rate.step)
+
+    async def _send(
+        self,
+        seen: Seen,
+        trouble: Trouble,
+        status: int,
+        fields: dict[str, str],
+        body: "Iterator[bytes] | list[bytes]",
+        size: int,
+    ) -> None:
+        if trouble.framing == "chunked":
+            fields["Transfer-Encoding"] = "chunked"
+        elif trouble.framing == "length":
+            fields["Content-Length"] = str(size)
+        replaced = {name.lower() for name, _ in trouble.headers}
+        kept = [(name, value) for name, value in fields.items() if name.lower() not in replaced]
+        lines = [f"{name}: {value}" for name, value in [*kept, *trouble.headers] if value]
+        seen.status = status
+        head = "\r\n".join([f"HTTP/1.1 {status} {phrase(status)}", *lines, "", ""])
+        self._writer.write(head.encode("latin-1"))
+        await self._writer.drain()
+        self._server.ledger.note()
+        if seen.method != "HEAD":
+            await self._send_body(seen, trouble, body)
+
+    async def _send_body(self, seen: Seen, trouble: Trouble, body: "Iterator[bytes] | list[bytes]") -> None:
+        left = trouble.after
+        for whole in body:
+            chunk = whole if left is None else whole[:left]
+            await self._server.rate.take(len(chunk))
+            await self._bucket.take(len(chunk))
+            if self._hung_up.is_set():
+                raise Gone
+            self._writer.write(
+                b"%x\r\n%b\r\n" % (len(chunk), chunk) if trouble.framing == "chunked" else chunk
+            )
+            await self._writer.drain()
+            seen.sent += len(chunk)
+            self._server.ledger.note()
+            if left is not None:
+                left -= len(chunk)
+                if left == 0:
+                    await self._end(trouble.then)
+        if trouble.framing == "chunked":
+            self._writer.write(b"0\r\n\r\n")
+        if trouble.framing == "close":
+            await self._end("close")
+
+
+def phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def content_digest(content: Content, start: int, stop: int) -> str:
+    """SHA-256 of a range in base64 (RFC 9530, 2)."""
+    digest = hashlib.sha256()
+    for chunk in content.chunks(start, stop):
+        digest.update(chunk)
+    return base64.b64encode(digest.digest()).decode()
+
+
+def precondition_fails(headers: dict[str, str], content: Content) -> bool:
+    """If-Match and If-Unmodified-Since, in the order of RFC 9110 13.2.2."""
+    if (wanted := headers.get("if-match")) is not None:
+        tags = [tag.strip() for tag in wanted.split(",")]
+        strong = content.etag if content.etag and not content.etag.startswith("W/") else None
+        return tags != ["*"] and strong not in tags
+    if (since := headers.get("if-unmodified-since")) is not None and content.last_modified:
+        return parsedate_to_datetime(content.last_modified) > parsedate_to_datetime(since)
+    return False
+
+
+def chosen_range(headers: dict[str, str], content: Content) -> tuple[int, int] | None:
+    """The one range asked for as [start, stop), None for the whole; empty where it can't be satisfied."""
+    condition = headers.get("if-range")
+    if condition is not None and condition not in {content.etag, content.last_modified}:
+        return None
+    if condition is not None and condition.startswith("W/"):
+        return None  # RFC 9110 13.1.5: a weak validator never matches
+    unit, _, spec = headers.get("range", "").partition("=")
+    first, dash, last = spec.strip().partition("-")
+    if unit != "bytes" or not dash or not (first + last).isdigit():
+        return None
+    if not first:
+        return max(0, content.size - int(last)), content.size
+    start, stop = int(first), int(last) + 1 if last else content.size
+    if stop <= start:
+        return None if last else (start, start)
+    return start, max(start, min(stop, content.size)) if start < content.size else start

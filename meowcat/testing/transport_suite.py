@@ -1,0 +1,451 @@
+# ruff: noqa: PLR2004  # statuses and sizes stand where they are asserted, as in any test
+"""What every transport must do: subclass `TransportSuite`, say how yours is made, and run it.
+
+    pytestmark = pytest.mark.anyio
+
+    class TestMine(TransportSuite):
+        def make(self, timeouts, **options):
+            return MyTransport(timeouts, **options)
+
+The suite looks from the other side: at what a server received, and which sockets it still has.
+"""
+
+import contextlib
+import hashlib
+import resource
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import ClassVar
+
+import anyio
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.values import Fault, FaultKind
+from meowcat.testing.servers import Content, RangeServer, Trouble
+from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Timeouts, Transport, TransportFault
+
+MIB = 1 << 20
+SHORT = Timeouts(connect=0.5, read=0.5, pool=0.5)
+"""For silence that is meant."""
+PATIENT = Timeouts(connect=5, read=10, pool=10)
+SECRET = "c2VjcmV0"  # noqa: S105  # looked for in every error's text
+
+
+async def read_all(reply: HttpReply, size: int = MIB) -> bytes:
+    """The rest of a body."""
+    whole = bytearray()
+    while chunk := await reply.read(size):
+        assert len(chunk) <= size
+        whole += chunk
+    return bytes(whole)
+
+
+async def pieces(count: int, size: int = MIB) -> AsyncIterator[bytes]:
+    """A body of `count` chunks of `size` zeros."""
+    for _ in range(count):
+        yield bytes(size)
+
+
+def upload(url: str, body: Callable[[], AsyncIterator[bytes]], length: int | None) -> HttpRequest:
+    return HttpRequest("PUT", url, {}, body, length)
+
+
+class TransportSuite:
+    """The contract of `meowcat.transport.contract`, as tests for pytest with anyio's plugin."""
+
+    http2: ClassVar[bool] = True
+    """Whether `make` knows the option `http2=True`."""
+
+    def make(self, timeouts: Timeouts, **options: object) -> Transport:
+        """A transport; options are `verify` (PEM bytes), `http2`."""
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def client(self, timeouts: Timeouts = PATIENT, **options: object) -> AsyncIterator[Transport]:
+        transport = self.make(timeouts, **options)
+        try:
+            yield transport
+        finally:
+            await transport.aclose()
+
+    async def fault(self, work: Awaitable[object]) -> Fault:
+        """The fault that `work` raises; nothing that hangs on it may hold the secret."""
+        caught: TransportFault | None = None
+        try:
+            await work
+        except TransportFault as error:
+            caught = error
+        assert caught is not None, "no TransportFault was raised"
+        link: BaseException | None = caught
+        while link is not None:
+            assert SECRET not in f"{link!s} {link!r} {vars(link)!r}"
+            link = link.__cause__ or link.__context__
+        return caught.fault
+
+    async def get(
+        self,
+        transport: Transport,
+        url: str,
+        headers: dict[str, str] | None = None,
+        method: str = "GET",
+    ) -> tuple[int, dict[str, str], bytes]:
+        async with transport.send(HttpRequest(method, f"{url}?signature={SECRET}", headers or {})) as reply:
+            fields = {name.lower(): value for name, value in reply.headers}
+            return reply.status, fields, await read_all(reply)
+
+    # Replies
+
+    async def test_brings_status_headers_and_body(self) -> None:
+        content = Content(3 * MIB + 17)
+        with RangeServer(content) as server:
+            async with self.client() as transport:
+                status, headers, body = await self.get(transport, server.url)
+                ranged = await self.get(transport, server.url, {"Range": "bytes=5-8"})
+        assert (status, headers["etag"]) == (200, content.etag)
+        assert hashlib.sha256(body).hexdigest() == content.sha256
+        assert ranged[0] == 206
+        assert ranged[1]["content-range"] == f"bytes 5-8/{content.size}"
+        assert ranged[2] == content.bytes(5, 9)
+
+    async def test_keeps_repeated_fields(self) -> None:
+        trouble = Trouble(status=200, headers=(("X-A", "1"), ("x-a", "2")))
+        with RangeServer(Content(0), script=[trouble]) as server:
+            async with self.client() as transport, transport.send(HttpRequest("GET", server.url)) as reply:
+                values = [value for name, value in reply.headers if name.lower() == "x-a"]
+                version = reply.version
+        assert (values, version) == (["1", "2"], "HTTP/1.1")
+
+    async def test_an_empty_body_and_one_byte(self) -> None:
+        contents = {"/none": Content(0), "/one": Content(data=b"x")}
+        with RangeServer(contents) as server:
+            async with self.client() as transport:
+                assert (await self.get(transport, f"{server.origin}/none"))[2] == b""
+                assert (await self.get(transport, f"{server.origin}/one"))[2] == b"x"
+
+    async def test_head_has_headers_and_no_body(self) -> None:
+        with RangeServer(Content(MIB)) as server:
+            async with self.client() as transport:
+                status, headers, body = await self.get(transport, server.url, method="HEAD")
+        assert (status, headers["content-length"], body) == (200, str(MIB), b"")
+
+    async def test_large_bodies_stream_in_bounded_memory(self) -> None:
+        content = Content(64 * MIB)
+        digest = hashlib.sha256()
+        with RangeServer(content) as server:
+            async with self.client() as transport, transport.send(HttpRequest("GET", server.url)) as reply:
+                digest.update(await reply.read(MIB))
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                while chunk := await reply.read(MIB):
+                    digest.update(chunk)
+                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert digest.hexdigest() == content.sha256
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+        assert grown * unit < 32 * MIB
+
+    async def test_chunked_replies(self) -> None:
+        content = Content(200_000)
+        with RangeServer(content, script=[Trouble(framing="chunked")]) as server:
+            async with self.client() as transport:
+                _, headers, body = await self.get(transport, server.url)
+        assert "content-length" not in headers
+        assert body == content.bytes()
+
+    async def test_content_codings_are_left_alone(self) -> None:
+        with RangeServer(Content(data=b"plain"), script=[Trouble(gzip=True)]) as server:
+            async with self.client() as transport:
+                _, headers, body = await self.get(transport, server.url, {"Accept-Encoding": "identity"})
+            asked = server.requests[0].headers["accept-encoding"]
+        assert (headers["content-encoding"], body[:2], asked) == ("gzip", b"\x1f\x8b", "identity")
+
+    async def test_redirects_are_handed_over(self) -> None:
+        trouble = Trouble(status=302, headers=(("Location", "/other"),))
+        with RangeServer(Content(1), script=[trouble]) as server:
+            async with self.client() as transport:
+                status, headers, _ = await self.get(transport, server.url)
+            assert len(server.requests) == 1
+        assert (status, headers["location"]) == (302, "/other")
+
+    async def test_keeps_no_cookies_and_adds_no_fields(self) -> None:
+        trouble = Trouble(headers=(("Set-Cookie", "a=b"),))
+        with RangeServer(Content(1), script=[trouble]) as server:
+            async with self.client() as transport:
+                await self.get(transport, server.url, {"X-Mine": "1"})
+                await self.get(transport, server.url, {"X-Mine": "1"})
+            sent = [set(seen.headers) for seen in server.requests]
+        assert all(names <= {"x-mine", "host", "connection", "user-agent", "accept"} for names in sent)
+
+    async def test_connections_are_used_again(self) -> None:
+        with RangeServer(Content(1000)) as server:
+            async with self.client() as transport:
+                for _ in range(10):
+                    await self.get(transport, server.url)
+            assert len(server.requests) == 10
+            assert server.connections < 5  # a client may need a moment until a connection is free again
+
+    async def test_http2_when_asked_for(self) -> None:
+        """Left to the integration tests: `RangeServer` speaks HTTP/1.1, and so does the transport to it."""
+        if not self.http2:
+            return
+        with RangeServer(Content(10), tls=True) as server:
+            async with (
+                self.client(verify=server.ca_pem, http2=True) as transport,
+                transport.send(HttpRequest("GET", server.url)) as reply,
+            ):
+                assert reply.version == "HTTP/1.1"
+
+    # Requests with a body
+
+    async def test_request_bodies_stream(self) -> None:
+        with RangeServer(Content(0)) as server:
+            async with self.client() as transport:
+                request = upload(server.url, lambda: pieces(8), 8 * MIB)
+                async with transport.send(request) as reply:
+                    assert (reply.status, await read_all(reply)) == (200, f"received {8 * MIB}\n".encode())
+            seen = server.requests[0]
+        assert seen.headers["content-length"] == str(8 * MIB)
+        assert "transfer-encoding" not in seen.headers
+
+    async def test_request_bodies_without_a_length_are_chunked(self) -> None:
+        with RangeServer(Content(0)) as server:
+            async with (
+                self.client() as transport,
+                transport.send(upload(server.url, lambda: pieces(3, 1000), None)) as reply,
+            ):
+                assert reply.status == 200
+            assert server.requests[0].received == 3000
+
+    async def test_an_empty_put_states_its_length(self) -> None:
+        with RangeServer(Content(0)) as server:
+            async with self.client() as transport, transport.send(HttpRequest("PUT", server.url)) as reply:
+                assert reply.status == 200
+            assert server.requests[0].headers["content-length"] == "0"
+
+    async def test_an_error_of_the_source_is_raised_as_it_is(self) -> None:
+        async def broken() -> AsyncIterator[bytes]:
+            yield bytes(1000)
+            raise FileNotFoundError("the source is gone")
+
+        with RangeServer(Content(0)) as server:
+            async with self.client() as transport:
+                caught = ""
+                try:
+                    async with transport.send(upload(server.url, broken, 2000)):
+                        pass
+                except FileNotFoundError as error:
+                    caught = str(error)
+            assert caught == "the source is gone"
+            assert await server.until(lambda s: s.open_sockets == 0)
+            assert not server.requests[0].complete
+
+    async def test_uploads_may_take_longer_than_the_read_timeout(self) -> None:
+        """Only silence is limited: a source that gives a chunk now and then keeps a request alive."""
+
+        async def slow() -> AsyncIterator[bytes]:
+            for _ in range(7):
+                await anyio.sleep(0.1)
+                yield bytes(10_000)
+
+        with RangeServer(Content(0)) as server:
+            async with (
+                self.client(SHORT) as transport,
+                transport.send(upload(server.url, slow, 70_000)) as reply,
+            ):
+                assert reply.status == 200
+
+    # Failures
+
+    async def _failing_body(self, *script: Trouble, size: int = MIB) -> Fault:
+        with RangeServer(Content(size), script=script) as server:
+            async with self.client(SHORT) as transport:
+                return await self.fault(self.get(transport, server.url))
+
+    async def test_a_short_body_is_a_broken_connection(self) -> None:
+        for after in (10, 300_000):
+            fault = await self._failing_body(Trouble(after=after, then="close"))
+            assert fault.kind is FaultKind.DISCONNECTED
+
+    async def test_a_short_chunked_body_is_a_broken_connection(self) -> None:
+        fault = await self._failing_body(Trouble(after=300_000, then="close", framing="chunked"))
+        assert fault.kind is FaultKind.DISCONNECTED
+
+    async def test_a_reset_is_a_broken_connection(self) -> None:
+        for trouble in (
+            Trouble(after=300_000, then="reset"),
+            Trouble(before="reset"),
+            Trouble(before="close"),
+        ):
+            fault = await self._failing_body(trouble)
+            assert fault.kind is FaultKind.DISCONNECTED
+
+    async def test_silence_is_a_timeout(self) -> None:
+        for trouble in (
+            Trouble(before="stall"),
+            Trouble(after=0, then="stall"),
+            Trouble(after=9, then="stall"),
+        ):
+            fault = await self._failing_body(trouble)
+            assert fault.kind is FaultKind.TIMEOUT
+
+    async def test_silence_after_or_within_an_upload_is_a_timeout(self) -> None:
+        for trouble in (Trouble(before="stall"), Trouble(refuse_body=True)):
+            with RangeServer(Content(0), script=[trouble]) as server:
+                async with self.client(SHORT) as transport:
+
+                    async def send(transport: Transport = transport, url: str = server.url) -> None:
+                        async with transport.send(upload(url, lambda: pieces(32), 32 * MIB)):
+                            pass
+
+                    with anyio.fail_after(5):
+                        fault = await self.fault(send())
+            assert fault.kind is FaultKind.TIMEOUT
+
+    async def test_a_refused_connection_and_an_unknown_name_are_unreachable(self) -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))  # bound, not listening: refuses
+            async with self.client(PATIENT) as transport:
+                for host in (f"127.0.0.1:{closed.getsockname()[1]}", "nowhere.invalid"):
+                    fault = await self.fault(self.get(transport, f"http://{host}/file"))
+                    assert fault.kind is FaultKind.UNREACHABLE
+                    assert host in fault.detail
+
+    async def test_an_untrusted_certificate_is_a_tls_fault(self) -> None:
+        with RangeServer(Content(10), tls=True) as server:
+            async with self.client() as transport:
+                fault = await self.fault(self.get(transport, server.url))
+        assert fault.kind is FaultKind.TLS
+
+    async def test_a_private_authority_can_be_trusted(self) -> None:
+        content = Content(300_000)
+        with RangeServer(content, tls=True) as server:
+            async with self.client(verify=server.ca_pem) as transport:
+                assert (await self.get(transport, server.url))[2] == content.bytes()
+
+    async def test_a_url_that_is_none_is_an_invalid_argument(self) -> None:
+        async with self.client() as transport:
+            for url in ("not a url", "http://[::1/x"):
+                caught = None
+                try:
+                    await self.get(transport, url)
+                except InvalidArgument as error:
+                    caught = error
+                assert caught is not None
+                assert SECRET not in str(caught)
+
+    async def test_a_bundle_without_certificates_is_an_invalid_argument(self) -> None:
+        for bundle in (b"no certificate", "/nonexistent/bundle.pem"):
+            caught = None
+            try:
+                self.make(PATIENT, verify=bundle)
+            except InvalidArgument as error:
+                caught = error
+            assert caught is not None
+
+    # Stops
+
+    async def _stop_when(
+        self, server: RangeServer, exchange: Exchange, claim: Callable[[RangeServer], bool]
+    ) -> None:
+        """Enter `exchange` and read; cancel it once `claim` holds at the server; wait until it is dead."""
+
+        async def run() -> None:
+            async with exchange as reply:
+                await read_all(reply)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            assert await server.until(claim)
+            cancelled_at = anyio.current_time()
+            group.cancel_scope.cancel()
+        assert anyio.current_time() - cancelled_at < 0.7  # at once, whatever the socket does
+        with anyio.fail_after(3):
+            await exchange.dead()
+
+    async def _gone(self, server: RangeServer, seconds: float = 2.0) -> bool:
+        """Whether the server sees the end of all its connections that soon."""
+        return await server.until(lambda s: s.open_sockets == 0, seconds)
+
+    async def test_stopped_while_waiting_for_the_head(self) -> None:
+        with RangeServer(Content(10), script=[Trouble(before="stall")]) as server:
+            async with self.client(Timeouts(read=1.0)) as transport:
+                exchange = transport.send(HttpRequest("GET", server.url))
+                await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
+                # Well before the read time-out, in case that `dead` did not wait for it.
+                assert await self._gone(server, 0.5)
+
+    async def test_stopped_while_the_body_streams(self) -> None:
+        with RangeServer(Content(512 * MIB)) as server:
+            async with self.client() as transport:
+                exchange = transport.send(HttpRequest("GET", server.url))
+                await self._stop_when(server, exchange, lambda s: s.bytes_served() > 4 * MIB)
+                assert await self._gone(server)
+                assert server.bytes_served() < 256 * MIB
+
+    async def test_stopped_while_the_body_stalls(self) -> None:
+        with RangeServer(Content(MIB), script=[Trouble(after=1000, then="stall")]) as server:
+            async with self.client() as transport:
+                exchange = transport.send(HttpRequest("GET", server.url))
+                await self._stop_when(server, exchange, lambda s: s.bytes_served() == 1000)
+                assert await self._gone(server)
+
+    async def test_left_in_mid_body_without_a_cancellation(self) -> None:
+        with RangeServer(Content(512 * MIB)) as server:
+            async with self.client() as transport:
+                exchange = transport.send(HttpRequest("GET", server.url))
+                async with exchange as reply:
+                    await reply.read(10)
+                await exchange.dead()
+                assert await self._gone(server)
+
+    async def _stop_upload(
+        self,
+        body: Callable[[], AsyncIterator[bytes]],
+        length: int | None,
+        claim: Callable[[RangeServer], bool],
+    ) -> int:
+        """Stop it at `claim`; the bytes of the body that the server has got in the end."""
+        with RangeServer(Content(0)) as server:
+            async with self.client() as transport:
+                await self._stop_when(server, transport.send(upload(server.url, body, length)), claim)
+                assert await self._gone(server)
+                assert not server.requests[0].complete
+                return server.bytes_received()
+
+    async def test_stopped_in_the_middle_of_an_upload(self) -> None:
+        for length in (512 * MIB, None):  # without a length, an end of the stream would look like the whole
+            got = await self._stop_upload(lambda: pieces(512), length, lambda s: s.bytes_received() > 4 * MIB)
+            assert got < 256 * MIB
+
+    async def test_stopped_while_the_source_of_an_upload_stalls(self) -> None:
+        async def stalling() -> AsyncIterator[bytes]:
+            yield bytes(MIB)
+            await anyio.sleep_forever()
+
+        for length in (2 * MIB, None):
+            assert await self._stop_upload(stalling, length, lambda s: s.bytes_received() == MIB) == MIB
+
+    async def test_stopped_while_the_peer_of_an_upload_does_not_read(self) -> None:
+        with RangeServer(Content(0), script=[Trouble(refuse_body=True)]) as server:
+            async with self.client(SHORT) as transport:
+                exchange = transport.send(upload(server.url, lambda: pieces(64), 64 * MIB))
+                await self._stop_when(server, exchange, lambda s: bool(s.requests))
+                server.resume()  # the kernel may still offer what it had buffered, and never the whole
+                assert await self._gone(server)
+                assert not server.requests[0].complete
+                assert server.bytes_received() < 32 * MIB
+
+    async def test_stopped_after_a_small_upload_was_sent(self) -> None:
+        with RangeServer(Content(0), script=[Trouble(before="stall")]) as server:
+            async with self.client(SHORT) as transport:
+                exchange = transport.send(upload(server.url, lambda: pieces(1, 1000), 1000))
+                await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
+                assert await self._gone(server)
+
+    async def test_dead_at_once_after_a_whole_reply(self) -> None:
+        with RangeServer(Content(1000)) as server:
+            async with self.client() as transport:
+                exchange = transport.send(HttpRequest("GET", server.url))
+                async with exchange as reply:
+                    await read_all(reply)
+                with anyio.fail_after(1):
+                    await exchange.dead()

@@ -1,0 +1,107 @@
+"""What a transport is: one HTTP exchange at a time, and the truth about when it is over.
+
+A transport sends exactly the request that it is given: it follows no redirect, retries nothing, adds no
+header but Host, Connection, Content-Length / Transfer-Encoding and (unless given) User-Agent, keeps no
+cookies and decodes no content coding. Whatever fails is raised as `TransportFault`, whose detail is
+already redacted.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from msgspec import Struct, field
+
+from meowcat.core.errors import Code, MeowcatError
+from meowcat.core.values import Fault
+
+Headers = Sequence[tuple[str, str]]
+"""Header fields in order, names in any case, repeated names repeated."""
+
+
+Chunk = bytes | memoryview
+"""Bytes of a body: a view of the client's memory where that saves a copy. Valid as long as it is held."""
+
+USER_AGENT = "meowcat"
+"""What requests call themselves unless they are given a User-Agent."""
+
+
+class Timeouts(Struct, frozen=True):
+    """Seconds. There is no limit on a whole request: a large body may take days."""
+
+    connect: float = 10.0
+    read: float = 30.0
+    """Silence between two reads, headers included."""
+    pool: float = 60.0
+    """Waiting for a free connection of the client's pool."""
+
+
+class HttpRequest(Struct, frozen=True):
+    """One request. `body` is called once per attempt and yields the body's chunks."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Callable[[], AsyncIterator[bytes]] | None = None
+    body_length: int | None = None
+
+
+class TransportFault(MeowcatError):  # it carries a Fault, and is named after it
+    """The exchange failed below HTTP; `fault` says how."""
+
+    code = Code.HTTP
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+class HttpReply(Protocol):
+    """The head of a reply that has come, and its body as a stream."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+    @property
+    def version(self) -> str:
+        """`HTTP/1.1` or `HTTP/2`."""
+
+    async def read(self, size: int) -> Chunk:
+        """Up to `size` bytes of the body, at least one unless it is over; b"" at the end.
+
+        A body that ends before its Content-Length, or in the middle of a chunk, raises: an end that is
+        reported is an end that the server meant.
+
+        Raises:
+            TransportFault: DISCONNECTED or TIMEOUT.
+
+        """
+
+
+class Exchange(Protocol):
+    """A request under way: `async with exchange as reply`. Leaving the block stops what is left of it."""
+
+    async def __aenter__(self) -> HttpReply: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def dead(self) -> None:
+        """Wait until nothing of this exchange can reach the server any more.
+
+        At once where the reply came in full. After a stop it returns when the socket is closed, or when the
+        client's own time-outs guarantee that it is; until then a sent body may still be acted upon by the
+        server, so whoever depends on it (a commit, an abort) waits here.
+        """
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """A client. Safe for any number of exchanges at once, within one event loop."""
+
+    def send(self, request: HttpRequest) -> Exchange:
+        """Prepare an exchange; nothing is sent before it is entered."""
+
+    async def aclose(self) -> None:
+        """Close idle connections. Exchanges under way end by themselves."""

@@ -1,0 +1,237 @@
+"""The transport over `httpx`: for an application's own client, for trio, and where pyreqwest is not."""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.contract import (
+    USER_AGENT,
+    Chunk,
+    Exchange,
+    Headers,
+    HttpReply,
+    HttpRequest,
+    Timeouts,
+    TransportFault,
+)
+from meowcat.transport.faults import describe
+from meowcat.transport.trust import read_certificates
+
+
+class HttpxTransport:
+    """An injected client as it is (proxy, TLS, headers, auth, cookies; never closed here), or one of our own.
+
+    Args:
+        client: the application's client; the other arguments but `timeouts` are for our own one only.
+        timeouts: seconds, given with each request.
+        http2: offer HTTP/2 by ALPN (needs the package `h2`).
+        verify: True, False, or a path to (or the bytes of) a PEM bundle of further authorities.
+        proxy: the URL of a proxy for everything.
+        trust_env: use the proxies that the environment names.
+
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient | None = None,
+        timeouts: Timeouts | None = None,
+        *,
+        http2: bool = False,
+        verify: bool | str | Path | bytes = True,
+        proxy: str | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self._owned = client is None
+        if client is None:
+            client = httpx.AsyncClient(
+                http1=True,
+                http2=http2,
+                verify=trust(verify),
+                proxy=proxy,
+                trust_env=trust_env,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # keeps none
+                headers={"User-Agent": USER_AGENT},
+            )
+            for name in ("accept", "accept-encoding", "connection"):
+                del client.headers[name]
+        self._client = client
+        limits = self.timeouts
+        self._timeout = httpx.Timeout(
+            connect=limits.connect, read=limits.read, write=limits.read, pool=limits.pool
+        )
+
+    def send(self, request: HttpRequest) -> Exchange:
+        """Prepare an exchange: an `HttpxExchange`."""
+        return HttpxExchange(self._client, request, self._timeout)
+
+    async def aclose(self) -> None:
+        """Close our own client; an injected one stays open."""
+        if self._owned:
+            await self._client.aclose()
+
+
+class HttpxReply:
+    """The head of a reply, and its body undecoded."""
+
+    def __init__(self, response: httpx.Response, url: str) -> None:
+        self._chunks = response.aiter_raw()
+        self._rest: Chunk = b""
+        self._url = url
+        self.status: int = response.status_code
+        self.headers: Headers = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw
+        ]
+        self.version: str = response.http_version
+
+    async def read(self, size: int) -> Chunk:
+        """What came in one piece, or the first `size` bytes of it."""
+        try:
+            while not self._rest:
+                self._rest = await anext(self._chunks)
+        except StopAsyncIteration:
+            return b""
+        except httpx.RequestError as error:
+            fault = judge(error, self._url)
+        else:
+            chunk, self._rest = self._rest[:size], memoryview(self._rest)[size:]
+            return chunk
+        # Outside of the handlers: the client's error holds the request with its URL and headers.
+        raise TransportFault(fault)
+
+    async def aclose(self) -> None:
+        """End the reading; trio must not leave that to the garbage collector."""
+        if isinstance(self._chunks, AsyncGenerator):
+            await self._chunks.aclose()
+
+
+class Source(httpx.AsyncByteStream):
+    """A request's body as httpx takes it, without a generator around it."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._body
+
+    async def aclose(self) -> None:
+        if isinstance(self._body, AsyncGenerator):
+            await self._body.aclose()
+
+
+class HttpxExchange:
+    """One exchange. Leaving it closes the socket at once in every phase (over HTTP/2: the stream), so that
+    `dead` returns at once after the block; what stood in socket buffers may still arrive, never a complete
+    body. An injected client with a transport of its own kind is as good as that transport.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, request: HttpRequest, timeout: httpx.Timeout) -> None:
+        self._client = client
+        self._request = request
+        self._timeout = timeout
+        self._response: httpx.Response | None = None
+        self._reply: HttpxReply | None = None
+        self._source: Source | None = None
+
+    async def __aenter__(self) -> HttpReply:
+        try:
+            request = self._prepare()
+        except (httpx.InvalidURL, ValueError, TypeError):
+            request = None
+        if request is None:
+            raise InvalidArgument(
+                f"{self._request.method}: the URL or a header holds characters that can't be sent"
+            )
+        try:
+            self._response = await self._client.send(request, stream=True, follow_redirects=False)
+        except httpx.RequestError as error:
+            fault = judge(error, self._request.url)
+            await self._close()
+        except BaseException:
+            await self._close()  # canceled, or the body's source failed
+            raise
+        else:
+            self._reply = HttpxReply(self._response, self._request.url)
+            return self._reply
+        raise TransportFault(fault)
+
+    def _prepare(self) -> httpx.Request:
+        headers = dict(self._request.headers)
+        named = {name.lower() for name in headers}
+        body = None if self._request.body is None else self._request.body()
+        if body is not None and self._request.body_length is not None and "content-length" not in named:
+            headers["Content-Length"] = str(self._request.body_length)
+        request = self._client.build_request(
+            self._request.method, self._request.url, headers=headers, content=body, timeout=self._timeout
+        )
+        if request.url.scheme not in {"http", "https"} or not request.url.host:
+            raise httpx.InvalidURL("not absolute")
+        if body is not None:
+            # httpx would wrap it in a generator of its own, and leave that to the garbage collector.
+            request.stream = self._source = Source(body)
+        return request
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            if self._reply is not None:
+                await self._reply.aclose()
+            if self._response is not None:
+                await self._response.aclose()
+            if self._source is not None:
+                await self._source.aclose()
+
+    async def dead(self) -> None:
+        """See the class: the block's end is the exchange's end."""
+        await anyio.lowlevel.checkpoint()
+
+
+def trust(verify: bool | str | Path | bytes) -> ssl.SSLContext | bool:
+    """A TLS context with further authorities, beside the usual ones.
+
+    Raises:
+        InvalidArgument: no PEM bundle.
+
+    """
+    if isinstance(verify, bool):
+        return verify
+    context = httpx.create_ssl_context()
+    certificates = b"".join(read_certificates(verify))
+    try:
+        context.load_verify_locations(cadata=certificates.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError) as error:
+        raise InvalidArgument("verify: the bundle holds something that is no certificate") from error
+    return context
+
+
+def broken_handshake(error: BaseException) -> bool:
+    """Whether an error of `ssl` stands anywhere below: the class and text above differ by event loop."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, ssl.SSLError):
+        link = link.__cause__ or link.__context__
+    return link is not None
+
+
+def judge(error: httpx.RequestError, url: str) -> Fault:
+    """Tell what happened from httpx's class, and from the errors below it for TLS."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return describe(FaultKind.UNREACHABLE, url, "it did not answer in time")
+    if isinstance(error, httpx.TimeoutException):
+        return describe(FaultKind.TIMEOUT, url)
+    if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+        return describe(FaultKind.TLS if broken_handshake(error) else FaultKind.UNREACHABLE, url)
+    if isinstance(error, httpx.LocalProtocolError):
+        return describe(FaultKind.INTERNAL, url)
+    if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error).lower():
+        return describe(FaultKind.REPLY, url)
+    return describe(FaultKind.DISCONNECTED, url)

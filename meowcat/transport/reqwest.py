@@ -1,0 +1,339 @@
+"""The default transport: `pyreqwest`, the HTTP stack of Rust, on asyncio.
+
+What is peculiar to it, and what is done about it:
+
+- Cancelling a coroutine does not stop its request. Replies are streamed with a read buffer of nothing, which
+  makes leaving the block close the socket within milliseconds; a GET that waits for its head is closed by
+  the client's read time-out only; an upload stops because its body stream raises.
+- The client's read time-out also limits the time from sending to the head of the reply, so that a longer
+  upload would end in it. Larger bodies therefore go through a client without it, watched from here.
+- Its error classes do not say what happened (a silent server is a `ConnectTimeoutError`, a reset before the
+  head a `ConnectError`): the chain of causes does. Its texts hold the whole URL and are never shown.
+
+Beyond the contract's fields the client adds `Accept: */*` unless one is given, which means the same.
+"""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import DecodeError, PyreqwestError, RequestTimeoutError
+from pyreqwest.proxy import ProxyBuilder
+from pyreqwest.request import StreamRequest
+from pyreqwest.response import Response
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.contract import (
+    USER_AGENT,
+    Chunk,
+    Exchange,
+    Headers,
+    HttpReply,
+    HttpRequest,
+    Timeouts,
+    TransportFault,
+)
+from meowcat.transport.faults import describe, os_reason
+from meowcat.transport.trust import read_certificates
+from meowcat.transport.uploads import Body
+
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that are sent well within any read time-out."""
+
+SLOWEST_UPLOAD = 8 * 1024
+"""Bytes per second. A request whose body goes out slower on average ends in TIMEOUT: the client has no other
+means to close a socket whose peer took the whole body and never answers."""
+
+UNKNOWN_UPLOAD = 24 * 3600.0
+"""Seconds for a body of unknown length, for the same reason."""
+
+_TLS = ("certificate", "tls", "handshake", "corrupt message", "fatal alert", "invalidcontenttype")
+
+
+class ReqwestTransport:
+    """A client for one event loop of asyncio.
+
+    Args:
+        timeouts: seconds; `read` is also the time after which unacknowledged data ends a connection.
+        http2: offer HTTP/2 by ALPN; over it all requests to a host share one connection.
+        verify: True for the usual authorities, a path to (or the bytes of) a PEM bundle of
+            further ones, False for no verification at all.
+        proxy: the URL of a proxy for everything.
+        trust_env: use the proxies that the environment names (HTTPS_PROXY and so on).
+
+    """
+
+    def __init__(
+        self,
+        timeouts: Timeouts | None = None,
+        *,
+        http2: bool = False,
+        verify: bool | str | Path | bytes = True,
+        proxy: str | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self._http2 = http2
+        self._verify = verify
+        self._proxy = proxy
+        self._trust_env = trust_env
+        self._client = self._build().read_timeout(timedelta(seconds=self.timeouts.read)).build()
+        self._uploads: Client | None = None
+
+    def _build(self) -> ClientBuilder:
+        limits = self.timeouts
+        builder = ClientBuilder().follow_redirects(False).referer(False).default_cookie_store(False)
+        builder = builder.gzip(False).brotli(False).zstd(False).deflate(False).http2(self._http2)
+        builder = builder.connect_timeout(timedelta(seconds=limits.connect)).user_agent(USER_AGENT)
+        builder = builder.pool_timeout(timedelta(seconds=limits.pool))
+        builder = builder.tcp_user_timeout(timedelta(seconds=limits.read))
+        if self._http2:
+            # 64 KiB in flight per round trip otherwise, whatever the line could carry.
+            builder = builder.http2_adaptive_window(True)
+        if not self._trust_env:
+            builder = builder.no_proxy()
+        if self._proxy is not None:
+            builder = builder.proxy(ProxyBuilder.all(self._proxy))
+        if self._verify is False:
+            return builder.danger_accept_invalid_certs(True)
+        if self._verify is not True:
+            for certificate in read_certificates(self._verify):
+                builder = builder.add_root_certificate_pem(certificate)
+        return builder
+
+    def send(self, request: HttpRequest) -> Exchange:
+        """Prepare an exchange. A `ReqwestExchange` for a request without a body, else a `ReqwestUpload`."""
+        if request.body is None:
+            return ReqwestExchange(self._client, request, self.timeouts)
+        if request.body_length is not None and request.body_length <= SMALL_BODY:
+            return ReqwestUpload(self._client, request, self.timeouts, None)
+        if self._uploads is None:
+            self._uploads = self._build().build()
+        sending = UNKNOWN_UPLOAD if request.body_length is None else request.body_length / SLOWEST_UPLOAD
+        deadline = self.timeouts.connect + self.timeouts.read + sending
+        return ReqwestUpload(self._uploads, request, self.timeouts, deadline)
+
+    async def aclose(self) -> None:
+        """Close idle connections. Sockets in flight end as `dead` of their exchanges says."""
+        for client in (self._client, self._uploads):
+            if client is not None:
+                await client.close()
+
+
+class ReqwestReply:
+    """The head of a reply, and its body as it comes."""
+
+    def __init__(self, response: Response, request: HttpRequest, timeout: float | None) -> None:
+        self._reader = response.body_reader
+        self._url = request.url
+        self._timeout = timeout
+        self.status: int = response.status
+        self.headers: Headers = list(response.headers.items())
+        self.version: str = response.version.removesuffix(".0")
+        self.ended = False
+
+    async def read(self, size: int) -> Chunk:
+        """A view of the client's own memory: no copy is made."""
+        try:
+            if self._timeout is None:
+                chunk = await self._reader.read(size)
+            else:
+                async with asyncio.timeout(self._timeout):
+                    chunk = await self._reader.read(size)
+        except PyreqwestError as error:
+            fault = judge(error, self._url, begun=True)
+        except TimeoutError:
+            fault = describe(FaultKind.TIMEOUT, self._url)
+        else:
+            if chunk is None:
+                self.ended = True
+                return b""
+            return memoryview(chunk)
+        # Outside of the handlers, so that the client's error with its URL is not even the context.
+        raise TransportFault(fault)
+
+
+class ReqwestExchange:
+    """A request without a body, and how it ends after a stop.
+
+
+    - the head had come: nothing can be sent any more; the socket closes within milliseconds by itself;
+    - waiting for the head (or connecting): the client goes on until the read time-out since sending, and
+      `dead` waits until that moment.
+    """
+
+    def __init__(self, client: Client, request: HttpRequest, timeouts: Timeouts) -> None:
+        self._request = request
+        self._read = timeouts.read
+        self._client = client
+        self._streamed: StreamRequest | None = None
+        self._reply: ReqwestReply | None = None
+        self._closed_by: float | None = None
+
+    async def __aenter__(self) -> HttpReply:
+        self._streamed = prepare(self._client, self._request)
+        self._closed_by = asyncio.get_running_loop().time() + self._read
+        try:
+            response = await self._streamed.__aenter__()
+        except PyreqwestError as error:
+            self._closed_by = None
+            fault = judge(error, self._request.url, begun=False)
+        else:
+            self._closed_by = None
+            self._reply = ReqwestReply(response, self._request, None)
+            return self._reply
+        raise TransportFault(fault)
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._streamed is not None and self._reply is not None:
+            await close(self._streamed, ended=self._reply.ended)
+
+    async def dead(self) -> None:
+        """See the class."""
+        if self._closed_by is not None:
+            await asyncio.sleep(self._closed_by + 0.1 - asyncio.get_running_loop().time())
+
+
+class ReqwestUpload:
+    """A request with a body.
+
+    After a stop the body's stream raises at the next chunk, the client drops the
+    connection, and what stood in socket buffers may still arrive (never a complete body). `dead` waits for
+    the client's own task to end:
+
+    - body not yet sent in full: milliseconds; where the peer does not read, `tcp_user_timeout`, which is the
+      read time-out;
+    - body sent, waiting for the head: until the reply comes, or the request's deadline (`SLOWEST_UPLOAD`;
+      the read time-out for small bodies). A server may act on such a request all that time.
+    """
+
+    def __init__(
+        self, client: Client, request: HttpRequest, timeouts: Timeouts, deadline: float | None
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._timeouts = timeouts
+        self._deadline = deadline
+        self._streamed: StreamRequest | None = None
+        self._body: Body | None = None
+        self._task: asyncio.Task[ReqwestReply | Fault] | None = None
+        self._left = False
+
+    async def __aenter__(self) -> HttpReply:
+        assert self._request.body is not None  # noqa: S101  # ReqwestTransport.send chose this class by it
+        self._body = Body(self._request.body())
+        self._streamed = prepare(self._client, self._request, self._body, self._deadline)
+        self._task = asyncio.create_task(self._converse(self._streamed))
+        try:
+            outcome = await self._await_head(self._task, self._body)
+        except BaseException:
+            await self._stop()
+            raise
+        if isinstance(outcome, Fault):
+            await self._stop()
+            raise self._body.error or TransportFault(outcome)
+        return outcome
+
+    async def _converse(self, streamed: StreamRequest) -> ReqwestReply | Fault:
+        """Outlives the block, so that `dead` can tell the end of the request; never raises for its sake."""
+        try:
+            response = await streamed.__aenter__()
+        except PyreqwestError as error:
+            return judge(error, self._request.url, begun=False)
+        except Exception:  # noqa: BLE001  # of the body: UploadStopped, or the source's own, kept as Body.error
+            return describe(FaultKind.DISCONNECTED, self._request.url, "stopped from here")
+        reply = ReqwestReply(response, self._request, self._timeouts.read)
+        if self._left:
+            await close(streamed, ended=False)
+        return reply
+
+    async def _await_head(
+        self, task: "asyncio.Task[ReqwestReply | Fault]", body: Body
+    ) -> ReqwestReply | Fault:
+        """The reply, or TIMEOUT once neither a chunk of the body was taken nor a head came for long."""
+        loop = asyncio.get_running_loop()
+        while not task.done():
+            limit = self._timeouts.read + (0 if body.begun else self._timeouts.connect)
+            silent = 0.0 if body.pulling else loop.time() - body.moved
+            if silent >= limit:
+                return describe(FaultKind.TIMEOUT, self._request.url)
+            await asyncio.wait({task}, timeout=limit - silent)
+        return task.result()
+
+    async def _stop(self) -> None:
+        self._left = True
+        if self._body is not None:
+            await self._body.stop()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stop()
+        if self._streamed is None or self._task is None or not self._task.done() or self._task.cancelled():
+            return
+        outcome = self._task.result()
+        await close(self._streamed, ended=isinstance(outcome, ReqwestReply) and outcome.ended)
+
+    async def dead(self) -> None:
+        """See the class."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+
+
+def prepare(
+    client: Client, request: HttpRequest, body: Body | None = None, deadline: float | None = None
+) -> StreamRequest:
+    """The client's form of a request.
+
+    Raises:
+        InvalidArgument: the method, URL or a header can't be sent.
+
+    """
+    try:
+        builder = client.request(request.method, request.url).headers(dict(request.headers))
+        named = {name.lower() for name in request.headers}
+        if body is None and request.method in {"POST", "PUT", "PATCH"} and "content-length" not in named:
+            builder = builder.header("Content-Length", "0")  # RFC 9110 8.6
+        if body is not None:
+            builder = builder.body_stream(body)
+            if request.body_length is not None and "content-length" not in named:
+                builder = builder.header("Content-Length", str(request.body_length))
+        if deadline is not None:
+            builder = builder.timeout(timedelta(seconds=deadline))
+        return builder.streamed_read_buffer_limit(0).build_streamed()
+    except (ValueError, TypeError):
+        pass
+    raise InvalidArgument(f"{request.method}: the URL or a header holds characters that can't be sent")
+
+
+async def close(streamed: StreamRequest, *, ended: bool) -> None:
+    """Leave the client's own block; shielded where that has something to stop."""
+    if ended:
+        await streamed.__aexit__(None, None, None)
+        return
+    with anyio.CancelScope(shield=True):
+        await streamed.__aexit__(None, None, None)
+
+
+def judge(error: PyreqwestError, url: str, *, begun: bool) -> Fault:
+    """Tell what happened from the chain of causes; `begun` says whether the head had come."""
+    details = getattr(error, "details", None)
+    causes = (details.get("causes") or []) if isinstance(details, dict) else []
+    # The first cause names the URL, whose text must not decide anything.
+    chain = [cause["message"].lower() for cause in causes if " for url (" not in cause["message"]]
+    connecting = not begun and "client error (connect)" in chain
+    if connecting and any(word in text for text in chain for word in _TLS):
+        kind = FaultKind.TLS
+    elif connecting:
+        kind = FaultKind.UNREACHABLE
+    elif isinstance(error, RequestTimeoutError):
+        kind = FaultKind.TIMEOUT
+    elif isinstance(error, DecodeError) and not begun:
+        kind = FaultKind.REPLY
+    else:
+        kind = FaultKind.DISCONNECTED
+    reason = next((text for text in map(os_reason, chain) if text), "")
+    if "dns error" in chain:
+        reason = "its name can't be resolved"
+    return describe(kind, url, reason)

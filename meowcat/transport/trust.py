@@ -1,0 +1,24 @@
+"""Reading the authorities that a user trusts beside the usual ones."""
+
+import re
+from pathlib import Path
+
+from meowcat.core.errors import InvalidArgument
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
+
+
+def read_certificates(bundle: str | Path | bytes) -> list[bytes]:
+    """The certificates of a PEM bundle, given by its path or as bytes, one by one.
+
+    Raises:
+        InvalidArgument: it can't be read, or holds no certificate.
+    """
+    try:
+        pem = bundle if isinstance(bundle, bytes) else Path(bundle).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"verify: the bundle can't be read: {error}") from error
+    certificates = _PEM.findall(pem)
+    if not certificates:
+        raise InvalidArgument("verify: expected a PEM bundle with at least one certificate")
+    return certificates
