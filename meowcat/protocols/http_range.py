@@ -1,0 +1,110 @@
+"""Downloads over HTTP: GET with one Range (RFC 9110 14), pinned by If-Match or If-Unmodified-Since."""
+
+from collections.abc import Callable
+from types import TracebackType
+
+from msgspec.structs import replace
+
+from meowcat.core.http_rules import (
+    Asked,
+    Verdict,
+    condition_headers,
+    content_digests,
+    judge,
+    range_header,
+)
+from meowcat.core.seal import Secrets, unseal
+from meowcat.core.transfers import Download
+from meowcat.core.values import Checksum
+from meowcat.transport.contract import Chunk, HttpReply, Transport
+from meowcat.transport.redirects import Following, Route
+
+__all__ = ["HttpRange"]
+
+_OWN = frozenset({"range", "if-match", "if-none-match", "if-range", "if-unmodified-since", "if-modified-since"})
+"""Fields that only the engine may set: a caller's value would ask for other bytes than those expected."""
+
+_PREFERRED = ("sha256", "sha512", "blake3", "crc32c", "sha1", "md5")
+"""Which of several digests of a body is compared; one is enough."""
+
+
+class HttpRange:
+    """The content of one download, behind its URL and the redirects of it.
+
+    Args:
+        transport: sends the requests.
+        request: the download, as journaled.
+        secrets: what was left out of it.
+        wall: milliseconds since 1970 UTC, for a Retry-After date in a reply without Date.
+
+    Raises:
+        InvalidArgument: a secret that the request needs is not there.
+
+    """
+
+    def __init__(
+        self, transport: Transport, request: Download, secrets: Secrets, wall: Callable[[], int]
+    ) -> None:
+        url, headers = unseal(request, secrets)
+        self._request = request
+        self._wall = wall
+        own = _OWN if request.keep_encoding else _OWN | {"accept-encoding"}
+        own = own if request.accept is None else own | {"accept"}
+        self._caller = {name.lower() for name in headers}
+        kept = {name: value for name, value in headers.items() if name.lower() not in own}
+        self._route = Route(transport, url, kept)
+
+    @property
+    def looks_first(self) -> bool:
+        return self._request.probe == "head" and self._request.total_size is None
+
+    def look(self) -> "HttpAsking":
+        return self.ask(Asked(0, None, None, method="HEAD"))
+
+    def ask(self, asked: Asked) -> "HttpAsking":
+        asked = replace(asked, total=self._request.total_size, keep_encoding=self._request.keep_encoding)
+        exchange = self._route.open(asked.method, self._headers(asked))
+        return HttpAsking(exchange, asked, self._wall)
+
+    def _headers(self, asked: Asked) -> dict[str, str]:
+        headers = {} if asked.keep_encoding else {"Accept-Encoding": "identity"}  # 12.5.3
+        if self._request.accept is not None or "accept" not in self._caller:
+            headers["Accept"] = self._request.accept or "*/*"
+        if not asked.keep_encoding and (asked.start or asked.stop is not None):
+            headers["Range"] = range_header(asked.start, asked.stop)
+        if asked.pinned is not None:
+            headers |= condition_headers(asked.pinned)
+        return headers
+
+
+class HttpAsking:
+    """One GET or HEAD, redirects included."""
+
+    def __init__(self, exchange: Following, asked: Asked, wall: Callable[[], int]) -> None:
+        self._exchange = exchange
+        self._asked = asked
+        self._wall = wall
+
+    async def __aenter__(self) -> "HttpAnswer":
+        return HttpAnswer(await self._exchange.__aenter__(), self._asked, self._wall())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(kind, error, trace)
+
+
+class HttpAnswer:
+    """A reply, judged by `core.http_rules`."""
+
+    def __init__(self, reply: HttpReply, asked: Asked, now_ms: int) -> None:
+        self._reply = reply
+        self.verdict: Verdict = judge(asked, reply.status, reply.headers, now_ms)
+
+    @property
+    def digest(self) -> Checksum | None:
+        offered = {each.algorithm: each for each in content_digests(self._reply.headers)}
+        return next((offered[name] for name in _PREFERRED if name in offered), None)
+
+    async def read(self, size: int) -> Chunk:
+        return await self._reply.read(size)

@@ -1,0 +1,156 @@
+"""Which pieces are missing, which request brings which, and how far each has come. No I/O, no clock."""
+
+from collections.abc import Iterator
+
+from meowcat.core.http_rules import Asked
+from meowcat.core.pieces import Grid, IntervalSet, Lease, Leased, Split, next_lease
+from meowcat.core.values import Generation
+from meowcat.transfer.writers import Stream
+from meowcat.transport.contract import Chunk
+
+__all__ = ["LEASE_BYTES", "Board", "Part"]
+
+LEASE_BYTES = 32 << 20
+"""Bytes that one request asks for at most (or one piece, where that is more): a connection is used again only
+after its body was read to the end, and what a broken one had before it is given out anew."""
+
+WORTH_SPLITTING = 1 << 20
+"""Bytes that must be gained by cutting a running request short: its connection is lost, with what stands in its
+buffers."""
+
+FIRST_PIECES = 2
+"""Pieces that the first request asks for while the size is unknown. Two are never split, so that whatever is
+no larger takes one request; all else goes on in parallel as soon as this reply's head has come."""
+
+FIRST_BYTES = 8 << 20
+"""Bytes that the first request asks for at most."""
+
+
+class Part:
+    """A lease at work: one request after the other, as the server's replies may be shorter than asked."""
+
+    def __init__(self, lease: Lease, start: int) -> None:
+        self.lease = lease
+        self.claims = IntervalSet.of((lease.first, lease.stop))
+        """The pieces that it writes; others that its reply brings are passed over."""
+        self.at = start
+        """The next byte to come."""
+        self.stream: Stream | None = None
+        self.whole = False
+        """Whether its reply brings all of the content from byte 0, whatever was asked for."""
+        self.withheld = IntervalSet()
+        """Pieces that came in a reply whose own digest is still to be compared."""
+        self.checked = False
+        """Whether its reply has a digest of its own, so that its pieces count at the end only."""
+        self.firm = False
+        """Whether it may not be split: its reply has to be read to the end."""
+
+
+class Board:
+    """The pieces of one content, once its size is known.
+
+    Args:
+        connections: requests at once.
+
+    """
+
+    def __init__(self, connections: int) -> None:
+        self.connections = connections
+        self.parts: list[Part] = []
+        self.grid: Grid | None = None
+        self.missing = IntervalSet()
+        """Pieces that have not come in full. Those on their way to the disk are not missing."""
+
+    def lay(self, grid: Grid, stored: IntervalSet) -> None:
+        """The size is known, and so is what an earlier operation stored."""
+        self.grid = grid
+        self.missing = IntervalSet.of((0, grid.count)) - stored
+
+    def lose(self, pieces: IntervalSet) -> None:
+        """What was stored is not there any more."""
+        self.missing |= pieces
+
+    @property
+    def streaming(self) -> bool:
+        """Whether a reply brings all there is, so that no further request is of use."""
+        return any(part.whole for part in self.parts)
+
+    def next(self) -> Part | None:
+        """The next part to ask for; None while nothing more can be given out. The grid is laid."""
+        assert self.grid is not None  # noqa: S101  # the caller's order
+        free = self.connections - len(self.parts)
+        if self.streaming or not self.missing:
+            return None
+        leased = [self._leased(part) for part in self.parts]
+        lease = next_lease(self.missing, leased, free, max(1, LEASE_BYTES // self.grid.piece))
+        if isinstance(lease, Split):
+            if (lease.given.stop - lease.given.first) * self.grid.piece < WORTH_SPLITTING:
+                return None
+            self._shorten(lease)
+            lease = lease.given
+        return None if lease is None else self.add(lease)
+
+    def add(self, lease: Lease) -> Part:
+        part = Part(lease, lease.first * self.grid.piece if self.grid else 0)
+        self.parts.append(part)
+        return part
+
+    def _leased(self, part: Part) -> Leased:
+        assert self.grid is not None  # noqa: S101  # the caller's order
+        return Leased(part.lease, part.lease.stop if part.firm else part.at // self.grid.piece)
+
+    def _shorten(self, split: Split) -> None:
+        for part in self.parts:
+            if part.lease == split.running:
+                part.lease = split.kept
+                part.claims = IntervalSet.of((part.lease.first, part.lease.stop))
+
+    def widen(self, part: Part) -> None:
+        """Its reply brings everything from byte 0: it takes whatever is missing and not another part's."""
+        part.whole, part.at, part.firm = True, 0, True
+        if self.grid is None:
+            return
+        others = IntervalSet.of(*(each for other in self.parts if other is not part for each in other.claims))
+        part.claims = self.missing - others
+        part.lease = Lease(0, self.grid.count)
+
+    def stop_of(self, part: Part) -> int | None:
+        """The byte at which it has all that it is for; None where only the end of the content will tell."""
+        if self.grid is None:
+            return None
+        pieces = part.claims.pairs[-1][1] if part.claims else 0
+        return min(pieces * self.grid.piece, self.grid.size)
+
+    def asked(self, part: Part, pinned: Generation | None) -> Asked:
+        """What its next request asks for."""
+        return Asked(part.at, self.stop_of(part), pinned)
+
+    def wanted(self, part: Part, chunk: Chunk) -> Iterator[tuple[int, Chunk]]:
+        """What of the bytes that came at `part.at` is to be written, with offsets."""
+        if self.grid is None:
+            yield part.at, chunk
+            return
+        piece, begin, end = self.grid.piece, part.at, part.at + len(chunk)
+        for first, stop in part.claims.between(begin // piece, -(-end // piece)):
+            low, high = max(begin, first * piece), min(end, stop * piece)
+            yield low, chunk[low - begin : high - begin]
+
+    def came(self, part: Part, count: int) -> None:
+        """`count` bytes more have come, and what of them is wanted is on its way to the disk."""
+        before, part.at = part.at, part.at + count
+        if self.grid is None:
+            return
+        start = before // self.grid.piece * self.grid.piece
+        done = self.grid.pieces_within(start, part.at) & part.claims
+        self.missing -= done
+        if part.checked:
+            part.withheld |= done
+
+    def confirm(self, part: Part) -> None:
+        """The reply came in full, and has the digest that it says."""
+        part.checked, part.firm, part.withheld = False, False, IntervalSet()
+
+    def drop(self, part: Part) -> None:
+        """The part is over; what it did not bring is missing again."""
+        self.parts.remove(part)
+        self.missing |= part.withheld

@@ -1,0 +1,91 @@
+"""What operations work with: the world around them, as the runtime hands it to them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from meowcat.core.events import Event
+from meowcat.core.messages import Message
+from meowcat.core.seal import Secrets
+from meowcat.core.state import TaskState
+from meowcat.transfer.disk import Disk
+from meowcat.transport.contract import Transport
+
+Durability = Literal["power", "process"]
+Report = Callable[[Message], None]
+"""Puts a message into the task's mailbox; never blocks, and only from the event loop's thread."""
+History = Callable[[], AsyncIterator[Event]]
+"""The task's events so far, from the journal: where digests are read, since the state has none."""
+
+
+class Throttle(Protocol):
+    """Bandwidth limits, of the task and of the engine together."""
+
+    async def acquire(self, size: int) -> None:
+        """Wait until `size` bytes may be taken from the network."""
+
+
+class Budget(Protocol):
+    """The engine-wide bounds of what is in flight: requests, and bytes in memory."""
+
+    async def acquire(self) -> None:
+        """Wait until another request may be under way."""
+
+    def release(self) -> None: ...
+
+    async def take(self, size: int) -> None:
+        """Wait until `size` bytes more may be held in memory."""
+
+    def give(self, size: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """Shared by all operations of an engine."""
+
+    transport: Transport
+    disk: Disk
+    budget: Budget
+    durability: Durability
+    flush_bytes: int
+    """A flush begins when so many bytes were written since the last one began …"""
+    flush_seconds: float
+    """… or so long after it."""
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    wall: Callable[[], int]
+    """Milliseconds since 1970 UTC; for HTTP dates only."""
+    sleep: Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What one operation is given about its task."""
+
+    task: TaskState
+    """The state at the operation's start; `Running.update` brings later ones."""
+    secrets: Secrets
+    """The URL and headers in full, as the user gave them."""
+    report: Report
+    history: History
+    throttle: Throttle
+
+
+class Running(Protocol):
+    """An operation at work.
+
+    It is over when `run` returns: nothing is written, sent or held open after that, but for a request that
+    its transport can only let time out. Cancellation of `run` stops it: `quiet` is then set as soon as no
+    byte more will be written or sent, which is at once and not after a sync; what is written already is
+    still flushed and reported before `run` ends.
+    """
+
+    def update(self, task: TaskState, *, hold: bool) -> None:
+        """The task moved on, and the operation is still wanted. `hold`: start no new request."""
+
+    async def run(self) -> None:
+        """Do the work and report; failures are reported as well, never raised."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no byte more will be written or sent."""

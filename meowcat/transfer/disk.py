@@ -1,0 +1,276 @@
+"""The system calls on files that transfers need, and nothing else: a simulated disk can stand in.
+
+Everything of `meowcat.transfer` that touches a file goes through a `Disk`. Its methods raise `OSError`, as the
+calls they stand for do; `guarded` is the one place where that becomes a `FileFault`.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from meowcat.core.errors import MeowcatError
+from meowcat.core.values import Fault, FaultKind, FileIdentity
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Buffer", "Disk", "FileFault", "FileStatus", "OsDisk", "guarded", "lacks"]
+
+Buffer = bytes | bytearray | memoryview
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+GONE = frozenset({errno.ENOENT, errno.ESTALE})
+"""ESTALE: the server of a network file system has forgotten the file."""
+
+UNSUPPORTED = frozenset(
+    {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK}
+)
+"""What a file system says that has no hard links, or no rename that refuses to replace. EPERM is what link(2)
+says on FAT; where it means a missing permission, the next call says so again."""
+
+_RENAME_NOREPLACE = 1
+_RENAME_EXCL = 4
+_AT_FDCWD = -100
+
+
+class FileFault(MeowcatError):
+    """A file can't be worked with; `fault` is the reason as a value, the OSError its cause where one came."""
+
+    def __init__(self, kind: FaultKind, detail: str) -> None:
+        super().__init__(detail)
+        self.fault = Fault(kind=kind, detail=detail)
+        self.code = self.fault.code  # type: ignore[misc]  # a class constant, narrowed per fault on purpose
+
+
+class FileStatus(Struct, frozen=True):
+    """What the inode says."""
+
+    identity: FileIdentity
+    size: int
+    """Bytes, holes included."""
+    allocated: int
+    """Bytes that it takes on the disk."""
+    mode: int
+    """The type and permissions, as in st_mode."""
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+class Disk(Protocol):
+    """Blocking system calls. Paths are absolute; descriptors are plain numbers; all raise OSError."""
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        """open(2), closed on exec; `mode` is subject to the umask."""
+
+    def close(self, fd: int) -> None:
+        """close(2): frees the descriptor, and the lock that was taken through it."""
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        """Write at `offset`; returns how many bytes were written, which may be fewer than all."""
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """At most `size` bytes; none at the end."""
+
+    def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int) -> int:
+        """Read into `buffer`; returns how many bytes came, 0 at the end."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Return once the content and the size would survive a power loss."""
+
+    def fsync_folder(self, path: str) -> None:
+        """Return once the names in the folder would survive a power loss."""
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        """Make the file `size` bytes long."""
+
+    def fstat(self, fd: int) -> FileStatus:
+        """What an open file is."""
+
+    def stat(self, path: str, *, follow: bool = False) -> FileStatus | None:
+        """What the path leads to, a symbolic link itself unless `follow`; None where nothing stands."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Give it another name, in one step; what had that name is replaced."""
+
+    def rename_new(self, source: str, target: str) -> None:
+        """Give it another name, in one step; FileExistsError where something has that name. Where that is
+        not supported, an error for which `lacks` is true.
+        """
+
+    def link(self, source: str, target: str) -> None:
+        """A second name for the file; FileExistsError where something has it."""
+
+    def unlink(self, path: str) -> None:
+        """Take a name away."""
+
+    def flock(self, fd: int) -> bool:
+        """Lock the file for this open descriptor alone, until it is closed; False where another one has it."""
+
+    def free_bytes(self, folder: str) -> int:
+        """Bytes that this user may still use there."""
+
+    def list_folder(self, path: str) -> list[str]:
+        """The names in it, in any order."""
+
+    def writable(self, folder: str) -> bool:
+        """Whether this user may create files there."""
+
+
+def lacks(error: OSError) -> bool:
+    """Whether the file system told that it has no such operation."""
+    return error.errno in UNSUPPORTED
+
+
+@contextmanager
+def guarded(path: str, gone: FaultKind = FaultKind.LOCAL_REMOVED) -> Iterator[None]:
+    """Turn every OSError within into a FileFault about `path`; `gone` is what ENOENT means here."""
+    try:
+        yield
+    except OSError as error:
+        raise FileFault(_kind(error, gone), f"{path}: {_reason(error)}") from error
+
+
+def _kind(error: OSError, gone: FaultKind) -> FaultKind:
+    if error.errno in FULL:
+        return FaultKind.DISK_FULL
+    return gone if error.errno in GONE else FaultKind.IO
+
+
+def _reason(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0)
+    text = error.strerror or str(error)
+    return f"{text} ({name})" if name else text
+
+
+class OsDisk:
+    """The operating system's files, on Linux and macOS.
+
+    Raises:
+        MeowcatError: on Windows, where this was neither built nor tested.
+
+    """
+
+    def __init__(self) -> None:
+        if sys.platform == "win32":
+            raise MeowcatError("meowcat moves files on Linux and macOS only; on Windows nothing is written")
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        return os.open(path, flags, mode)  # Python adds O_CLOEXEC (PEP 446)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int) -> int:
+        return os.preadv(fd, [buffer], offset)
+
+    def fdatasync(self, fd: int) -> None:
+        if sys.platform == "darwin":
+            # fsync on macOS leaves the data in the drive's cache; only this reaches the medium (fsync(2)).
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(fd)
+
+    def fsync_folder(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if sys.platform == "darwin":
+                fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            else:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def fstat(self, fd: int) -> FileStatus:
+        return _status(os.fstat(fd))
+
+    def stat(self, path: str, *, follow: bool = False) -> FileStatus | None:
+        try:
+            return _status(os.stat(path, follow_symlinks=follow))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def rename_new(self, source: str, target: str) -> None:
+        call = _exclusive_rename()
+        if call is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
+        call(os.fsencode(source), os.fsencode(target))
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target, follow_symlinks=False)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def flock(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def free_bytes(self, folder: str) -> int:
+        facts = os.statvfs(folder)
+        return facts.f_bavail * facts.f_frsize
+
+    def list_folder(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def writable(self, folder: str) -> bool:
+        return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _status(facts: os.stat_result) -> FileStatus:
+    identity = FileIdentity(facts.st_dev, facts.st_ino)
+    return FileStatus(identity, facts.st_size, facts.st_blocks * 512, facts.st_mode)
+
+
+@cache
+def _exclusive_rename() -> Any:
+    """A rename that never replaces: renameat2(2) on Linux, renameatx_np(2) on macOS; None without."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    name, here, flag = (
+        ("renameatx_np", -2, _RENAME_EXCL)
+        if sys.platform == "darwin"
+        else ("renameat2", _AT_FDCWD, _RENAME_NOREPLACE)
+    )
+    function = getattr(libc, name, None)
+    if function is None:
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+    def call(source: bytes, target: bytes) -> None:
+        if function(here, source, here, target, flag) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fsdecode(source), None, os.fsdecode(target))
+
+    return call

@@ -1,0 +1,353 @@
+"""The part file of a download: its name, its lock, its bytes, and whether it is still there.
+
+A task owns its target through its part file, which stands in the target's folder for as long as the task
+lives, paused or not, and in whichever journal: whoever finds the part file of another task keeps away. While
+it is in use it is locked besides, so that a copy of the journal can't write to it at the same time.
+
+Everything here blocks, and raises FileFault where something is wrong.
+"""
+
+import hashlib
+import os
+from threading import Lock
+from typing import Literal, Self
+
+from meowcat.core.transfers import Overwrite
+from meowcat.core.values import FaultKind, FileIdentity, TaskId
+from meowcat.transfer.disk import Buffer, Disk, FileFault, FileStatus, guarded
+
+__all__ = ["Durability", "PartFile", "check_target", "open_part", "part_path"]
+
+Durability = Literal["power", "process"]
+
+NAME_BYTES = 255
+"""The longest name that file systems take (NAME_MAX); bytes on Linux, fewer than that of UTF-16 on macOS."""
+
+_SUFFIX = ".part"
+_ID_LENGTH = 26
+_ID_LETTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+"""A symbolic link at the part file's name would lead the bytes elsewhere. Windows has no such flag, and no
+part files either (`OsDisk`)."""
+
+
+def part_path(target: str, task: TaskId) -> str:
+    """Where the bytes of `task` go until they are published: `<name>.<task id>.part`, beside the target.
+
+    A name that would exceed 255 bytes is cut, and what was cut is replaced by a digest, so that two long
+    names that begin alike stay two.
+    """
+    return os.path.join(os.path.dirname(target), f"{_stem(target, task)}.{task}{_SUFFIX}")
+
+
+def _stem(target: str, task: TaskId) -> str:
+    name = os.path.basename(target)
+    raw = os.fsencode(name)
+    room = NAME_BYTES - len(f".{task}{_SUFFIX}")
+    if len(raw) <= room:
+        return name
+    mark = f"~{hashlib.sha256(raw).hexdigest()[:8]}"
+    return raw[: room - len(mark)].decode("utf-8", "ignore") + mark  # never half a character
+
+
+def check_target(disk: Disk, target: str, overwrite: Overwrite) -> None:
+    """See that a file can be published at `target`, an absolute path, before bytes are spent on it.
+
+    A symbolic link is replaced itself, not what it leads to.
+
+    Raises:
+        FileFault: FILE_NOT_FOUND without the folder; TARGET_EXISTS if something stands there that may not be
+            replaced (a folder or a device never may); IO where no file can be created.
+
+    """
+    folder, name = os.path.split(target)
+    if not name or "\0" in target or len(os.fsencode(name)) > NAME_BYTES:
+        raise FileFault(
+            FaultKind.IO,
+            f"{target!r} is no name for a file: expected 1 to {NAME_BYTES} bytes after the folder",
+        )
+    with guarded(target, gone=FaultKind.FILE_NOT_FOUND):
+        _check_folder(disk, folder)
+        standing = disk.stat(target)
+        if standing is not None:
+            _check_standing(target, disk.stat(target, follow=True) or standing, overwrite)
+
+
+def _check_folder(disk: Disk, folder: str) -> None:
+    place = disk.stat(folder, follow=True)
+    if place is None:
+        raise FileFault(FaultKind.FILE_NOT_FOUND, f"the folder {folder} does not exist; create it first")
+    if not place.is_folder:
+        raise FileFault(FaultKind.IO, f"{folder} is not a folder, so no file can be put there")
+    if not disk.writable(folder):
+        raise FileFault(FaultKind.IO, f"no permission to create files in the folder {folder}")
+
+
+def _check_standing(target: str, standing: FileStatus, overwrite: Overwrite) -> None:
+    if standing.is_folder:
+        detail = f"{target} is a folder; name the file that is to stand in it"
+        raise FileFault(FaultKind.TARGET_EXISTS, detail)
+    if overwrite == "never":
+        detail = f"{target} exists; remove it, choose another name, or ask for overwrite='replace'"
+        raise FileFault(FaultKind.TARGET_EXISTS, detail)
+    if not standing.is_file and not standing.is_link:
+        raise FileFault(
+            FaultKind.TARGET_EXISTS, f"{target} is a device, pipe or socket, which is never replaced"
+        )
+
+
+class PartFile:
+    """An open and locked part file, with positioned reads and writes only.
+
+    `write`, `read` and `read_into` may be called by several threads at once; nothing may be called while
+    `close` runs, since the operating system gives the descriptor's number to the next file at once.
+    """
+
+    def __init__(self, disk: Disk, path: str, fd: int, durability: Durability, *, created: bool) -> None:
+        """Use `PartFile.open`."""
+        status = disk.fstat(fd)
+        self.path = path
+        self.identity: FileIdentity = status.identity
+        self.created = created
+        """Whether nothing stood there: whatever was stored before is lost."""
+        self._disk = disk
+        self._fd = fd
+        self._durability = durability
+        self._lock = Lock()
+        self._high = status.size
+        """The file was at least this long: if it is shorter, somebody truncated it."""
+        self._broken: FileFault | None = None
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        target: str,
+        task: TaskId,
+        durability: Durability,
+        *,
+        fresh: bool,
+        size: int | None,
+    ) -> Self:
+        """Create the part file, or open it again; `fresh` drops what it holds.
+
+        On return it is locked, and under `power` its name would survive a power loss.
+
+        Args:
+            size: the content's size in bytes, if known: see `reserve`.
+
+        Raises:
+            FileFault: TARGET_OWNED if another task has a part file for this target, or somebody else has this
+                one open; DISK_FULL; FILE_NOT_FOUND without the folder; IO.
+
+        """
+        path = part_path(target, task)
+        with guarded(path, gone=FaultKind.FILE_NOT_FOUND):
+            fd, created = _open_or_create(disk, path)
+            try:
+                _refuse_others(disk, target, task)
+                if fresh and not created:
+                    disk.ftruncate(fd, 0)
+                if durability == "power":
+                    # Also if it stood there: who created it may have been killed before this call.
+                    disk.fsync_folder(os.path.dirname(path))
+                part = cls(disk, path, fd, durability, created=created)
+                part.reserve(size or 0)
+            except (
+                BaseException
+            ):  # raised again: whatever it was, nothing may stay open, locked or in the way
+                if created:
+                    disk.unlink(path)
+                disk.close(fd)
+                raise
+        return part
+
+    def reserve(self, size: int) -> None:
+        """See that a content of `size` bytes has room: what the file takes already is not counted again.
+
+        Nothing is set aside, so the disk can still become full later.
+
+        Raises:
+            FileFault: DISK_FULL, with how much is missing.
+
+        """
+        with guarded(self.path):
+            needed = size - min(size, self._disk.fstat(self._fd).allocated)
+            free = self._disk.free_bytes(os.path.dirname(self.path)) if needed else 0
+        if free < needed:
+            detail = (
+                f"{self.path} needs {needed} bytes more, and {free} are free: {needed - free} are missing"
+            )
+            raise FileFault(FaultKind.DISK_FULL, detail)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put all of `data` at `offset`. A disk that becomes full may have taken a part of it.
+
+        Raises:
+            FileFault: DISK_FULL; LOCAL_REMOVED if the file became shorter; IO.
+
+        """
+        view = memoryview(data).cast("B")
+        stop = offset + len(view)
+        with guarded(self.path):
+            # A write behind the end would make a truncated file long again, with a hole that nobody notices.
+            self._check_length(self._disk.fstat(self._open_fd()).size)
+            while view:
+                written = self._disk.pwrite(self._open_fd(), view, stop - len(view))
+                if written <= 0:
+                    raise FileFault(FaultKind.IO, f"{self.path}: a write of {len(view)} bytes wrote nothing")
+                view = view[written:]
+        with self._lock:
+            self._high = max(self._high, stop)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes there; fewer than `size` at the end of the file only."""
+        buffer = bytearray(size)
+        return bytes(memoryview(buffer)[: self.read_into(offset, memoryview(buffer))])
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; returns how many bytes came, fewer at the end of the file only."""
+        filled = 0
+        with guarded(self.path):
+            while filled < len(buffer):
+                count = self._disk.preadv(self._open_fd(), buffer[filled:], offset + filled)
+                if count <= 0:
+                    break
+                filled += count
+        return filled
+
+    def flush(self) -> None:
+        """Under `power`, return once all that was written would survive a power loss; else do nothing.
+
+        After a failure every later call fails too, and nothing that was not flushed before may be relied on:
+        the kernel forgets the pages that it could not write, so the next sync would report success and mean
+        nothing. Close the file, open it again, and write those bytes anew.
+        """
+        if self._broken is not None:
+            detail = f"an earlier sync failed, and nothing can be synced here any more ({self._broken})"
+            raise FileFault(self._broken.fault.kind, detail)
+        if self._durability != "power":
+            return
+        try:
+            with guarded(self.path):
+                self._disk.fdatasync(self._open_fd())
+        except FileFault as fault:
+            self._broken = fault
+            raise
+
+    def check(self, at_least: int = 0) -> None:
+        """See that the path still leads to this file, and that it is as long as it was, and as `at_least`.
+
+        Raises:
+            FileFault: LOCAL_REMOVED: somebody removed, replaced or truncated it.
+
+        """
+        with guarded(self.path):
+            standing = self._disk.stat(self.path)
+        if standing is None:
+            raise FileFault(FaultKind.LOCAL_REMOVED, f"{self.path} was removed while it was in use")
+        if standing.identity != self.identity:
+            raise FileFault(FaultKind.LOCAL_REMOVED, f"{self.path} was replaced by another file while in use")
+        self._check_length(standing.size, at_least)
+
+    def _check_length(self, size: int, at_least: int = 0) -> None:
+        with self._lock:
+            expected = max(self._high, at_least)
+        if size < expected:
+            detail = f"{self.path} was truncated: it has {size} bytes, and {expected} were written"
+            raise FileFault(FaultKind.LOCAL_REMOVED, detail)
+
+    def truncate(self, size: int) -> None:
+        """Make the file `size` bytes long; no write may be under way."""
+        with guarded(self.path), self._lock:
+            self._disk.ftruncate(self._open_fd(), size)
+            self._high = size
+
+    def close(self) -> None:
+        """Let go of the file and its lock; what was not flushed is not lost, but not durable either.
+
+        The lock goes with the descriptor and is never undone by itself: in a forked child, which shares it,
+        that would take it away from the parent.
+        """
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with guarded(self.path):
+                self._disk.close(fd)
+
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            raise FileFault(FaultKind.IO, f"{self.path} is closed")
+        return self._fd
+
+
+def open_part(disk: Disk, path: str) -> int | None:
+    """Open and lock the part file that stands at `path`; None where there is none. May raise OSError.
+
+    Raises:
+        FileFault: TARGET_OWNED if somebody has it open; IO if it is no regular file.
+
+    """
+    while True:
+        try:
+            fd = disk.open(path, _FLAGS)
+        except FileNotFoundError:
+            return None
+        try:
+            if _lock(disk, path, fd):
+                return fd
+        except BaseException:  # raised again: a descriptor left open would keep the file locked
+            disk.close(fd)
+            raise
+        disk.close(fd)
+
+
+def _open_or_create(disk: Disk, path: str) -> tuple[int, bool]:
+    """A locked descriptor, and whether the file is new."""
+    while True:
+        fd = open_part(disk, path)
+        if fd is not None:
+            return fd, False
+        try:
+            fd = disk.open(path, _FLAGS | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:  # created a moment ago by somebody else, who may have it locked
+            continue
+        try:
+            if _lock(disk, path, fd):
+                return fd, True
+        except BaseException:  # raised again, as above
+            disk.close(fd)
+            raise
+        disk.close(fd)
+
+
+def _lock(disk: Disk, path: str, fd: int) -> bool:
+    """Lock the file; False if the path leads elsewhere by now, since it was removed before it was locked."""
+    status = disk.fstat(fd)
+    if not status.is_file:
+        raise FileFault(FaultKind.IO, f"{path} is not a regular file, so nothing can be stored in it")
+    if not disk.flock(fd):
+        detail = f"{path} is open elsewhere: another process, or another engine, works on the same task"
+        raise FileFault(FaultKind.TARGET_OWNED, detail)
+    standing = disk.stat(path)
+    return standing is not None and standing.identity == status.identity
+
+
+def _refuse_others(disk: Disk, target: str, task: TaskId) -> None:
+    """See that no other task has a part file for `target`.
+
+    The caller's own part file stands by now, so that of two tasks that begin at once at least one finds the
+    other. Whether the other is at work is not asked: trying its lock could make it believe that it lost it.
+    """
+    folder = os.path.dirname(target)
+    stem = _stem(target, task)
+    for name in disk.list_folder(folder):
+        owner = name[len(stem) + 1 : -len(_SUFFIX)]
+        if owner == task or len(owner) != _ID_LENGTH or name != f"{stem}.{owner}{_SUFFIX}":
+            continue
+        if _ID_LETTERS.issuperset(owner):
+            path = os.path.join(folder, name)
+            detail = (
+                f"task {owner} owns {target}, at work, paused or left over: its bytes are in {path}. "
+                "Resume or cancel that task; if no journal has it any more, delete that file"
+            )
+            raise FileFault(FaultKind.TARGET_OWNED, detail)

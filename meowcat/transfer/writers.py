@@ -1,0 +1,315 @@
+"""Writer threads: they put bytes at their offset and hash the pieces, away from the event loop.
+
+A `Stream` is what one lease brings, in order; all of it goes through one thread, so that a piece is hashed
+while its bytes are still in the processor's cache. Threads never wait for the loop: what they finished is
+told by one coalesced call into it. Everything public is for the loop's thread.
+"""
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+from anyio.abc import TaskGroup
+from blake3 import blake3
+from msgspec import Struct
+
+from meowcat.core.values import Checksum
+from meowcat.transfer.digests import Hasher, new
+from meowcat.transport.contract import Chunk
+
+__all__ = ["Finished", "Stream", "WriteFailed", "Writers"]
+
+INLINE = 256 * 1024
+"""Bytes of a body that are written on the loop itself: a hop to a thread costs as much as writing them."""
+
+INLINE_STALL = 0.005
+"""Seconds. A disk that once made the loop wait so long gets nothing inline any more."""
+
+Write = Callable[[int, Chunk], object]
+"""Puts bytes at an offset of the part file, and raises where that fails."""
+
+Job = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class WriteFailed(Exception):  # noqa: N818  # an outcome; `error` is the failure
+    """A write failed; nothing is written any more."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Finished(Struct, frozen=True):
+    """A piece that is written in full."""
+
+    index: int
+    digest: bytes
+    """BLAKE3, 32 bytes."""
+    start: int
+    stop: int
+    """Its bytes: from `start` up to `stop`."""
+
+
+class Stream:
+    """The bytes of one lease on their way. Fields are the writer thread's, but for `lane`."""
+
+    __slots__ = ("at", "begun", "body", "expected", "hash", "held", "lane", "piece", "size")
+
+    def __init__(self, piece: int, size: int | None) -> None:
+        self.piece = piece
+        self.size = size
+        """Bytes of the whole content; None: the last piece ends with the stream."""
+        self.lane = -1
+        """The number of its thread; -1: inline."""
+        self.at = -1
+        """The offset that follows what was hashed."""
+        self.begun = 0
+        """Where the piece in work begins."""
+        self.hash = blake3()
+        self.body: Hasher | None = None
+        """Of the reply's body, where it came with a digest."""
+        self.expected: Checksum | None = None
+        self.held: list[Finished] = []
+        """Pieces that count only once the reply's digest was right."""
+
+    def stop(self) -> int:
+        """Where the piece in work ends, as far as that is known."""
+        stop = self.begun + self.piece
+        return stop if self.size is None else min(stop, self.size)
+
+
+class Writers:
+    """At most `threads` threads for one part file, started when something larger than `INLINE` comes.
+
+    Args:
+        group: where the threads are waited for.
+        write: called in the threads, never after `stop`.
+        window: bytes that may be on their way at once; `put` waits for room.
+        threads: how many.
+        released: called on the loop with the number of bytes that are held in memory no more.
+        finished: called on the loop when pieces were finished, or writing failed.
+
+    """
+
+    def __init__(
+        self,
+        group: TaskGroup,
+        write: Write,
+        window: int,
+        threads: int,
+        released: Callable[[int], None],
+        finished: Callable[[], None],
+    ) -> None:
+        self._group = group
+        self._write = write
+        self._window = window
+        self._released = released
+        self._finished = finished
+        self._call_soon = _caller()
+        self._lock = Lock()
+        self._lanes: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in range(threads)]
+        self._busy = [False] * threads
+        self._running = 0
+        self._next_lane = 0
+        self._stopped = False
+        self._inline = True
+        self._held = 0
+        self._moved = anyio.Event()
+        # Shared with the threads, under the lock:
+        self._done: list[Finished] = []
+        self._written = 0
+        self._told = False
+        self._failure: BaseException | None = None
+
+    # Of the loop
+
+    def stream(self, piece: int, size: int | None, expect: int | None) -> Stream:
+        """A new stream of about `expect` bytes; None where nobody knows."""
+        stream = Stream(piece, size)
+        if expect is None or expect > INLINE or not self._inline:
+            stream.lane = self._next_lane
+            self._next_lane = (self._next_lane + 1) % len(self._lanes)
+        return stream
+
+    async def room(self) -> None:
+        """Wait until something more may be put.
+
+        Raises:
+            WriteFailed: there will be none.
+
+        """
+        while self._held >= self._window:
+            self._check()
+            await self._moved.wait()
+        self._check()
+
+    def put(self, stream: Stream, offset: int, chunk: Chunk) -> None:
+        """Hand over bytes, whose memory is given back with `released`."""
+        self._held += len(chunk)
+        self._do(stream, self._store, (stream, offset, chunk))
+
+    def expect(self, stream: Stream, digest: Checksum) -> None:
+        """A reply with this digest of its body begins."""
+        self._do(stream, _expect, (stream, digest))
+
+    async def confirm(self, stream: Stream) -> bool:
+        """The reply has come in full: wait for its bytes, and say whether they have the digest."""
+        answer: list[bool] = []
+        self._do(stream, self._confirm, (stream, answer))
+        while not answer:
+            self._check()
+            await self._moved.wait()
+        return answer[0]
+
+    def end(self, stream: Stream) -> None:
+        """A stream of unknown size is over: what there is of its last piece is a piece."""
+        self._do(stream, self._close_piece, (stream,))
+
+    async def drain(self) -> None:
+        """Wait until all that was put is written, and raise WriteFailed if it is not."""
+        marks = [anyio.Event() for _ in range(self._running)]
+        for lane, mark in zip(self._lanes, marks, strict=False):
+            lane.put((self._call_soon, (mark.set,)))
+        for mark in marks:
+            await mark.wait()
+        self._settle()
+        self._check()
+
+    def take(self) -> list[Finished]:
+        """The pieces that were finished since the last call."""
+        with self._lock:
+            done, self._done = self._done, []
+        return done
+
+    @property
+    def finished_bytes(self) -> int:
+        """Bytes of the pieces that `take` would return."""
+        with self._lock:
+            return sum(each.stop - each.start for each in self._done)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether `stop` was called and the last write is over."""
+        return self._stopped and not any(self._busy)
+
+    def stop(self) -> None:
+        """Write nothing more, from this instant; the threads end. What they hold is released."""
+        self._stopped = True
+        for lane in self._lanes[: self._running]:
+            lane.put(None)
+
+    def give_back(self) -> None:
+        """After the threads have ended: release what was still on its way."""
+        self._settle()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise WriteFailed(self._failure)
+
+    def _do(self, stream: Stream, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if stream.lane < 0:
+            started = perf_counter()
+            self._perform(function, arguments)
+            self._inline = self._inline and perf_counter() - started < INLINE_STALL
+            self._settle()
+            return
+        while self._running <= stream.lane:
+            self._group.start_soon(self._serve, self._running)
+            self._running += 1
+        self._lanes[stream.lane].put((function, arguments))
+
+    async def _serve(self, lane: int) -> None:
+        limiter = anyio.CapacityLimiter(1)  # a thread for the length of a transfer must not be the application's
+        await anyio.to_thread.run_sync(self._work, lane, limiter=limiter)
+
+    def _settle(self) -> None:
+        with self._lock:
+            self._told = False
+            written, self._written = self._written, 0
+        self._held -= written
+        if written:
+            self._released(written)
+        self._moved.set()
+        self._moved = anyio.Event()
+        if self._done or self._failure is not None:
+            self._finished()
+
+    # Of the threads
+
+    def _work(self, lane: int) -> None:
+        jobs = self._lanes[lane]
+        while (job := jobs.get()) is not None:
+            self._busy[lane] = True  # before the look at `_stopped`: else `quiet` could be true too early
+            self._perform(*job)
+            self._busy[lane] = False
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            if self._told:
+                return
+            self._told = True
+        self._call_soon(self._settle)
+
+    def _perform(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # whatever a write raises, the loop must hear of it
+            self._failure = self._failure or error
+
+    def _store(self, stream: Stream, offset: int, chunk: Chunk) -> None:
+        try:
+            if not self._stopped and self._failure is None:
+                self._write(offset, chunk)
+                self._hash(stream, offset, memoryview(chunk))
+        finally:
+            with self._lock:
+                self._written += len(chunk)
+
+    def _hash(self, stream: Stream, offset: int, chunk: memoryview) -> None:
+        if stream.body is not None:
+            stream.body.update(chunk)
+        if offset != stream.at:  # pieces were passed over: a new one begins
+            stream.begun, stream.hash = offset, blake3()
+        while chunk:
+            part = chunk[: stream.stop() - offset]
+            stream.hash.update(part)
+            offset += len(part)
+            chunk = chunk[len(part) :]
+            stream.at = offset
+            if offset == stream.stop():
+                self._close_piece(stream)
+
+    def _close_piece(self, stream: Stream) -> None:
+        if self._stopped or self._failure is not None or stream.at <= stream.begun:
+            return
+        done = Finished(stream.begun // stream.piece, stream.hash.digest(), stream.begun, stream.at)
+        stream.begun, stream.hash = stream.at, blake3()
+        if stream.body is not None:
+            stream.held.append(done)
+            return
+        with self._lock:
+            self._done.append(done)
+
+    def _confirm(self, stream: Stream, answer: list[bool]) -> None:
+        right = stream.body is None or stream.expected is None
+        right = right or stream.body.hexdigest() == stream.expected.hex
+        with self._lock:
+            self._done += stream.held if right else []
+        stream.held, stream.body, stream.expected = [], None, None
+        answer.append(right)
+
+
+def _expect(stream: Stream, digest: Checksum) -> None:
+    stream.expected, stream.body = digest, new(digest.algorithm)
+
+
+def _caller() -> Callable[[Callable[[], object]], object]:
+    """How another thread has something called on this loop without waiting for it, on asyncio and trio."""
+    token: Any = anyio.lowlevel.current_token().native_token
+    return token.call_soon_threadsafe if hasattr(token, "call_soon_threadsafe") else token.run_sync_soon
