@@ -1,0 +1,123 @@
+"""The commands together, and the one place where errors become lines and exit codes."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from os import environ
+from typing import Any, NoReturn
+
+import click
+
+import meowcat
+from meowcat.cli.demo import demo
+from meowcat.cli.exits import Exit, exit_of
+from meowcat.cli.get import get
+from meowcat.cli.inspect import list_tasks, show, show_log
+from meowcat.cli.resume import resume
+from meowcat.cli.views import error_object, json_line, printable
+from meowcat.core.errors import InvalidArgument, MeowcatError
+from meowcat.core.urls import scrub
+
+DEBUG_VARIABLE = "MEOWCAT_DEBUG"
+"""Set to anything: the engine's log and tracebacks go to standard error."""
+
+_EPILOG = """\b
+Examples:
+  meowcat get https://host/big.iso -o /data/ --connections 8
+  meowcat ls
+  meowcat resume
+  meowcat demo
+
+\b
+Exit codes: 0 all complete, 1 a transfer failed, 2 bad input, 3 the journal can't be used,
+4 paused, canceled or waiting for something, 70 a defect, 130 and 143 stopped by a signal.
+"""
+
+
+class Commands(click.Group):
+    """The group whose `main` prints one line for an error, whatever it is, and never a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]  # narrower: it always exits
+        """Run a command and end the process with its exit code."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        settings |= {"standalone_mode": False, "prog_name": "meowcat"}
+        as_json = "--json" in arguments
+        _configure_logging()
+        try:
+            code = super().main(args=arguments, **settings)
+        except click.exceptions.NoArgsIsHelpError as help_wanted:
+            help_wanted.show()
+            code = Exit.USAGE
+        except click.ClickException as error:
+            code = _refused(error, as_json=as_json)
+        except (click.Abort, KeyboardInterrupt):  # before an engine was open: nothing to tell
+            code = Exit.INTERRUPTED
+        except Exception as error:  # noqa: BLE001  # the outermost border: a traceback helps nobody here
+            code = _failure(_single(error), as_json=as_json)
+        sys.exit(int(code or 0))
+
+
+def _configure_logging() -> None:
+    """Keep the engine's log to itself, or write all of it to standard error with MEOWCAT_DEBUG."""
+    debug = bool(environ.get(DEBUG_VARIABLE))
+    handler = logging.StreamHandler() if debug else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    log = logging.getLogger("meowcat")
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+def _single(error: BaseException) -> BaseException:
+    """The error itself, out of the groups that task groups wrap around it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _refused(error: click.ClickException, *, as_json: bool) -> int:
+    """What click, or a command in click's words, refuses."""
+    if not isinstance(error, click.UsageError):
+        _print(MeowcatError(), error.format_message(), as_json=as_json)
+        return error.exit_code
+    path = error.ctx.command_path if error.ctx is not None and not as_json else None
+    hint = f" (see '{path} --help')" if path else ""
+    _print(InvalidArgument(), error.format_message() + hint, as_json=as_json)
+    return Exit.USAGE
+
+
+def _failure(error: BaseException, *, as_json: bool) -> int:
+    if isinstance(error, click.ClickException):
+        return _refused(error, as_json=as_json)
+    if environ.get(DEBUG_VARIABLE):
+        click.echo(scrub("".join(traceback.format_exception(error))), err=True)
+    if isinstance(error, MeowcatError):
+        _print(error, str(error), as_json=as_json)
+        return exit_of(error)
+    text = f"defect: {type(error).__name__}: {error}; {DEBUG_VARIABLE}=1 shows where. The journal is unharmed"
+    _print(MeowcatError(), text, as_json=as_json)
+    return Exit.INTERNAL
+
+
+def _print(error: MeowcatError, message: str, *, as_json: bool) -> None:
+    """One line: on standard error for people, on standard output as JSON. Whatever it quotes is scrubbed."""
+    line = " ".join(scrub(message).split())
+    if as_json:
+        json_line(error_object(error, line))
+    else:
+        click.echo(printable(f"meowcat: {line}"), err=True)
+
+
+@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(meowcat.__version__, prog_name="meowcat")
+def main() -> None:
+    """Transfers that survive kill -9: every step is in a journal, and any command can go on from it.
+
+    Without --journal each 'get' has a journal of its own in the state folder, and the other commands look
+    through all of them.
+    """
+
+
+for _command in (get, list_tasks, show, show_log, resume, demo):
+    main.add_command(_command)

@@ -1,0 +1,238 @@
+"""How transfers under way are shown: bars on a terminal, plain lines elsewhere, JSON lines when asked."""
+
+import time
+from signal import SIGINT
+from typing import Protocol, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from meowcat.cli.exits import Exit
+from meowcat.cli.quantities import percent_text, rate_text, seconds_text, size_text
+from meowcat.cli.views import (
+    amount_text,
+    json_line,
+    printable,
+    progress_object,
+    shown_name,
+    standing_text,
+    task_object,
+)
+from meowcat.core.info import TaskInfo
+from meowcat.core.machine import State
+from meowcat.core.values import TaskId
+from meowcat.task import Progress
+
+LINE_INTERVAL = 1.0
+"""Seconds between two lines of progress of one task, at the least."""
+
+
+class Display(Protocol):
+    """What a command tells while it waits. `journal` is as the user, or the state folder, names it."""
+
+    def begin(self, info: TaskInfo, journal: str) -> None:
+        """The task is in the journal; told of each task before anything else is."""
+
+    def advance(self, info: TaskInfo, moment: Progress) -> None:
+        """It has moved."""
+
+    def end(self, info: TaskInfo, journal: str) -> None:
+        """It won't move any more without help."""
+
+    def say(self, text: str) -> None:
+        """Something else that people should know."""
+
+    def stopped(self, signal: int, command: str | None) -> None:
+        """A signal came; `command` goes on with what is unfinished, where something is."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def display_for(*, as_json: bool) -> Display:
+    if as_json:
+        return JsonLines()
+    console = Console(stderr=True)
+    return OnTerminal(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines()
+
+
+def exit_of_task(info: TaskInfo) -> Exit:
+    if info.state is State.COMPLETE:
+        return Exit.COMPLETE
+    return Exit.FAILED if info.state is State.FAILED else Exit.UNFINISHED
+
+
+def closing_text(info: TaskInfo) -> str:
+    """The last word on a task that is not Complete."""
+    if info.state is State.FAILED:
+        return f"meowcat: {shown_name(info)} failed: {standing_text(info)}"
+    standing = standing_text(info)
+    word = "waits" if info.needs or info.waiting_for else info.state.lower()
+    return f"meowcat: {shown_name(info)} {word}" + (f": {standing}" if standing else "")
+
+
+def complete_text(info: TaskInfo) -> str:
+    proven = f", {', '.join(digest.algorithm for digest in info.digests)} verified" if info.digests else ""
+    return f"{info.path}  {size_text(info.size if info.size is not None else info.bytes_done)}{proven}"
+
+
+class PlainLines:
+    """Lines on standard error; the path of what is complete on standard output."""
+
+    def __init__(self) -> None:
+        self._told: dict[TaskId, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def begin(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # one interface for all displays
+        self._told[info.id] = time.monotonic()  # what is over within a second needs no progress
+        if info.bytes_done:
+            self.say(f"{shown_name(info)}: goes on at {amount_text(info)}")
+
+    def advance(self, info: TaskInfo, moment: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told[info.id] < LINE_INTERVAL:
+            return
+        self._told[info.id] = now
+        self.say(f"{shown_name(info)}: {amount_text(info)}  {pace_text(info, moment)}")
+
+    def end(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # as above
+        if info.state is State.COMPLETE:
+            click.echo(printable(complete_text(info)))
+        else:
+            self.say(closing_text(info))
+
+    def say(self, text: str) -> None:
+        click.echo(printable(text), err=True)
+
+    def stopped(self, signal: int, command: str | None) -> None:
+        self.say(stopped_text(signal, command))
+
+
+class OnTerminal(PlainLines):
+    """A bar for each transfer that is at work or waits, on standard error."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[percent]:>6}", markup=False),
+            TextColumn("{task.fields[amount]:>21}", style="cyan", markup=False),
+            TextColumn("{task.fields[pace]:<24}", style="green", markup=False),
+            console=console,
+            expand=True,
+        )
+        self._rows: dict[TaskId, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bars.stop()
+
+    def advance(self, info: TaskInfo, moment: Progress) -> None:
+        if info.id in self._rows or info.waiting_for or info.state is not State.QUEUED:
+            self._draw(info, pace_text(info, moment))
+
+    def _draw(self, info: TaskInfo, pace: str) -> None:
+        if info.id not in self._rows:
+            name = _short(shown_name(info))
+            self._rows[info.id] = self._bars.add_task(name, total=None, percent="", amount="", pace="")
+        known = info.size is not None
+        self._bars.update(
+            self._rows[info.id],
+            total=1.0 if known else None,
+            completed=info.fraction,
+            percent=percent_text(info.fraction) if known else "",
+            amount=f"{size_text(info.bytes_done)} / {size_text(info.size)}",
+            pace=pace,
+        )
+
+    def end(self, info: TaskInfo, journal: str) -> None:
+        if len(self._told) == 1:
+            self._draw(info, info.state.lower())
+        elif info.id in self._rows:  # of many, only those that are at work have room
+            self._bars.remove_task(self._rows.pop(info.id))
+        if info.state is State.COMPLETE:
+            self._console.print(Text(printable(complete_text(info))), soft_wrap=True)
+        else:
+            super().end(info, journal)
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(printable(text)), soft_wrap=True)
+
+
+class JsonLines:
+    """One JSON object a line on standard output; `type` says which."""
+
+    def __init__(self) -> None:
+        self._told: dict[TaskId, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def begin(self, info: TaskInfo, journal: str) -> None:
+        self._told[info.id] = time.monotonic()
+        json_line({"type": "task"} | task_object(info, journal))
+
+    def advance(self, info: TaskInfo, moment: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told[info.id] >= LINE_INTERVAL:
+            self._told[info.id] = now
+            json_line(progress_object(info, moment))
+
+    def end(self, info: TaskInfo, journal: str) -> None:
+        json_line({"type": "result"} | task_object(info, journal))
+
+    def say(self, text: str) -> None:
+        json_line({"type": "note", "message": text})
+
+    def stopped(self, signal: int, command: str | None) -> None:
+        json_line({"type": "stopped", "signal": signal, "resume": command})
+
+
+def stopped_text(signal: int, command: str | None) -> str:
+    word = "interrupted" if signal == SIGINT else "terminated"
+    if command is None:
+        return f"meowcat: {word}"
+    return f"meowcat: {word}; what is done is kept in the journal. Go on with:\n  {command}"
+
+
+def pace_text(info: TaskInfo, moment: Progress) -> str:
+    """How it goes: a rate and the time that is left, or what is waited for."""
+    standing = standing_text(info)
+    if standing:
+        return f"waits: {standing}" if info.waiting_for else standing
+    if info.state is not State.RUNNING:
+        return info.state.lower()
+    if info.size is not None and info.bytes_done >= info.size:
+        return str(info.phase)
+    if not moment.rate:
+        return "..."
+    left = "" if moment.eta is None else f"  {seconds_text(moment.eta)} left"
+    return rate_text(moment.rate) + left
+
+
+_NAME_WIDTH = 28
+
+
+def _short(name: str) -> str:
+    """The name, cut in its middle where it is long: both ends tell."""
+    if len(name) <= _NAME_WIDTH:
+        return name
+    half = (_NAME_WIDTH - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"

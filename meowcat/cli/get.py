@@ -1,0 +1,166 @@
+"""`meowcat get`: download, and go on where the same command was stopped."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from meowcat.cli.display import Display, display_for
+from meowcat.cli.exits import Exit
+from meowcat.cli.journals import journal_of, make_folder, resume_command
+from meowcat.cli.options import (
+    EngineOptions,
+    engine_options,
+    header_option,
+    headers_of,
+    journal_option,
+    json_option,
+    taken,
+)
+from meowcat.cli.quantities import size_option
+from meowcat.cli.running import Stop, Watched, run_until_done, say_how_to_go_on, wait_for_all
+from meowcat.cli.targets import Wanted, settle_paths, wanted_of
+from meowcat.config import Config
+from meowcat.core.seal import seal
+from meowcat.core.transfers import Download
+from meowcat.engine import Engine
+from meowcat.transport.contract import Timeouts, Transport
+from meowcat.transport.defaults import transport_for
+
+_EXAMPLES = """\b
+Examples:
+  meowcat get https://host/big.iso
+  meowcat get https://host/big.iso -o /data/ --connections 8 --checksum sha256:9f86…
+  meowcat get --input urls.txt -o downloads/
+  meowcat get https://host/x -H @secret-headers.txt --journal transfers.db
+
+Run the same command again after a crash, a kill or Ctrl-C: it goes on where it was.
+"""
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a `get` is told."""
+
+    wanted: list[Wanted]
+    headers: dict[str, str]
+    journal: str
+    fields: dict[str, Any]
+    """Fields of `Download`, the same for each URL."""
+    engine: EngineOptions
+    paused: bool
+
+
+@click.command(epilog=_EXAMPLES, no_args_is_help=True)
+@click.argument("urls", nargs=-1, metavar="URL...")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="The file to make; or a folder, for several URLs or a name of the server's choice. "
+    "Default: the current folder.",
+)
+@click.option(
+    "-i",
+    "--input",
+    "input_file",
+    metavar="FILE",
+    help="Get what FILE lists: 'URL' or 'URL PATH' a line, '#' comments; - is standard input.",
+)
+@journal_option
+@click.option("--connections", "-c", type=int, help="Requests at once for each URL, 1 to 256. Default: 4.")
+@click.option(
+    "--piece-size",
+    callback=size_option,
+    metavar="SIZE",
+    help="The unit of verification and reuse: 1MiB, 8M, 65536. Default: 4MiB, more for huge files.",
+)
+@header_option
+@click.option(
+    "--checksum",
+    metavar="ALGORITHM:HEX",
+    help="What the content must have: sha256, sha512, sha1, md5, blake3 or crc32c. For one URL.",
+)
+@click.option(
+    "--limit-rate", callback=size_option, metavar="SIZE", help="Bytes a second, for all URLs together."
+)
+@click.option("--retries", type=int, help="Attempts after a failure without progress. Default: 3.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that stands at the target, in one step.")
+@click.option("--priority", type=int, default=0, help="Higher goes first.")
+@click.option("--paused", is_flag=True, help="Only record it: no network until 'meowcat resume TASK'.")
+@engine_options
+@json_option
+def get(urls: tuple[str, ...], *, as_json: bool, **options: Any) -> Exit:
+    """Download each URL: over several connections, verified, and resumable after kill -9."""
+    order = _order(urls, options)
+    display = display_for(as_json=as_json)
+    return run_until_done(lambda stop: _get(order, display, stop))
+
+
+def _order(urls: tuple[str, ...], options: dict[str, Any]) -> Order:
+    engine = taken(options)
+    wanted = wanted_of(urls, options.pop("output"), options.pop("input_file"))
+    if options["checksum"] is not None and len(wanted) > 1:
+        raise click.UsageError("--checksum is for one URL")
+    headers = headers_of(options.pop("header_lines"))
+    journal = options.pop("journal")
+    if journal is None:
+        journal = str(journal_of((each.destination, each.identity) for each in wanted))
+        make_folder()
+    paused = options.pop("paused")
+    options["overwrite"] = "replace" if options["overwrite"] else "never"
+    return Order(wanted, headers, journal, options, engine, paused)
+
+
+async def _get(order: Order, display: Display, stop: Stop) -> Exit:
+    config = order.engine.config(limit_rate=order.fields["limit_rate"])
+    transport = _transport(config)
+    watched: list[Watched] = []
+    code = Exit.COMPLETE
+    try:
+        async with Engine(order.journal, config=config, http_client=transport) as engine:
+            with stop.scope:
+                watched += await _submit(order, engine, transport)
+                with display:
+                    for each in watched:
+                        display.begin(each.task.info, order.journal)
+                    code = (
+                        _recorded(watched, display) if order.paused else await wait_for_all(watched, display)
+                    )
+    finally:
+        await transport.aclose()
+    if stop.exit is not None:
+        say_how_to_go_on(stop, watched, display)
+        return stop.exit
+    return code
+
+
+def _transport(config: Config) -> Transport:
+    """One client for the names and for the transfers, so that they share connections."""
+    timeouts = Timeouts(config.connect_timeout, config.read_timeout, config.pool_timeout)
+    transport, _ = transport_for(
+        None, timeouts, http2=config.http2, ca_bundle=config.ca_bundle, proxy=config.proxy
+    )
+    return transport
+
+
+async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Watched]:
+    paths = await settle_paths(order.wanted, engine.tasks(), transport, order.headers)
+    requests = [
+        Download(
+            url=each.url, to=str(path), headers=order.headers, client_file_sign=each.mark, **order.fields
+        )
+        for each, path in zip(order.wanted, paths, strict=True)
+    ]
+    ids = await engine.submit_many(requests, paused=order.paused)
+    return [
+        Watched(await engine.task(task), order.journal, seal(request)[0].needs)
+        for task, request in zip(ids, requests, strict=True)
+    ]
+
+
+def _recorded(watched: list[Watched], display: Display) -> Exit:
+    for each in watched:
+        command = resume_command(each.journal, each.needs, each.task.id)
+        display.say(f"{each.task.info.path}: recorded as {each.task.state}; begin with: {command}")
+    return Exit.COMPLETE

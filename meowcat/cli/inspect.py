@@ -1,0 +1,163 @@
+"""`meowcat ls | show | log`: what journals hold, read beside whoever owns them."""
+
+from collections.abc import Sequence
+
+import anyio
+import click
+
+from meowcat.cli.exits import Exit
+from meowcat.cli.history import event_object, event_text
+from meowcat.cli.journals import Found, Past, pick, read_all, records_of
+from meowcat.cli.options import journal_option, json_option
+from meowcat.cli.quantities import percent_text, size_text
+from meowcat.cli.views import (
+    ID_SHOWN,
+    amount_text,
+    clock_text,
+    json_document,
+    json_line,
+    printable,
+    standing_text,
+    task_object,
+)
+from meowcat.core.errors import MeowcatError
+from meowcat.core.machine import State
+from meowcat.core.transfers import Download
+from meowcat.engine import logged
+from meowcat.journal.contract import Damage, Record
+
+_HEAD = ("ID", "STATE", "DONE", "SIZE", "PATH", "")
+
+
+@click.command(name="ls", epilog="Example: meowcat ls --journal transfers.db --state Failed")
+@journal_option
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(State, case_sensitive=False),
+    help="Only tasks in this state; may be repeated.",
+)
+@json_option
+def list_tasks(*, journal: str | None, states: Sequence[State], as_json: bool) -> Exit:
+    """List the tasks, in the order of their creation; also of a journal that another process owns."""
+    past = anyio.run(read_all, journal)
+    chosen = [each for each in past.tasks if not states or each.task.state in states]
+    if as_json:
+        json_document([task_object(each.info, each.journal) for each in chosen])
+    else:
+        _print_table([_HEAD, *(_row(each) for each in chosen)] if chosen else [])
+    _warn(past)
+    return Exit.COMPLETE
+
+
+def _row(found: Found) -> tuple[str, ...]:
+    info = found.info
+    done = percent_text(info.fraction) if info.size is not None else size_text(info.bytes_done)
+    return (info.id[-ID_SHOWN:], info.state, done, size_text(info.size), info.path, standing_text(info))
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo(printable("  ".join(cells).rstrip()))
+
+
+def _warn(past: Past) -> None:
+    """On standard error, so that a table or a document stays what it is."""
+    for where, error in past.unreadable.items():
+        click.echo(f"meowcat: skipped {where}: {error}", err=True)
+    for task, detail in past.quarantined.items():
+        click.echo(f"meowcat: task {task} is quarantined: {detail}", err=True)
+
+
+@click.command(epilog="Example: meowcat show 7Q3KX2", no_args_is_help=True)
+@click.argument("task")
+@journal_option
+@json_option
+def show(task: str, *, journal: str | None, as_json: bool) -> Exit:
+    """Show one task in detail. TASK is an id, or a beginning or end of one that no other task has."""
+    found = pick(anyio.run(read_all, journal), task)
+    if as_json:
+        json_document(task_object(found.info, found.journal))
+        return Exit.COMPLETE
+    for label, value in _details(found):
+        if value:
+            click.echo(printable(f"{label:<13}{value}"))
+    return Exit.COMPLETE
+
+
+def _details(found: Found) -> list[tuple[str, str]]:
+    info, task = found.info, found.task
+    return [
+        ("Task", info.id),
+        ("State", f"{info.state} ({info.phase})"),
+        ("Waiting for", standing_text(info) if info.waiting_for else ""),
+        ("Reason", info.reason),
+        ("URL", info.url),
+        ("Path", info.path),
+        ("Journal", found.journal),
+        ("Created", clock_text(info.created)),
+        ("Progress", amount_text(info)),
+        ("Pieces", _pieces_text(found)),
+        ("Connections", str(task.request.connections or "")),
+        ("Content", _content_text(found)),
+        ("Checksum", (isinstance(task.request, Download) and task.request.checksum) or ""),
+        ("Digests", ", ".join(str(digest) for digest in info.digests)),
+        ("Failures", f"{info.attempts} in a row" if info.attempts else ""),
+        ("Crashes", f"{info.crashes} in a row" if info.crashes else ""),
+        ("Last failure", f"{info.fault.detail} ({info.fault.kind})" if info.fault else ""),
+        ("Not stored", ", ".join(task.request.needs)),
+    ]
+
+
+def _pieces_text(found: Found) -> str:
+    grid = found.task.grid
+    if grid is None:
+        return ""
+    return f"{found.task.stored.total} of {grid.count} stored, {size_text(found.task.piece_size)} each"
+
+
+def _content_text(found: Found) -> str:
+    generation = found.task.generation
+    if generation is None:
+        return ""
+    named = f"ETag {generation.etag}" if generation.etag else f"Last-Modified {generation.last_modified}"
+    known = named if generation.etag or generation.last_modified else "no validator"
+    return known + ("" if generation.ranges else ", no ranges")
+
+
+@click.command(name="log", epilog="Example: meowcat log 7Q3KX2 --json | jq .type")
+@click.argument("task", required=False)
+@journal_option
+@json_option
+def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
+    """Print the history of TASK, or of all tasks: one line per event, the oldest first."""
+    past = anyio.run(read_all, journal)
+    chosen = [pick(past, task)] if task is not None else past.tasks
+    sound = True
+    for number, found in enumerate(chosen):
+        if not as_json and len(chosen) > 1:
+            click.echo(f"{'' if number == 0 else chr(10)}{found.task.id}  {found.info.path}")
+        for record in anyio.run(records_of, found):
+            sound &= _print_record(record, found.journal, as_json=as_json)
+    _warn(past)
+    return Exit.COMPLETE if sound else Exit.JOURNAL
+
+
+def _print_record(record: Record | Damage, journal: str, *, as_json: bool) -> bool:
+    """Print one event; False where its record is not what was written."""
+    try:
+        if isinstance(record, Damage):
+            click.echo(f"meowcat: damaged: {record.detail}", err=True)
+            return False
+        event = logged(record)
+    except MeowcatError as error:
+        click.echo(f"meowcat: record {record.position}: {error}", err=True)
+        return False
+    if as_json:
+        json_line(event_object(event, journal))
+    else:
+        click.echo(printable(event_text(event)))
+    return True

@@ -1,0 +1,161 @@
+"""Where the command line keeps its journals, and how it reads them without owning them."""
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+import click
+import platformdirs
+
+from meowcat.core.errors import JournalError, NotAJournal, TaskQuarantined
+from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.state import TaskState, evolve
+from meowcat.core.values import TaskId
+from meowcat.journal.contract import Damage, Journal, ReadableJournal, Record
+from meowcat.journal.locate import locate
+from meowcat.journal.replay import fold_all
+
+FOLDER_VARIABLE = "MEOWCAT_STATE_DIR"
+"""Names another folder for the journals of `get` without `--journal`."""
+
+
+def folder() -> Path:
+    """Where each `get` without `--journal` has its journal."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named) if named else platformdirs.user_state_path("meowcat") / "journals"
+
+
+def journal_of(wanted: Iterable[tuple[str, str]]) -> Path:
+    """The journal of a `get` for these pairs of destination and URL identity.
+
+    The same for the same command, in whatever order its URLs stand, so that it goes on after a crash. What
+    the destination is must be known without asking a server: the folder, where the server names the file.
+    """
+    pairs = sorted(wanted)
+    digest = hashlib.sha256("\0".join(text for pair in pairs for text in pair).encode()).hexdigest()[:16]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(pairs[0][0]).name).strip("-.")[:40] or "get"
+    return folder() / f"{stem}-{digest}.db"
+
+
+def make_folder() -> None:
+    """Make the state folder, for its owner alone: file names tell a lot.
+
+    Raises:
+        click.ClickException: it can't be made.
+    """
+    try:
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{folder()}: {error.strerror}; name a journal with --journal") from error
+
+
+def chosen(journal: str | None) -> list[str]:
+    """The journals that a command looks through: the named one, or all of the state folder, oldest first."""
+    if journal is not None:
+        return [journal]
+    if not folder().is_dir():
+        return []
+    return [str(path) for path in sorted(folder().glob("*.db"), key=lambda path: path.stat().st_mtime)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A task, and the journal that has it."""
+
+    journal: str
+    task: TaskState
+
+    @property
+    def info(self) -> TaskInfo:
+        return info_of(self.task)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the journals hold."""
+
+    tasks: list[Found]
+    quarantined: dict[TaskId, str]
+    unreadable: dict[str, JournalError]
+    """Journals that could not be read, and why."""
+    journals: list[str]
+
+
+async def read_all(journal: str | None) -> Past:
+    """Read the chosen journals, also those that another process owns.
+
+    Raises:
+        JournalError: the named journal can't be read. One of the state folder hurts no other.
+    """
+    past = Past([], {}, {}, chosen(journal))
+    for where in past.journals:
+        try:
+            await _read_into(past, where)
+        except JournalError as error:
+            if journal is not None:
+                raise
+            past.unreadable[where] = error
+    return past
+
+
+async def _read_into(past: Past, where: str) -> None:
+    journal = await anyio.to_thread.run_sync(_opened, where)
+    try:
+        fold = await fold_all(journal, evolve)
+    finally:
+        await anyio.to_thread.run_sync(journal.close)
+    past.tasks.extend(Found(where, task) for task in fold.tasks.values())
+    past.quarantined.update({task: each.detail for task, each in fold.quarantined.items()})
+
+
+def _opened(where: str) -> Journal:
+    journal = locate(where)
+    if not isinstance(journal, ReadableJournal):
+        raise NotAJournal(f"{where}: a journal of this kind can't be read from outside")
+    journal.open_for_reading()
+    assert isinstance(journal, Journal)  # noqa: S101  # `locate` gives nothing else; the check narrows the type
+    return journal
+
+
+async def records_of(found: Found) -> list[Record | Damage]:
+    """All records of one task, in order."""
+    journal = await anyio.to_thread.run_sync(_opened, found.journal)
+    try:
+        return list(await anyio.to_thread.run_sync(journal.read, found.task.id))
+    finally:
+        await anyio.to_thread.run_sync(journal.close)
+
+
+def pick(past: Past, reference: str) -> Found:
+    """The task that `reference` means: an id, or a beginning or end of one that no other has.
+
+    Raises:
+        click.UsageError: none, or several. TaskQuarantined: its records are damaged.
+    """
+    wanted = reference.upper()
+    fits = [each for each in past.tasks if each.task.id.upper().startswith(wanted)]
+    fits = fits or [each for each in past.tasks if each.task.id.upper().endswith(wanted)]
+    if len(fits) == 1 and wanted:
+        return fits[0]
+    for task, detail in past.quarantined.items():
+        if task.upper().startswith(wanted) or task.upper().endswith(wanted):
+            raise TaskQuarantined(f"task {task} is quarantined: {detail}")
+    where = past.journals[0] if len(past.journals) == 1 else f"{len(past.journals)} journals"
+    if not fits:
+        raise click.UsageError(f"no task {reference!r} in {where}; 'meowcat ls' lists them")
+    several = ", ".join(each.task.id for each in fits[:4])
+    raise click.UsageError(f"{reference!r} fits {len(fits)} tasks ({several} …): give more of the id")
+
+
+def resume_command(journal: str, needs: Iterable[str] = (), task: TaskId | None = None) -> str:
+    """What to type to go on; of secrets only the names, for they are not known here any more."""
+    words = ["meowcat", "resume", *([task] if task else []), "--journal", shlex.quote(journal)]
+    for need in needs:
+        kind, _, name = need.partition(":")
+        words += ["--url", "URL"] if kind == "url" else ["--header", shlex.quote(f"{name}: VALUE")]
+    return " ".join(words)

@@ -1,0 +1,168 @@
+"""What `get` is asked for: URLs with their destinations, out of arguments and files."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import click
+
+from meowcat.core.content_disposition import file_name
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.info import TaskInfo
+from meowcat.core.urls import check_url, identity
+from meowcat.transport.contract import HttpRequest, Transport, TransportFault
+from meowcat.transport.redirects import open_following
+
+NAME_TIMEOUT = 10.0
+"""Seconds that a server may take to say a file's name before the URL's own is taken."""
+_ASK_AT_ONCE = 8
+_CONTENT = range(200, 300)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One URL and where it goes: to `path`, or into `folder` under a name that is still to be found."""
+
+    url: str
+    folder: Path
+    path: Path | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the URL names, without secrets: the same for every signed URL of it."""
+        return identity(self.url)
+
+    @property
+    def mark(self) -> str | None:
+        """What the task carries as `client_file_sign`, so that the same `get` finds the name again that a
+        server chose the first time."""
+        return None if self.path is not None else f"get {self.identity}"
+
+    @property
+    def destination(self) -> str:
+        """What is known of the target without asking a server."""
+        return str(self.path) if self.path is not None else f"{self.folder}{os.sep}"
+
+
+def wanted_of(urls: Sequence[str], output: str | None, input_file: str | None) -> list[Wanted]:
+    """All that a command line asks for.
+
+    Raises:
+        click.UsageError: nothing, or one path for several URLs. InvalidArgument: a URL that can't be had.
+    """
+    listed = list(_listed(input_file)) if input_file is not None else []
+    if not urls and not listed:
+        raise click.UsageError("nothing to get: expected a URL, or --input FILE")
+    wanted = _placed(urls, output, several=len(urls) + len(listed) > 1)
+    base = wanted[0].folder if wanted else _folder(output)
+    for url, path in listed:
+        target = None if path is None else _absolute(base / path)
+        wanted.append(Wanted(url, target.parent if target else base, target))
+    for each in wanted:
+        check_url(each.url)
+    return wanted
+
+
+def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[Wanted]:
+    if not urls:
+        return []
+    if output is None or output.endswith(("/", os.sep)) or Path(output).is_dir():
+        folder = _folder(output)
+        return [Wanted(url, folder) for url in urls]
+    if several:
+        raise click.UsageError(
+            f"-o {output}: for several URLs it has to be a folder that exists, or end with a slash"
+        )
+    path = _absolute(Path(output))
+    return [Wanted(urls[0], path.parent, path)]
+
+
+def _folder(output: str | None) -> Path:
+    folder = _absolute(Path(output or "."))
+    if not folder.is_dir():
+        raise click.UsageError(f"{folder}: there is no such folder")
+    return folder
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  # as the engine does it: symlinks stay as they are
+
+
+def _listed(source: str) -> Iterable[tuple[str, str | None]]:
+    """`URL` or `URL  PATH` a line; blank lines and those that begin with `#` count for nothing."""
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise click.UsageError(f"--input {source}: {reason}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split(maxsplit=1)
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            check_url(words[0])
+        except InvalidArgument as error:
+            raise click.UsageError(f"--input {source}, line {number}: {error}") from error
+        yield words[0], words[1].strip() if len(words) > 1 else None
+
+
+async def settle_paths(
+    wanted: Sequence[Wanted],
+    known: AsyncIterator[TaskInfo],
+    transport: Transport,
+    headers: Mapping[str, str],
+) -> list[Path]:
+    """The target of each; where a server names the file, the name that an unfinished task has already.
+
+    Raises:
+        click.UsageError: two would get the same path.
+    """
+    remembered = await _remembered(known) if any(each.path is None for each in wanted) else {}
+    paths: list[Path] = [each.folder for each in wanted]
+    slots = anyio.CapacityLimiter(_ASK_AT_ONCE)
+
+    async def settle(index: int, each: Wanted) -> None:
+        found = each.path or remembered.get((each.mark, each.folder))
+        if found is None:
+            async with slots:
+                found = each.folder / await _name(each.url, transport, headers)
+        paths[index] = found
+
+    async with anyio.create_task_group() as asking:
+        for index, each in enumerate(wanted):
+            asking.start_soon(settle, index, each)
+    twice = next((path for path, count in Counter(paths).items() if count > 1), None)
+    if twice is not None:
+        raise click.UsageError(f"{twice}: more than one URL goes there; give each its path with --input")
+    return paths
+
+
+async def _remembered(known: AsyncIterator[TaskInfo]) -> dict[tuple[str | None, Path], Path]:
+    found: dict[tuple[str | None, Path], Path] = {}
+    async for info in known:
+        if info.client_file_sign is not None:
+            found[info.client_file_sign, Path(info.path).parent] = Path(info.path)
+    return found
+
+
+async def _name(url: str, transport: Transport, headers: Mapping[str, str]) -> str:
+    """The name that Content-Disposition gives, else the URL's: never a path. Whatever fails here is for the
+    transfer itself to meet again, and to judge."""
+    disposition = None
+    request = HttpRequest("HEAD", url, {"Accept": "*/*", "Accept-Encoding": "identity"})
+    with anyio.move_on_after(NAME_TIMEOUT):
+        try:
+            async with open_following(transport, request, headers) as reply:
+                if reply.status in _CONTENT:
+                    disposition = _disposition(reply.headers)
+        except TransportFault:
+            pass  # see above: the URL's own name serves
+    return file_name(disposition, url)
+
+
+def _disposition(headers: Iterable[tuple[str, str]]) -> str | None:
+    return next((value for name, value in headers if name.lower() == "content-disposition"), None)

@@ -1,0 +1,117 @@
+"""What is printed of a task: JSON objects with stable names, and the words that people read."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from meowcat.cli.quantities import percent_text, size_text
+from meowcat.core.errors import MeowcatError
+from meowcat.core.info import TaskInfo
+from meowcat.core.machine import State
+from meowcat.task import Progress
+
+ID_SHOWN = 8
+"""Characters of an id in tables, from its end: its beginning is the time, which neighbours share."""
+
+
+_UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+
+
+def json_line(document: Any) -> None:
+    """One JSON document on one line of standard output, out at once."""
+    click.echo(msgspec.json.encode(document).decode())
+
+
+def json_document(document: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def when(milliseconds: int) -> str:
+    """ISO 8601 in UTC, with milliseconds."""
+    moment = dt.datetime.fromtimestamp(milliseconds / 1000, tz=dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def clock_text(milliseconds: int) -> str:
+    """Local time, for people."""
+    moment = dt.datetime.fromtimestamp(milliseconds / 1000, tz=dt.UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03}"
+
+
+def task_object(info: TaskInfo, journal: str) -> dict[str, Any]:
+    """A task as JSON. These names are documented, and stay."""
+    fault = info.fault
+    return {
+        "task": info.id,
+        "journal": journal,
+        "state": info.state,
+        "phase": info.phase,
+        "direction": info.direction,
+        "url": info.url,
+        "path": info.path,
+        "size": info.size,
+        "bytes_done": info.bytes_done,
+        "fraction": round(info.fraction, 6),
+        "priority": info.priority,
+        "created": when(info.created),
+        "attempts": info.attempts,
+        "crashes": info.crashes,
+        "waiting_for": info.waiting_for,
+        "needs": list(info.needs),
+        "reason": info.reason,
+        "fault": None
+        if fault is None
+        else {"code": int(fault.code), "kind": fault.kind, "status": fault.status, "detail": fault.detail},
+        "digests": [str(digest) for digest in info.digests],
+    }
+
+
+def progress_object(info: TaskInfo, moment: Progress) -> dict[str, Any]:
+    """A moment of a transfer as JSON; `rate` in bytes a second, `eta` in seconds."""
+    return {
+        "type": "progress",
+        "task": info.id,
+        "state": moment.state,
+        "bytes_done": moment.bytes_done,
+        "size": moment.size,
+        "rate": round(moment.rate),
+        "eta": None if moment.eta is None else round(moment.eta, 1),
+        "waiting_for": moment.waiting_for,
+    }
+
+
+def error_object(error: MeowcatError, message: str) -> dict[str, Any]:
+    """A failure of the command itself as JSON."""
+    return {"type": "error", "code": int(error.code), "name": error.code.name, "message": message}
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what a server sent must not steer the terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def shown_name(info: TaskInfo) -> str:
+    return Path(info.path).name
+
+
+def amount_text(info: TaskInfo) -> str:
+    """`45.1%  115.5 MiB of 256.0 MiB`, as far as it is known."""
+    if info.size is None:
+        return size_text(info.bytes_done)
+    return f"{percent_text(info.fraction)}  {size_text(info.bytes_done)} of {size_text(info.size)}"
+
+
+def standing_text(info: TaskInfo) -> str:
+    """What keeps a task that is neither Complete nor moving, in a few words; "" where nothing does."""
+    if info.state is State.FAILED and info.fault is not None:
+        return info.fault.detail
+    if info.needs:
+        return f"{info.waiting_for or 'supply'}: {', '.join(info.needs)}"
+    if info.waiting_for is not None:
+        return str(info.waiting_for)
+    return info.reason if info.state is State.PAUSED else ""

@@ -1,0 +1,79 @@
+"""The settings of an engine: frozen and checked when made."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from meowcat.core.errors import InvalidArgument
+
+Durability = Literal["power", "process"]
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of an engine. Sizes are bytes, times are seconds, rates are bytes a second.
+
+    Raises:
+        InvalidArgument: a value is out of bounds; the message names it and what is allowed.
+    """
+
+    max_downloads: int = 2
+    """Downloads at work at once, 1 to 1024."""
+    max_uploads: int = 2
+    max_per_host: int | None = None
+    """Tasks at work at once on one host (scheme, name and port); None = no bound of its own."""
+    durability: Durability = "power"
+    """`power`: an acknowledged transition survives a power failure. `process`: it survives kill -9; a power
+    failure may undo it, and damage a file that was reported Complete just before."""
+    connections: int = 4
+    """Requests at once for one task, unless the task says otherwise: 1 to 256."""
+    piece_size: int | None = None
+    """Bytes in a piece, unless the task says otherwise; None = 4 MiB, more for huge files."""
+    retries: int = 3
+    """Extra attempts after a failure without progress in between, unless the task says otherwise."""
+    limit_rate: int | None = None
+    """For all tasks together."""
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
+    """Silence of a peer, headers included. Also the longest that a stopped request's socket stays open."""
+    pool_timeout: float = 60.0
+    http2: bool = False
+    """Over HTTP/2 all requests to a host share one connection: rarely faster for large files."""
+    ca_bundle: str | None = None
+    """A PEM file of further certificate authorities to trust, for a private CA."""
+    proxy: str | None = None
+    """The URL of a proxy for all requests; None takes what the environment names (HTTPS_PROXY and so on)."""
+    max_requests: int = 256
+    """Requests at once in the whole engine: 1 to 256."""
+    max_in_flight: int = 512 * MIB
+    """Bytes of bodies held in memory in the whole engine, at most 512 MiB."""
+    queue_capacity: int = 128
+    """Commands that may wait at once: `submit` waits for room, `submit_nowait` raises QueueFull."""
+    flush_bytes: int = 64 * MIB
+    flush_seconds: float = 0.25
+    """A flush begins after so many bytes or so much time, whichever is first."""
+
+    def __post_init__(self) -> None:
+        self._within("max_downloads", 1, 1024)
+        self._within("max_uploads", 1, 1024)
+        self._within("max_per_host", 1, 1024)
+        self._within("connections", 1, 256)
+        self._within("piece_size", 64 * KIB, 512 * MIB)
+        self._within("retries", 0, 1_000_000)
+        self._within("limit_rate", 1, 1 << 50)
+        self._within("connect_timeout", 0.001, 86_400)
+        self._within("read_timeout", 0.001, 86_400)
+        self._within("pool_timeout", 0.001, 86_400)
+        self._within("max_requests", 1, 256)
+        self._within("max_in_flight", MIB, 512 * MIB)
+        self._within("queue_capacity", 1, 1_000_000)
+        self._within("flush_bytes", MIB, 512 * MIB)
+        self._within("flush_seconds", 0.001, 60)
+        if self.durability not in get_args(Durability):
+            raise InvalidArgument(f"durability {self.durability!r}: expected 'power' or 'process'")
+
+    def _within(self, name: str, least: float, most: float) -> None:
+        value = getattr(self, name)
+        if value is not None and not least <= value <= most:
+            raise InvalidArgument(f"{name} {value!r}: expected {least:,} to {most:,}")

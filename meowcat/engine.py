@@ -1,0 +1,485 @@
+"""The engine: what an application opens, submits transfers to, and closes."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import httpx
+from msgspec import Struct
+from msgspec.structs import replace
+
+from meowcat.config import Config
+from meowcat.core import messages as msg
+from meowcat.core.errors import (
+    DuplicateTask,
+    EngineClosed,
+    EngineForked,
+    InvalidArgument,
+    QueueFull,
+    TaskNotFound,
+)
+from meowcat.core.events import Event
+from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.machine import ENDED, State, Trigger, may
+from meowcat.core.seal import Secrets, seal
+from meowcat.core.state import TaskState
+from meowcat.core.transfers import Direction, Download, check
+from meowcat.core.urls import identity
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.codec import decode
+from meowcat.journal.contract import Journal, Record
+from meowcat.journal.locate import locate
+from meowcat.runtime.recovery import OnRestart
+from meowcat.runtime.runtime import Runtime, budget
+from meowcat.runtime.world import Clock, new_id
+from meowcat.task import LoggedEvent, Result, Task
+from meowcat.transfer.context import World
+from meowcat.transfer.disk import Disk, OsDisk
+from meowcat.transport.contract import Timeouts, Transport
+from meowcat.transport.defaults import transport_for
+
+CREATE_BATCH = 1000
+"""Tasks that `submit_many` records with one append."""
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The engine at a glance."""
+
+    states: dict[str, int]
+    """How many tasks that have not ended are in which state."""
+    waiting: int
+    """Of those, how many wait for a delay, space, a host or a supply."""
+    active_downloads: int
+    """Slots in use."""
+    queued_downloads: int
+    quarantined: int
+    position: Position
+    """The newest durable record."""
+
+
+class Engine:
+    """An engine on a journal. Use it as `async with Engine("transfers.db") as engine`.
+
+    Args:
+        journal: a path (`.db`), a URL (`sqlite:…`, `memory:`) or a Journal; None keeps all in memory, and
+            then leaving the block waits for the tasks, since nothing would be left of them.
+        config: settings; the defaults are safe.
+        on_restart: what becomes of tasks that were Queued or at work when the journal was last in use:
+            `resume`, `pause`, or a function that is asked for each.
+        http_client: an `httpx.AsyncClient`, used as it is and never closed, or any Transport.
+        clock, disk: the world of a simulation.
+    """
+
+    def __init__(
+        self,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        *,
+        config: Config | None = None,
+        on_restart: OnRestart = "resume",
+        http_client: httpx.AsyncClient | Transport | None = None,
+        clock: Clock | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        if not callable(on_restart) and on_restart not in ("resume", "pause"):
+            raise InvalidArgument(
+                f"on_restart {on_restart!r}: expected 'resume', 'pause' or a function TaskInfo -> bool"
+            )
+        self._where = journal
+        self.config = config or Config()
+        self.clock = clock or Clock()
+        self._on_restart = on_restart
+        self._http_client = http_client
+        self._disk = disk
+        self._stack = AsyncExitStack()
+        self._runtime: Runtime | None = None
+        self._closed = False
+        self._pid = os.getpid()
+
+    async def __aenter__(self) -> Self:
+        if self._runtime is not None or self._closed:
+            raise EngineClosed("this engine was opened before; make a new one")
+        try:
+            await self._open()
+        except BaseException:  # whatever it was: nothing that was opened stays open
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _open(self) -> None:
+        config = self.config
+        timeouts = Timeouts(config.connect_timeout, config.read_timeout, config.pool_timeout)
+        transport, ours = transport_for(
+            self._http_client,
+            timeouts,
+            http2=config.http2,
+            ca_bundle=config.ca_bundle,
+            proxy=config.proxy,
+        )
+        if ours:
+            self._stack.push_async_callback(transport.aclose)
+        world = World(
+            transport=transport,
+            disk=self._disk or OsDisk(),
+            budget=budget(config),
+            durability=config.durability,
+            flush_bytes=config.flush_bytes,
+            flush_seconds=config.flush_seconds,
+            clock=self.clock.monotonic,
+            wall=self.clock.wall,
+            sleep=anyio.sleep,
+        )
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        runtime = Runtime(locate(self._where), config, world, self.clock, tasks)
+        await runtime.open(self._on_restart)
+        self._runtime = runtime
+        self._stack.push_async_callback(runtime.close)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._where is None and not self._closed:
+            await self.drain()
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop what runs, record it, and give the journal back. Tasks stay in the journal; a second call does
+        nothing."""
+        if not self._closed:
+            self._closed = True
+            await self._stack.aclose()
+
+    def _opened(self) -> Runtime:
+        if os.getpid() != self._pid:
+            raise EngineForked(
+                f"this engine belongs to process {self._pid}; a forked child needs one of its own, "
+                "on a journal of its own"
+            )
+        if self._closed:
+            raise EngineClosed("the engine is closed; open a new one")
+        if self._runtime is None:
+            raise EngineClosed("the engine is not open: use it with 'async with'")
+        return self._runtime
+
+    # Transfers
+
+    async def download(self, url: str, to: str | os.PathLike[str], **options: Any) -> Result:
+        """Download to the end. `options` are the fields of `Download`.
+
+        Raises:
+            TransferFailed, TransferCanceled: with `code`. And what `submit` raises.
+        """
+        task = await self.submit(Download(url, os.fspath(to), **options))
+        return await task.result()
+
+    async def submit(self, request: Download, *, paused: bool = False) -> Task:
+        """Record a transfer and put it in line; durable on return.
+
+        The same request to the same target attaches to the task that is there, and sets it going again where
+        it was Paused or had Failed (unless `paused`): a script that is run again goes on where it was.
+
+        Raises:
+            InvalidArgument: a field is out of bounds. DuplicateTask: a live task owns the target, or the
+            key, for another request.
+        """
+        runtime = self._opened()
+        sealed, secrets, key = self._sealed(request)
+        present = runtime.registry.by_key(key)
+        if present is not None:
+            return await self._attach(present, sealed, secrets, paused=paused)
+        creation = self._creation(sealed, secrets, key, paused=paused)
+        async with runtime.room:
+            (task,) = await self._create([creation])
+        return Task(self, runtime.bus.watch(task))
+
+    async def submit_nowait(self, request: Download, *, paused: bool = False) -> Task:
+        """`submit` that never waits for room.
+
+        Raises:
+            QueueFull: as many commands as `Config.queue_capacity` are waiting already.
+        """
+        runtime = self._opened()
+        if runtime.room.value == 0:
+            raise QueueFull(
+                f"{self.config.queue_capacity} commands are waiting already: use 'submit' to wait for room"
+            )
+        return await self.submit(request, paused=paused)
+
+    async def submit_many(self, requests: Iterable[Download], *, paused: bool = False) -> list[TaskId]:
+        """Record many transfers in batches; durable on return. What is there already is attached to.
+
+        Raises:
+            InvalidArgument, DuplicateTask: as `submit`; requests of earlier batches are recorded then.
+        """
+        runtime = self._opened()
+        ids: list[TaskId] = []
+        batch: list[msg.Create] = []
+        for request in requests:
+            sealed, secrets, key = self._sealed(request)
+            present = runtime.registry.by_key(key)
+            if present is not None:
+                await self._create_all(batch)
+                ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
+                continue
+            batch.append(self._creation(sealed, secrets, key, paused=paused))
+            ids.append(batch[-1].task)
+            if len(batch) == CREATE_BATCH:
+                await self._create_all(batch)
+        await self._create_all(batch)
+        return ids
+
+    async def _create_all(self, batch: list[msg.Create]) -> None:
+        if batch:
+            async with self._opened().room:
+                await self._create(batch)
+            batch.clear()
+
+    def _sealed(self, request: Download) -> tuple[Download, Secrets, str]:
+        """The request as it is stored, what is kept of it in memory only, and its key."""
+        check(request)
+        config = self.config
+        request = replace(
+            request,
+            to=os.path.abspath(request.to),  # noqa: PTH100  # symlinks stay as they are
+            connections=request.connections or config.connections,
+            piece_size=request.piece_size or config.piece_size,
+            retries=config.retries if request.retries is None else request.retries,
+        )
+        sealed, secrets = seal(request)
+        return sealed, secrets, request.key or request.to
+
+    def _creation(self, sealed: Download, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
+        """A new task's creation, with its key claimed and its secrets in memory."""
+        runtime = self._opened()
+        task = new_id(self.clock.wall())
+        runtime.registry.claim(key, task)
+        if sealed.needs:
+            runtime.secrets[task] = secrets
+        return msg.Create(task=task, key=key, request=sealed, paused=paused)
+
+    async def _create(self, creations: list[msg.Create]) -> list[TaskState]:
+        runtime = self._opened()
+        try:
+            return await runtime.create(creations)
+        finally:
+            for creation in creations:
+                runtime.registry.unclaim(creation.key)
+
+    async def _attach(self, task: TaskId, sealed: Download, secrets: Secrets, *, paused: bool) -> Task:
+        runtime = self._opened()
+        handle = await self.task(task)
+        present = runtime.bus.watch(await self._state(task)).task.request
+        if not isinstance(present, Download) or not _same(present, sealed):
+            raise DuplicateTask(
+                f"task {task} is {handle.state} and owns {handle.info.path} for another request: "
+                "cancel it first, or choose another target or key"
+            )
+        if sealed.needs:
+            runtime.secrets[task] = secrets
+            await runtime.command(task, msg.Supply(names=sealed.needs, request=sealed))
+        if not paused and may(handle.state, Trigger.RESUME):
+            await handle.resume()
+        elif not paused and may(handle.state, Trigger.RETRY):
+            await handle.retry()
+        return handle
+
+    # One task
+
+    async def task(self, task: TaskId | str) -> Task:
+        """The handle of a task that is in the journal, ended or not.
+
+        Raises:
+            TaskNotFound: there is none. TaskQuarantined: its records are damaged.
+        """
+        runtime = self._opened()
+        return Task(self, runtime.bus.watch(await self._state(TaskId(task))))
+
+    async def _state(self, task: TaskId) -> TaskState:
+        runtime = self._opened()
+        actor = runtime.dispatcher.actors.get(task)
+        if actor is not None and actor.task is not None:
+            return actor.task
+        return await runtime.load(task)
+
+    async def pause(self, task: TaskId | str) -> None:
+        """See `Task.pause`; the same for `resume`, `cancel`, `retry`, `supply` and `history`."""
+        await self._command(task, msg.Pause())
+
+    async def resume(self, task: TaskId | str) -> None:
+        await self._command(task, msg.Resume())
+
+    async def cancel(self, task: TaskId | str) -> None:
+        await self._command(task, msg.Cancel())
+
+    async def retry(self, task: TaskId | str) -> None:
+        await self._command(task, msg.Retry())
+
+    async def _command(self, task: TaskId | str, message: msg.Message) -> None:
+        runtime = self._opened()
+        async with runtime.room:
+            await runtime.command(TaskId(task), message)
+
+    async def supply(
+        self, task: TaskId | str, *, url: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        runtime = self._opened()
+        if url is None and not headers:
+            raise InvalidArgument("supply: expected a url, headers, or both")
+        state = await self._state(TaskId(task))
+        assert isinstance(state.request, Download)  # noqa: S101  # there are no others yet
+        fresh = replace(
+            state.request,
+            url=url or state.request.url,
+            headers={**state.request.headers, **(headers or {})},
+        )
+        check(fresh)
+        sealed, secrets = seal(fresh)
+        held = runtime.secrets.get(state.id, Secrets())
+        runtime.secrets[state.id] = Secrets(
+            secrets.url if url else held.url, {**held.headers, **secrets.headers}
+        )
+        names = (*(["url"] if url else []), *(f"header:{name.lower()}" for name in headers or {}))
+        async with runtime.room:
+            await runtime.command(TaskId(task), msg.Supply(names=names, request=sealed))
+
+    async def history(self, task: TaskId | str) -> AsyncIterator[LoggedEvent]:
+        for record in await self._opened().records_of(TaskId(task)):
+            yield logged(record)
+
+    # All tasks
+
+    async def tasks(
+        self,
+        *,
+        state: State | str | Iterable[State | str] | None = None,
+        direction: Direction | None = None,
+    ) -> AsyncIterator[TaskInfo]:
+        """The tasks that have not ended, in the order of their creation; or those in `state`.
+
+        Asking for Complete or Canceled reads the whole journal.
+        """
+        runtime = self._opened()
+        states = _states(state)
+        if states & ENDED:
+            async for task in runtime.all_tasks():
+                if task.state in states and direction in (None, task.request.direction):
+                    yield info_of(task)
+            return
+        for row in runtime.registry:
+            if states and row.state not in states:
+                continue
+            if direction not in (None, row.direction):
+                continue
+            try:
+                yield info_of(await self._state(row.id))
+            except TaskNotFound:  # its creation is not durable yet
+                continue
+
+    async def cancel_many(
+        self, *, state: State | str | Iterable[State | str] | None = None, direction: Direction | None = None
+    ) -> list[TaskId]:
+        """Cancel all tasks that have not ended, or those in `state`, in batches. Returns which."""
+        return await self._many(msg.Cancel, Trigger.CANCEL, state, direction)
+
+    async def pause_many(
+        self, *, state: State | str | Iterable[State | str] | None = None, direction: Direction | None = None
+    ) -> list[TaskId]:
+        """Pause all tasks that are Queued or at work, or those in `state`, in batches. Returns which."""
+        return await self._many(msg.Pause, Trigger.PAUSE, state, direction)
+
+    async def _many(
+        self,
+        make: Callable[[], msg.Message],
+        trigger: Trigger,
+        state: State | str | Iterable[State | str] | None,
+        direction: Direction | None,
+    ) -> list[TaskId]:
+        runtime, states = self._opened(), _states(state)
+        chosen = [
+            row.id
+            for row in runtime.registry
+            if may(row.state, trigger)
+            and (not states or row.state in states)
+            and direction in (None, row.direction)
+        ]
+        done: list[TaskId] = []
+        for first in range(0, len(chosen), CREATE_BATCH):
+            async with runtime.room:
+                done += await runtime.command_many(chosen[first : first + CREATE_BATCH], make)
+        return done
+
+    async def events(self, *, after: Position | int = 0) -> AsyncIterator[LoggedEvent]:
+        """All durable events of all tasks behind position `after`, and then each new one as it comes.
+
+        Never ends by itself. Keep the last event's `position` to go on from there, after a restart too.
+        """
+        position = Position(after)
+        while True:
+            runtime = self._opened()
+            records = await runtime.records_after(position)
+            for record in records:
+                yield logged(record)
+                position = record.position
+            if not records:
+                await runtime.bus.beyond(position)
+
+    async def drain(self) -> None:
+        """Wait until nothing is left to do without help: every task has ended, is Paused or Failed, or waits
+        for something that only `supply` brings."""
+        await self._opened().drained()
+
+    async def snapshot(self) -> Snapshot:
+        """The engine at a glance."""
+        runtime = self._opened()
+        states: dict[str, int] = {}
+        waiting = 0
+        for row in runtime.registry:
+            states[row.state] = states.get(row.state, 0) + 1
+            waiting += row.waits
+        active, queued = runtime.reconciler.scheduler.counts("download")
+        return Snapshot(
+            states=states,
+            waiting=waiting,
+            active_downloads=active,
+            queued_downloads=queued,
+            quarantined=len(runtime.quarantined),
+            position=runtime.bus.position,
+        )
+
+    def quarantined(self) -> dict[TaskId, str]:
+        """Tasks whose records are damaged, and how. They are kept out; all others go on."""
+        return dict(self._opened().quarantined)
+
+
+def logged(record: Record) -> LoggedEvent:
+    """A record as users see it.
+
+    Raises:
+        UnknownEvent, JournalDamaged: it can't be read.
+    """
+    event: Event = decode(record.type, record.version, record.body)
+    return LoggedEvent(
+        position=record.position,
+        task=record.task,
+        seq=record.seq,
+        epoch=record.epoch,
+        at=record.at,
+        event=event,
+    )
+
+
+def _same(one: Download, other: Download) -> bool:
+    """Whether two requests ask for the same content at the same place."""
+    return (identity(one.url), one.to, one.checksum) == (identity(other.url), other.to, other.checksum)
+
+
+def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:
+    if state is None:
+        return frozenset()
+    named = [state] if isinstance(state, str) else list(state)
+    try:
+        return frozenset(State(each) for each in named)
+    except ValueError as unknown:
+        raise InvalidArgument(f"{unknown}: expected one of {', '.join(State)}") from None

@@ -1,0 +1,88 @@
+"""An actor: one task, one mailbox, one message at a time, no shared state.
+
+Actors exist for tasks that are at work or have messages; all others are a row. They are not coroutines: the
+dispatcher steps those that have something in their mailbox.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import anyio
+
+from meowcat.core.decide import Refusal
+from meowcat.core.errors import Code, InvalidTaskState, MeowcatError, TaskNotFound
+from meowcat.core.messages import Message
+from meowcat.core.state import TaskState
+from meowcat.core.values import TaskId
+from meowcat.core.wanted import AnyOperation
+from meowcat.transfer.context import Running
+
+
+class Answer:
+    """What a command waits for: the task after it, or why not."""
+
+    def __init__(self) -> None:
+        self._given = anyio.Event()
+        self._task: TaskState | None = None
+        self._error: MeowcatError | None = None
+
+    def give(self, task: TaskState | None) -> None:
+        self._task = task
+        self._given.set()
+
+    def refuse(self, error: MeowcatError) -> None:
+        self._error = error
+        self._given.set()
+
+    async def wait(self) -> TaskState:
+        """The task's state after the command was made durable.
+
+        Raises:
+            MeowcatError: the command was refused; nothing has changed.
+        """
+        await self._given.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._task is not None  # noqa: S101  # an answer is a task or an error
+        return self._task
+
+
+def as_error(refusal: Refusal) -> MeowcatError:
+    """The exception for a refusal of the core."""
+    kind = TaskNotFound if refusal.code is Code.TASK_NOT_FOUND else InvalidTaskState
+    return kind(refusal.detail)
+
+
+@dataclass(slots=True, eq=False)
+class Envelope:
+    message: Message
+    answer: Answer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """An operation at work."""
+
+    operation: AnyOperation
+    running: Running
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: anyio.Event = field(default_factory=anyio.Event)
+    reported: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    id: TaskId
+    task: TaskState | None = None
+    """None until it was read from the journal."""
+    mailbox: deque[Envelope] = field(default_factory=deque)
+    ready: bool = False
+    """Whether the dispatcher has it on its list."""
+    live: Live | None = None
+    timer: int = 0
+    """The event that began the wait for which a timer runs; 0 = none."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be lost if the actor were dropped."""
+        return not self.mailbox and self.live is None and not self.ready

@@ -1,0 +1,88 @@
+"""How those who watch hear of what happened: the newest state of each watched task, and "there is more"."""
+
+from collections import deque
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+import anyio
+
+from meowcat.core.state import TaskState
+from meowcat.core.values import Position, TaskId
+
+RATE_WINDOW = 5.0
+"""Seconds over which a rate is measured."""
+
+
+class Feed:
+    """One task, as its watchers see it. Only tasks that somebody watches have one."""
+
+    def __init__(self, task: TaskState, clock: Callable[[], float]) -> None:
+        self.task = task
+        self.version = 0
+        """Raised with each state: whoever has seen one waits for a later one."""
+        self._clock = clock
+        self._changed = anyio.Event()
+        self._samples: deque[tuple[float, int]] = deque([(clock(), task.bytes_stored)])
+
+    def publish(self, task: TaskState) -> None:
+        if task.restarts != self.task.restarts or task.run != self.task.run:
+            self._samples.clear()
+        self.task = task
+        now, stored = self._clock(), task.bytes_stored
+        if not self._samples or stored != self._samples[-1][1]:
+            self._samples.append((now, stored))
+        while len(self._samples) > 2 and self._samples[1][0] < now - RATE_WINDOW:  # noqa: PLR2004  # two make a rate
+            self._samples.popleft()
+        self.version += 1
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def beyond(self, version: int) -> None:
+        """Wait for a state later than the one that `version` was read with."""
+        while self.version <= version:
+            await self._changed.wait()
+
+    def rate(self) -> float:
+        """Confirmed bytes a second over the last seconds; 0 when nothing came for as long."""
+        first, last = self._samples[0], self._samples[-1]
+        now = self._clock()
+        if now - last[0] > RATE_WINDOW or last[1] <= first[1]:
+            return 0.0
+        return (last[1] - first[1]) / max(last[0] - first[0], 0.001)
+
+
+class Bus:
+    """The feeds, and the end of the journal."""
+
+    def __init__(self, clock: Callable[[], float], position: Position) -> None:
+        self._clock = clock
+        self._feeds: WeakValueDictionary[TaskId, Feed] = WeakValueDictionary()
+        self.position = position
+        self._grown = anyio.Event()
+
+    def watch(self, task: TaskState) -> Feed:
+        """The task's feed, made now where nobody watched it before."""
+        feed = self._feeds.get(task.id)
+        if feed is None:
+            feed = Feed(task, self._clock)
+            self._feeds[task.id] = feed
+        return feed
+
+    def watched(self, task: TaskId) -> Feed | None:
+        return self._feeds.get(task)
+
+    def publish(self, task: TaskState) -> None:
+        feed = self._feeds.get(task.id)
+        if feed is not None:
+            feed.publish(task)
+
+    def grew(self, position: Position) -> None:
+        """The journal has records up to `position`, durably."""
+        self.position = position
+        self._grown.set()
+        self._grown = anyio.Event()
+
+    async def beyond(self, position: Position) -> None:
+        """Wait until the journal has more than `position`."""
+        while self.position <= position:
+            await self._grown.wait()

@@ -1,0 +1,275 @@
+"""The loop of all actors: take a message, decide, append, evolve, publish, reconcile.
+
+Each turn steps every actor that has a message by exactly one, and appends all that happened in one batch:
+group commit without a second queue. Nothing is answered, published or started before its events are
+durable. A rejected append leaves every message at the head of its mailbox; an uncertain one is resolved by
+reading what is stored before anything else happens.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from meowcat.core.decide import Decision, decide
+from meowcat.core.errors import (
+    JournalClosed,
+    JournalConflict,
+    JournalError,
+    JournalFenced,
+    JournalRejected,
+    MeowcatError,
+    TaskNotFound,
+    TaskQuarantined,
+)
+from meowcat.core.events import Event
+from meowcat.core.messages import Message
+from meowcat.core.state import TaskState, evolve
+from meowcat.core.values import TaskId
+from meowcat.journal.codec import encode
+from meowcat.journal.contract import Entry
+from meowcat.journal.writer import Writer
+from meowcat.runtime.actor import Actor, Answer, Envelope, as_error
+from meowcat.runtime.world import Clock
+
+log = logging.getLogger("meowcat.journal")
+
+REFUSED_PAUSE = (0.1, 5.0)
+"""Seconds until a rejected append is tried again: at first, and at most."""
+
+Applied = Callable[[Actor, Sequence[Event], Answer | None], None]
+
+
+class LoadTask(Protocol):
+    """Reads a task's state from the journal.
+
+    Raises:
+        TaskNotFound, TaskQuarantined.
+    """
+
+    async def __call__(self, task: TaskId) -> TaskState: ...
+
+
+@dataclass(slots=True)
+class _Step:
+    """One actor's part of a turn."""
+
+    actor: Actor
+    envelope: Envelope
+    decision: Decision
+    entries: list[Entry]
+
+
+def entries_of(task: TaskState | None, events: Sequence[Event], at: int) -> tuple[list[Entry], TaskState]:
+    """The journal entries of events that follow on `task`, and the task after them."""
+    entries = []
+    for event in events:
+        task = evolve(task, event)
+        kind, version, body = encode(event)
+        entries.append(Entry(task.id, task.seq, task.open, kind, version, at, body))
+    assert task is not None  # noqa: S101  # there is at least one event
+    return entries, task
+
+
+class Dispatcher:
+    """Steps the actors.
+
+    `load` reads a task from the journal, `applied` is told of each message that was dealt with, and `accepts`
+    that the journal takes records again after it had refused some.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        clock: Clock,
+        max_record: int,
+        load: LoadTask,
+        applied: Applied,
+        accepts: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._max_record = max_record
+        self._load = load
+        self._applied = applied
+        self._accepts = accepts
+        self.actors: dict[TaskId, Actor] = {}
+        self._ready: deque[Actor] = deque()
+        self._wake = anyio.Event()
+        self._refusals = 0
+        self.broken: MeowcatError | None = None
+        """Why nothing can be journaled any more: another owner has the journal, or it is closed."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the journal takes no records now: no byte work may start."""
+        return self._refusals > 0 or self.broken is not None
+
+    def post(self, task: TaskId, message: Message, answer: Answer | None = None) -> None:
+        """Put a message into a task's mailbox."""
+        if self.broken is not None:
+            if answer is not None:
+                answer.refuse(self.broken)
+            return
+        actor = self.actors.get(task)
+        if actor is None:
+            actor = self.actors[task] = Actor(task)
+        actor.mailbox.append(Envelope(message, answer))
+        self._list(actor)
+
+    def adopt(self, task: TaskState) -> Actor:
+        """An actor whose state is in hand and need not be read."""
+        actor = self.actors.setdefault(task.id, Actor(task.id))
+        if actor.task is None:
+            actor.task = task
+        return actor
+
+    def dismiss(self, actor: Actor) -> None:
+        """Drop an actor that has nothing to do; its row and the journal know the rest."""
+        if actor.idle:
+            self.actors.pop(actor.id, None)
+
+    def _list(self, actor: Actor) -> None:
+        if not actor.ready:
+            actor.ready = True
+            self._ready.append(actor)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Turn until canceled or broken."""
+        while self.broken is None:
+            if not self._ready:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+            await self._turn()
+
+    async def _turn(self) -> None:
+        steps = []
+        for _ in range(len(self._ready)):
+            actor = self._ready.popleft()
+            actor.ready = False
+            if actor.task is None and not await self._loaded(actor):
+                continue
+            step = self._consider(actor)
+            if step is not None:
+                steps.append(step)
+        if steps:
+            await self._commit(steps)
+
+    async def _loaded(self, actor: Actor) -> bool:
+        try:
+            actor.task = await self._load(actor.id)
+        except (TaskNotFound, TaskQuarantined) as missing:
+            self._refuse_all(actor, missing)
+            return False
+        return True
+
+    def _refuse_all(self, actor: Actor, error: MeowcatError) -> None:
+        while actor.mailbox:
+            answer = actor.mailbox.popleft().answer
+            if answer is not None:
+                answer.refuse(error)
+        self.dismiss(actor)
+
+    def _consider(self, actor: Actor) -> _Step | None:
+        """Decide on the first message; what makes no event is answered at once."""
+        envelope = actor.mailbox[0]
+        now = self._clock.now()
+        try:
+            decision = decide(actor.task, envelope.message, now)
+        except Exception as defect:  # a defect in a rule must not end the loop of all other tasks
+            log.exception("task %s: no decision on %s", actor.id, type(envelope.message).__name__)
+            self._done(
+                actor, (), MeowcatError(f"no decision on {type(envelope.message).__name__}: {defect!r}")
+            )
+            return None
+        if decision.events:
+            entries, _ = entries_of(actor.task, decision.events, now.at)
+            if max(len(entry.body) for entry in entries) <= self._max_record:
+                return _Step(actor, envelope, decision, entries)
+            self._done(actor, (), JournalRejected("a record of the command is larger than the journal takes"))
+            return None
+        self._done(actor, (), as_error(decision.refusal) if decision.refusal else None)
+        return None
+
+    def _done(self, actor: Actor, events: Sequence[Event], error: MeowcatError | None = None) -> None:
+        """The first message is dealt with."""
+        answer = actor.mailbox.popleft().answer
+        for event in events:
+            actor.task = evolve(actor.task, event)
+        if answer is not None and error is not None:
+            answer.refuse(error)
+            answer = None
+        if actor.mailbox:
+            self._list(actor)
+        self._applied(actor, events, answer)
+
+    async def _commit(self, steps: list[_Step]) -> None:
+        entries = [entry for step in steps for entry in step.entries]
+        try:
+            await self._writer.append(entries)
+        except (JournalFenced, JournalConflict, JournalClosed) as lost:
+            self.give_up(lost)
+        except JournalRejected as rejected:
+            await self._put_back(steps, rejected)
+        except JournalError as uncertain:
+            await self._resolve(steps, uncertain)
+        else:
+            for step in steps:
+                self._done(step.actor, step.decision.events)
+            self._accepted()
+
+    async def _put_back(self, steps: list[_Step], rejected: JournalRejected) -> None:
+        """Nothing was stored: the messages wait at the head of their mailboxes until something can be."""
+        self._refusals += 1
+        least, most = REFUSED_PAUSE
+        delay = min(most, least * 2 ** min(self._refusals, 10))
+        log.warning("the journal takes no records now (%s); trying again in %.1f s", rejected, delay)
+        await anyio.sleep(delay)
+        for step in steps:
+            self._list(step.actor)
+
+    async def _resolve(self, steps: list[_Step], uncertain: JournalError) -> None:
+        """Stored or not? Reopen, read, and go on from what is true."""
+        self._refusals += 1
+        log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
+        while True:
+            try:
+                await self._writer.recover()
+                stored = [await self._stored(step) for step in steps]
+                break
+            except JournalFenced as fenced:
+                self.give_up(fenced)
+                return
+            except (JournalError, OSError) as error:
+                log.warning("the journal can't be read again yet: %s", error)
+                await anyio.sleep(REFUSED_PAUSE[1])
+        for step, is_stored in zip(steps, stored, strict=True):
+            if is_stored:
+                self._done(step.actor, step.decision.events)
+            else:
+                self._list(step.actor)
+        self._accepted()
+
+    def _accepted(self) -> None:
+        if self._refusals:
+            self._refusals = 0
+            self._accepts()
+
+    async def _stored(self, step: _Step) -> bool:
+        try:
+            return (await self._load(step.actor.id)).seq >= step.entries[-1].seq
+        except TaskNotFound:
+            return False  # it was to be created
+
+    def give_up(self, error: MeowcatError) -> None:
+        """Nothing can be recorded any more, so nothing may happen any more."""
+        self.broken = error
+        for actor in tuple(self.actors.values()):
+            if actor.live is not None:
+                actor.live.scope.cancel()
+            self._refuse_all(actor, error)
+        self._wake.set()

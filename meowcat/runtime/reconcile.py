@@ -1,0 +1,253 @@
+"""Makes what runs equal to what is wanted: starts and stops operations, asks for slots, sets timers.
+
+Called for an actor after each durable step, after an operation is over, and when a host is held back or
+heard again. It decides nothing: `wanted`, `wants_slot` and `due` do.
+"""
+
+import heapq
+import logging
+from collections.abc import Callable, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from meowcat.core import events as ev
+from meowcat.core import messages as msg
+from meowcat.core.errors import MeowcatError
+from meowcat.core.machine import ACTIVE
+from meowcat.core.state import TaskState
+from meowcat.core.urls import host_of
+from meowcat.core.values import Fault, FaultKind, TaskId
+from meowcat.core.waits import WaitingFor
+from meowcat.core.wanted import AnyOperation, Discard, Publish, Wanted, due, wanted, wants_slot
+from meowcat.runtime.actor import Actor, Answer, Live
+from meowcat.runtime.dispatcher import Dispatcher
+from meowcat.runtime.registry import Registry, Row
+from meowcat.runtime.scheduler import Scheduler
+from meowcat.runtime.world import Clock
+from meowcat.transfer.context import Running
+
+log = logging.getLogger("meowcat.task")
+
+ANSWER_WITHIN = 0.15
+"""Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
+
+Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
+"""Makes an operation for a task; it runs when `run` is called."""
+
+
+class Reconciler:
+    """Operations, slots and timers of all actors."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        clock: Clock,
+        registry: Registry,
+        start: Start,
+        missing: Callable[[Row], tuple[str, ...]],
+        slots: tuple[int, int],
+        per_host: int | None,
+    ) -> None:
+        self._tasks = tasks
+        self._clock = clock
+        self._registry = registry
+        self._start_operation = start
+        self._missing = missing
+        self.scheduler = Scheduler({"download": slots[0], "upload": slots[1]}, per_host, self._granted)
+        self.dispatcher: Dispatcher
+        self._timers: list[tuple[int, TaskId, int]] = []
+        self._timer_set = anyio.Event()
+        self.closing = False
+
+    # What happened
+
+    def applied(self, actor: Actor, events: Sequence[ev.Event], answer: Answer | None) -> None:
+        """A message of the actor was dealt with; its events are durable."""
+        assert actor.task is not None  # noqa: S101  # the dispatcher loads before it decides
+        for event in events:
+            self._heed_host(actor.task, event)
+        live = actor.live
+        self.reconcile(actor)
+        self.grant()
+        if answer is None:
+            return
+        if live is not None and live.scope.cancel_called and not live.over.is_set():
+            self._tasks.start_soon(self._answer_when_silent, live, answer, actor.task)
+        else:
+            answer.give(actor.task)
+
+    async def _answer_when_silent(self, live: Live, answer: Answer, task: TaskState) -> None:
+        with anyio.move_on_after(ANSWER_WITHIN):
+            await live.over.wait()
+        answer.give(task)
+
+    def _heed_host(self, task: TaskState, event: ev.Event) -> None:
+        """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
+        host = host_of(task.request.url)
+        if isinstance(event, ev.AttemptFailed) and event.delay is not None:
+            if event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
+                until = self._clock.ticks() + event.delay
+                self.scheduler.hold_host(host, until)
+                self._set_timer(until, TaskId(""), 0)
+                self._nudge(host)
+        elif isinstance(event, ev.Started | ev.Stored) and self.scheduler.release_host(host):
+            self._nudge(host)
+
+    def _nudge(self, host: str) -> None:
+        for actor in tuple(self.dispatcher.actors.values()):
+            if actor.task is not None and host_of(actor.task.request.url) == host:
+                self.reconcile(actor)
+        self.grant()
+
+    def journal_accepts(self) -> None:
+        """Records are stored again after some were refused: what was kept from starting may start."""
+        for actor in tuple(self.dispatcher.actors.values()):
+            if actor.task is not None:
+                self.reconcile(actor)
+        self.grant()
+
+    # What is to be done
+
+    def reconcile(self, actor: Actor) -> None:
+        """Start, go on with or stop the actor's operation; ask for a slot or give it back."""
+        task = actor.task
+        assert task is not None  # noqa: S101  # only loaded actors are reconciled
+        self._registry.note(task)
+        want = wanted(task)
+        if self.closing and want is not None and not want.settling:
+            want = None
+        if actor.live is not None:
+            self._steer(actor.live, task, want)
+        elif want is not None and not actor.mailbox and self._may_start(task, want):
+            self._begin(actor, task, want)
+        self._claim_slot(actor, task)
+        self._watch_wait(actor, task)
+        if actor.idle and not self.scheduler.holds_slot(task.id):
+            self.dispatcher.dismiss(actor)
+
+    def _steer(self, live: Live, task: TaskState, want: Wanted | None) -> None:
+        if want is None or want.operation != live.operation:
+            live.scope.cancel()
+        elif not live.scope.cancel_called:
+            live.running.update(task, hold=self._must_hold(task, want))
+
+    def _must_hold(self, task: TaskState, want: Wanted) -> bool:
+        return want.hold or self.dispatcher.refused or not self._may_send(task)
+
+    def _may_start(self, task: TaskState, want: Wanted) -> bool:
+        if want.settling:
+            return not want.hold and self.dispatcher.broken is None
+        return self.scheduler.holds_slot(task.id) and not self._must_hold(task, want)
+
+    def _may_send(self, task: TaskState) -> bool:
+        return self.scheduler.may_send(task.id, host_of(task.request.url), self._clock.ticks())
+
+    def _claim_slot(self, actor: Actor, task: TaskState) -> None:
+        if actor.live is not None and not isinstance(actor.live.operation, Publish | Discard):
+            return  # it keeps its slot until it is over
+        if wants_slot(task) and not self.closing:
+            row = self._registry.get(task.id)
+            if row is not None:
+                self.scheduler.request(row.demand())
+        else:
+            self.scheduler.withdraw(task.id)
+
+    def grant(self) -> None:
+        """Hand out free slots."""
+        if not self.closing and self.dispatcher.broken is None:
+            self.scheduler.grant(self._clock.ticks())
+
+    def _granted(self, task: TaskId) -> None:
+        """Tell the actor. It may be a row still, and it may be active already and back from a wait: then the
+        message makes no event, and being reconciled starts it."""
+        row = self._registry.get(task)
+        if row is None:
+            self.scheduler.withdraw(task)
+        else:
+            self.dispatcher.post(task, msg.Admit(missing=self._missing(row)))
+
+    # Operations
+
+    def _begin(self, actor: Actor, task: TaskState, want: Wanted) -> None:
+        live: Live
+
+        def report(message: msg.Message) -> None:
+            live.reported = True
+            self.dispatcher.post(task.id, message)
+
+        try:
+            running = self._start_operation(task, want, report)
+        except MeowcatError as refused:
+            self.dispatcher.post(task.id, _defect(want.operation, str(refused)))
+            return
+        live = Live(want.operation, running)
+        actor.live = live
+        self._tasks.start_soon(self._operate, actor, live, report)
+
+    async def _operate(self, actor: Actor, live: Live, report: Callable[[msg.Message], None]) -> None:
+        try:
+            with live.scope:
+                await live.running.run()
+        except Exception as defect:  # a defect of one operation must not hurt the other tasks
+            log.exception("task %s: %s broke", actor.id, type(live.operation).__name__)
+            report(_defect(live.operation, f"{type(defect).__name__} in {type(live.operation).__name__}"))
+        if not live.reported and not live.scope.cancel_called and not self._held(actor):
+            report(_defect(live.operation, f"{type(live.operation).__name__} ended without a word"))
+        actor.live = None
+        live.over.set()
+        self.reconcile(actor)
+        self.grant()
+
+    def _held(self, actor: Actor) -> bool:
+        task = actor.task
+        return task is not None and (task.wait is not None or not self._may_send(task))
+
+    # Time
+
+    def _watch_wait(self, actor: Actor, task: TaskState) -> None:
+        wait = task.wait
+        if wait is None or actor.timer == wait.seq:
+            return
+        at = due(task, self._clock.ticks())
+        if at is not None:
+            actor.timer = wait.seq
+            self._set_timer(at, task.id, wait.seq)
+
+    def _set_timer(self, at: int, task: TaskId, seq: int) -> None:
+        heapq.heappush(self._timers, (at, task, seq))
+        self._timer_set.set()
+
+    async def keep_time(self) -> None:
+        """Wake those whose wait is over, until canceled."""
+        while True:
+            self._timer_set = anyio.Event()
+            now = self._clock.ticks()
+            while self._timers and self._timers[0][0] <= now:
+                _, task, seq = heapq.heappop(self._timers)
+                if task:
+                    self.dispatcher.post(task, msg.Wake(seq=seq))
+                else:
+                    self._reopen()
+            pause = (self._timers[0][0] - now) / 1000 if self._timers else None
+            if pause is None:
+                await self._timer_set.wait()
+            else:
+                with anyio.move_on_after(pause):
+                    await self._timer_set.wait()
+
+    def _reopen(self) -> None:
+        """A held host may be tried again: whoever has a slot there may be the one to try."""
+        for actor in tuple(self.dispatcher.actors.values()):
+            if actor.task is not None and actor.task.state in ACTIVE:
+                self.reconcile(actor)
+        self.grant()
+
+
+def _defect(operation: AnyOperation, detail: str) -> msg.Message:
+    fault = Fault(kind=FaultKind.INTERNAL, detail=f"{detail}: a defect of meowcat or of a plugged-in part")
+    if isinstance(operation, Publish):
+        return msg.PublishFailed(fault=fault)
+    if isinstance(operation, Discard):
+        return msg.DiscardFailed(fault=fault)
+    return msg.Faulted(run=operation.run, restarts=operation.restarts, fault=fault)

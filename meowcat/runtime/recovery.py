@@ -1,0 +1,99 @@
+"""Opening a journal that has a past: load what is unfinished, ask what becomes of it, record the answers."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from msgspec import Struct
+
+from meowcat.core import messages as msg
+from meowcat.core.decide import decide
+from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.machine import ACTIVE, State
+from meowcat.core.state import TaskState, evolve
+from meowcat.core.values import TaskId
+from meowcat.journal.contract import Entry, Journal
+from meowcat.journal.replay import Quarantined, fold_task
+from meowcat.journal.writer import Writer
+from meowcat.runtime.dispatcher import entries_of
+from meowcat.runtime.world import Clock, Threads
+
+log = logging.getLogger("meowcat.journal")
+
+OnRestart = str | Callable[[TaskInfo], bool]
+"""`resume`, `pause`, or a function that is asked for each task that was not paused: go on with it?"""
+
+BATCH = 1000
+"""Answers that are recorded with one append."""
+
+
+@dataclass
+class Past:
+    """What an opening found."""
+
+    tasks: list[TaskState] = field(default_factory=list)
+    quarantined: dict[TaskId, str] = field(default_factory=dict)
+
+
+class Verdict(Struct, frozen=True):
+    resume: bool
+    reason: str
+    asked: bool
+    """Whether somebody was asked: then the answer is recorded even where it changes nothing."""
+
+
+def load(journal: Journal) -> Past:
+    """Read and fold every unfinished task; one that is damaged is set aside. Blocking."""
+    past = Past()
+    for task in journal.unfinished():
+        folded = fold_task(task, journal.read(task), evolve)
+        if isinstance(folded, Quarantined):
+            log.error("task %s is quarantined: %s", task, folded.detail)
+            past.quarantined[task] = folded.detail
+        else:
+            past.tasks.append(folded)
+    return past
+
+
+def ask(on_restart: OnRestart, task: TaskState) -> Verdict:
+    """What becomes of a task that was Queued or at work. A function that raises pauses the task."""
+    if not callable(on_restart):
+        return Verdict(on_restart == "resume", "the journal was opened with on_restart='pause'", asked=False)
+    try:
+        resume = bool(on_restart(info_of(task)))
+    except (
+        Exception
+    ) as error:  # the application's own function: whatever it raises, the task must not be lost
+        log.exception("on_restart raised for task %s", task.id)
+        return Verdict(resume=False, reason=f"on_restart raised {type(error).__name__}", asked=True)
+    return Verdict(resume, "on_restart said no", asked=True)
+
+
+def answers(
+    tasks: Sequence[TaskState], on_restart: OnRestart, clock: Clock
+) -> Iterator[tuple[int, list[Entry], TaskState]]:
+    """For each task that the opening changes: its index, the entries to append, and the task after them."""
+    for index, task in enumerate(tasks):
+        if task.state not in ACTIVE and task.state is not State.QUEUED:
+            continue
+        verdict = ask(on_restart, task)
+        if task.state is State.QUEUED and verdict.resume and not verdict.asked:
+            continue  # nothing changes, and nobody was asked
+        now = clock.now()
+        events = decide(task, msg.Recover(resume=verdict.resume, reason=verdict.reason), now).events
+        entries, after = entries_of(task, events, now.at)
+        yield index, entries, after
+
+
+async def recover(
+    journal: Journal, writer: Writer, on_restart: OnRestart, clock: Clock, threads: Threads
+) -> Past:
+    """Load the past, decide on each task, and make the answers durable."""
+    past = await threads.run(lambda: load(journal))
+    steps = answers(tuple(past.tasks), on_restart, clock)
+    while batch := list(islice(steps, BATCH)):
+        await writer.append([entry for _, entries, _ in batch for entry in entries])
+        for index, _, after in batch:
+            past.tasks[index] = after
+    return past

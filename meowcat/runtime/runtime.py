@@ -1,0 +1,318 @@
+"""The parts of a running engine, put together: journal, actors, operations and what they share."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+
+import anyio
+from anyio.abc import TaskGroup
+
+from meowcat.config import Config
+from meowcat.core import messages as msg
+from meowcat.core.decide import decide
+from meowcat.core.errors import JournalDamaged, TaskNotFound, TaskQuarantined
+from meowcat.core.events import Event
+from meowcat.core.machine import ACTIVE, State
+from meowcat.core.seal import Secrets, missing
+from meowcat.core.state import TaskState, evolve
+from meowcat.core.values import Position, TaskId
+from meowcat.core.wanted import Wanted, wanted, wants_slot
+from meowcat.journal.codec import decode
+from meowcat.journal.contract import Damage, Journal, Owner, Record
+from meowcat.journal.replay import Quarantined, fold_all, fold_task
+from meowcat.journal.writer import Writer
+from meowcat.runtime.actor import Actor, Answer
+from meowcat.runtime.bus import Bus
+from meowcat.runtime.dispatcher import Dispatcher, entries_of
+from meowcat.runtime.limits import Bucket, Budget, Throttle
+from meowcat.runtime.reconcile import Reconciler
+from meowcat.runtime.recovery import OnRestart, recover
+from meowcat.runtime.registry import Registry, Row
+from meowcat.runtime.world import Clock, Threads
+from meowcat.transfer.context import Errand, Running, World
+from meowcat.transfer.operations import operation_for
+
+log = logging.getLogger("meowcat.engine")
+
+CLOSE_WITHIN = 10.0
+"""Seconds that a close waits for operations to end and to be recorded."""
+
+PAGE = 1000
+"""Records read from the journal at once."""
+
+
+class Runtime:
+    """Everything between the public API and the journal. One per opened engine."""
+
+    def __init__(
+        self, journal: Journal, config: Config, world: World, clock: Clock, tasks: TaskGroup
+    ) -> None:
+        self.journal = journal
+        self.config = config
+        self.clock = clock
+        self._world = world
+        self._tasks = tasks
+        self._threads = Threads(4)
+        self.registry = Registry()
+        self.secrets: dict[TaskId, Secrets] = {}
+        self.quarantined: dict[TaskId, str] = {}
+        self._engine_bucket = self._bucket(config.limit_rate)
+        self._buckets: dict[TaskId, Bucket] = {}
+        self._stop = anyio.CancelScope()
+        self.room = anyio.Semaphore(config.queue_capacity)
+        """Places for commands that wait."""
+
+    # Opening and closing
+
+    async def open(self, on_restart: OnRestart) -> None:
+        """Take the journal, recover what it has, and start."""
+        owner = Owner(os.getpid(), socket.gethostname(), os.path.basename(sys.argv[0] or "python"))  # noqa: PTH119  # a name, not a path
+        await self._threads.run(partial(self.journal.open, owner, self.config.durability))
+        self.writer = Writer(self.journal, self.config.durability)
+        self.reconciler = Reconciler(
+            self._tasks,
+            self.clock,
+            self.registry,
+            self._start,
+            self.missing,
+            (self.config.max_downloads, self.config.max_uploads),
+            self.config.max_per_host,
+        )
+        self.dispatcher = Dispatcher(
+            self.writer,
+            self.clock,
+            self.journal.max_record,
+            self.load,
+            self._applied,
+            self.reconciler.journal_accepts,
+        )
+        self.reconciler.dispatcher = self.dispatcher
+        past = await recover(self.journal, self.writer, on_restart, self.clock, self._threads)
+        self.quarantined = past.quarantined
+        self.bus = Bus(self.clock.monotonic, await self._threads.run(self.journal.last))
+        self._tasks.start_soon(self._run)
+        for task in past.tasks:
+            self._take_up(task)
+        self.reconciler.grant()
+
+    async def _run(self) -> None:
+        with self._stop:
+            async with anyio.create_task_group() as loops:
+                loops.start_soon(self.reconciler.keep_time)
+                await self.dispatcher.run()
+                loops.cancel_scope.cancel()
+
+    def _take_up(self, task: TaskState) -> None:
+        """A task from the past: a row, and an actor where something is owed or waited for."""
+        row = self.registry.note(task)
+        if row is None:
+            return
+        if wanted(task) is not None or task.wait is not None:
+            self.reconciler.reconcile(self.dispatcher.adopt(task))
+        elif wants_slot(task):
+            self.reconciler.scheduler.request(row.demand())
+
+    async def close(self) -> None:
+        """Stop what runs, record that it was stopped in good order, and give the journal back."""
+        with anyio.move_on_after(CLOSE_WITHIN, shield=True) as patience:
+            await self._stop_operations()
+        if patience.cancelled_caught:
+            log.warning("closing: not everything ended within %.0f s", CLOSE_WITHIN)
+        with anyio.CancelScope(shield=True):
+            self._stop.cancel()
+            await self.writer.aclose()
+            await self._threads.run(self.journal.close)
+
+    async def _stop_operations(self) -> None:
+        self.reconciler.closing = True
+        actors = self.dispatcher.actors
+        for actor in tuple(actors.values()):
+            if actor.task is not None:
+                self.reconciler.reconcile(actor)
+        for actor in tuple(actors.values()):
+            if actor.live is not None:
+                await actor.live.over.wait()
+        for row in self.registry:
+            if row.state in ACTIVE:
+                answer = Answer()
+                self.dispatcher.post(row.id, msg.Requeue(reason="the engine was closed"), answer)
+                if self.dispatcher.broken is None:
+                    await answer.wait()
+
+    # Commands
+
+    async def command(self, task: TaskId, message: msg.Message) -> TaskState:
+        """Send a message and wait until what it caused is durable."""
+        if task in self.quarantined:
+            raise TaskQuarantined(f"task {task} is quarantined: {self.quarantined[task]}")
+        if self.registry.get(task) is None:
+            raise TaskNotFound(f"task {task}: there is none that has not ended")
+        answer = Answer()
+        self.dispatcher.post(task, message, answer)
+        return await answer.wait()
+
+    async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
+        """Record new tasks with one append and put them in line. Their keys are claimed already."""
+        entries, tasks = [], []
+        now = self.clock.now()
+        for creation in creations:
+            added, task = entries_of(None, decide(None, creation, now).events, now.at)
+            entries += added
+            tasks.append(task)
+        position = await self.writer.append(entries)
+        self.bus.grew(position)
+        for task in tasks:
+            row = self.registry.note(task)
+            if row is not None and wants_slot(task):
+                self.reconciler.scheduler.request(row.demand())
+        self.reconciler.grant()
+        return tasks
+
+    async def command_many(self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]) -> list[TaskId]:
+        """Send a message to many tasks; those that have no actor are dealt with in one append."""
+        at_rest = [each for each in tasks if each not in self.dispatcher.actors]
+        done = await self._command_at_rest(at_rest, make)
+        answers = []
+        for each in tasks:
+            if each in self.dispatcher.actors and each not in done:
+                answers.append((each, Answer()))
+                self.dispatcher.post(each, make(), answers[-1][1])
+        for each, answer in answers:
+            try:
+                await answer.wait()
+            except TaskNotFound:
+                continue  # it ended by itself first
+            done.append(each)
+        return done
+
+    async def _command_at_rest(
+        self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]
+    ) -> list[TaskId]:
+        loaded = await self._threads.run(lambda: [self._read(task) for task in tasks])
+        entries, after = [], []
+        now = self.clock.now()
+        for task in loaded:
+            if task.id in self.dispatcher.actors:
+                continue  # it came alive while the others were read
+            events = decide(task, make(), now).events
+            if events:
+                added, moved = entries_of(task, events, now.at)
+                entries += added
+                after.append(moved)
+                self.reconciler.scheduler.withdraw(task.id)
+        if not after:
+            return []
+        self.bus.grew(await self.writer.append(entries))
+        for task in after:
+            self._took_step(task)
+        return [task.id for task in after]
+
+    def _took_step(self, task: TaskState) -> None:
+        self.registry.note(task)
+        self.bus.publish(task)
+        self._take_up(task)
+
+    # What actors need
+
+    def _applied(self, actor: Actor, events: Sequence[Event], answer: Answer | None) -> None:
+        if events:
+            assert actor.task is not None  # noqa: S101  # events make a task
+            self.bus.grew(self.writer.last_position)
+            self.bus.publish(actor.task)
+            if not actor.task.open:
+                self.secrets.pop(actor.id, None)
+                self._buckets.pop(actor.id, None)
+            for event in events:
+                log.debug("task %s: %s", actor.id, type(event).__name__)
+        self.reconciler.applied(actor, events, answer)
+
+    async def load(self, task: TaskId) -> TaskState:
+        """The task's state from its records.
+
+        Raises:
+            TaskNotFound: it has none. TaskQuarantined: they are damaged.
+        """
+        return await self._threads.run(partial(self._read, task))
+
+    def _read(self, task: TaskId) -> TaskState:
+        records = self.journal.read(task)
+        if not records:
+            raise TaskNotFound(f"task {task}: the journal has no such task")
+        folded = fold_task(task, records, evolve)
+        if isinstance(folded, Quarantined):
+            raise TaskQuarantined(f"task {task} is quarantined: {folded.detail}")
+        return folded
+
+    def missing(self, row: Row) -> tuple[str, ...]:
+        """What the task needs and nobody has supplied since the journal was opened."""
+        return missing(row.needs, self.secrets.get(row.id))
+
+    def _start(self, task: TaskState, want: Wanted, report: Callable[[msg.Message], None]) -> Running:
+        errand = Errand(
+            task=task,
+            secrets=self.secrets.get(task.id, Secrets()),
+            report=report,
+            history=partial(self.events_of, task.id),
+            throttle=Throttle(self._task_bucket(task), self._engine_bucket),
+        )
+        return operation_for(self._world, errand, want.operation)
+
+    def _bucket(self, rate: int | None) -> Bucket | None:
+        return None if rate is None else Bucket(rate, self.clock.monotonic)
+
+    def _task_bucket(self, task: TaskState) -> Bucket | None:
+        if task.request.limit_rate is None:
+            return None
+        return self._buckets.setdefault(task.id, Bucket(task.request.limit_rate, self.clock.monotonic))
+
+    # Reading
+
+    async def events_of(self, task: TaskId) -> AsyncIterator[Event]:
+        """The task's events from the first to the newest durable one."""
+        for record in await self.records_of(task):
+            yield decode(record.type, record.version, record.body)
+
+    async def records_of(self, task: TaskId) -> list[Record]:
+        """The task's records.
+
+        Raises:
+            JournalDamaged: one is not what was written. TaskNotFound: it has none.
+        """
+        found = await self._threads.run(partial(self.journal.read, task))
+        if not found:
+            raise TaskNotFound(f"task {task}: the journal has no such task")
+        return [_sound(each) for each in found]
+
+    async def records_after(self, position: Position) -> list[Record]:
+        """The next records of all tasks, at most a page of them."""
+        found = await self._threads.run(partial(self.journal.scan, position, PAGE))
+        return [_sound(each) for each in found]
+
+    async def all_tasks(self) -> AsyncIterator[TaskState]:
+        """Every task of the journal that is not quarantined, ended or not. Reads all of it."""
+        past = await fold_all(self.journal, evolve)
+        for task in past.tasks.values():
+            yield task
+
+    async def drained(self) -> None:
+        """Wait until nothing can happen any more without help from outside."""
+        while any(self._moves(row) for row in self.registry):
+            await self.bus.beyond(self.bus.position)
+
+    def _moves(self, row: Row) -> bool:
+        if row.state in (State.PAUSED, State.FAILED):
+            return row.id in self.dispatcher.actors and self.dispatcher.actors[row.id].live is not None
+        return not (row.waits and row.helpless)
+
+
+def _sound(record: Record | Damage) -> Record:
+    if isinstance(record, Damage):
+        raise JournalDamaged(record.detail)
+    return record
+
+
+def budget(config: Config) -> Budget:
+    return Budget(config.max_requests, config.max_in_flight)

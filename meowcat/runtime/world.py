@@ -1,0 +1,57 @@
+"""The world as the engine sees it: clocks, chance, ids and threads. Tests put another one in its place."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from meowcat.core.values import Instant, TaskId
+
+T = TypeVar("T")
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Crockford's base 32, as ULIDs have it."""
+
+
+def new_id(at: int) -> TaskId:
+    """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 bits of chance, 26 characters."""
+    number = (at << 80) | int.from_bytes(os.urandom(10))
+    return TaskId("".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)))
+
+
+def wall() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time and chance. Delays are measured by `monotonic` alone, so a clock that is set hurts nobody."""
+
+    wall: Callable[[], int] = wall
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds."""
+    roll: Callable[[], float] = field(default=random.random)
+
+    def now(self) -> Instant:
+        return Instant(self.wall(), self.roll())
+
+    def ticks(self) -> int:
+        """Monotonic milliseconds."""
+        return int(self.monotonic() * 1000)
+
+
+class Threads:
+    """Worker threads of the engine's own, so that a busy application never starves the journal."""
+
+    def __init__(self, count: int) -> None:
+        self._limiter = anyio.CapacityLimiter(count)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a blocking call in a thread and wait for it, also when canceled in between."""
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter)

@@ -1,0 +1,183 @@
+"""What a user holds of a task: its handle, its progress and its result."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+import anyio
+from msgspec import Struct
+
+from meowcat.core.errors import TransferCanceled, TransferFailed
+from meowcat.core.events import Event
+from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.machine import TERMINAL, State
+from meowcat.core.values import Checksum, Position, TaskId
+from meowcat.core.waits import WaitingFor
+from meowcat.runtime.bus import Feed
+
+if TYPE_CHECKING:
+    from meowcat.engine import Engine
+
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two reports of progress at the least."""
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a Complete task has brought."""
+
+    task: TaskId
+    path: str
+    size: int
+    """Bytes."""
+    digests: tuple[Checksum, ...]
+    """Digests of the whole content that were compared: the caller's, and those the server offered."""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """A moment of a transfer. Bytes are confirmed bytes: they never run backwards within a generation."""
+
+    state: State
+    bytes_done: int
+    size: int | None
+    """Bytes in all; None while it is not known."""
+    rate: float
+    """Bytes a second over the last seconds."""
+    eta: float | None
+    """Seconds to go at that rate; None where it can't be told."""
+    waiting_for: WaitingFor | None
+
+    @property
+    def fraction(self) -> float:
+        """0 to 1; 0 while the size is not known."""
+        if self.state is State.COMPLETE:
+            return 1.0
+        return self.bytes_done / self.size if self.size else 0.0
+
+
+class LoggedEvent(Struct, frozen=True, kw_only=True):
+    """An event with its place in the journal."""
+
+    position: Position
+    task: TaskId
+    seq: int
+    """1, 2, 3 … within the task."""
+    epoch: int
+    """The opening of the journal that wrote it."""
+    at: int
+    """Milliseconds since 1970 UTC."""
+    event: Event
+
+
+class Task:
+    """A handle. Any number of them may stand for one task; none of them keeps it going."""
+
+    def __init__(self, engine: "Engine", feed: Feed) -> None:
+        self._engine = engine
+        self._feed = feed
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id} {self.state}>"
+
+    @property
+    def id(self) -> TaskId:
+        return self._feed.task.id
+
+    @property
+    def state(self) -> State:
+        return self._feed.task.state
+
+    @property
+    def info(self) -> TaskInfo:
+        """The task as of now."""
+        return info_of(self._feed.task)
+
+    async def result(self) -> Result:
+        """Wait for the end.
+
+        Raises:
+            TransferFailed: it failed; `code` says why, and `retry` begins again from what is kept.
+            TransferCanceled: it was canceled.
+        """
+        while self.state not in TERMINAL:
+            await self._feed.beyond(self._feed.version)
+        info = self.info
+        if info.state is State.FAILED:
+            assert info.fault is not None  # noqa: S101  # a Failed event carries its fault
+            raise TransferFailed(f"{info.url}: {info.fault.detail}", task=info.id, code=info.fault.code)
+        if info.state is State.CANCELED:
+            raise TransferCanceled(f"{info.url}: canceled", task=info.id)
+        return Result(task=info.id, path=info.path, size=info.bytes_done, digests=info.digests)
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """Progress as it is made, at most ten times a second; ends after the terminal state was given.
+
+        A pause does not end it. Steps that nobody asked for in time are left out.
+        """
+        clock = self._engine.clock.monotonic
+        while True:
+            given, seen = clock(), self._feed.version
+            moment = self._moment()
+            yield moment
+            if moment.state in TERMINAL:
+                return
+            await self._feed.beyond(seen)
+            if self.state not in TERMINAL:
+                await anyio.sleep(max(0.0, given + PROGRESS_INTERVAL - clock()))
+
+    def _moment(self) -> Progress:
+        info, rate = self.info, self._feed.rate()
+        eta = (info.size - info.bytes_done) / rate if rate > 0 and info.size is not None else None
+        return Progress(
+            state=info.state,
+            bytes_done=info.bytes_done,
+            size=info.size,
+            rate=rate,
+            eta=eta,
+            waiting_for=info.waiting_for,
+        )
+
+    async def pause(self) -> None:
+        """Stop and stay stopped, over restarts too, until resumed.
+
+        Durable on return, and nothing more is written or sent.
+
+        Raises:
+            InvalidTaskState: it is Paused, or Failed. TaskNotFound: it has ended.
+        """
+        await self._engine.pause(self.id)
+
+    async def resume(self) -> None:
+        """Queue a Paused task again.
+
+        Raises:
+            InvalidTaskState: it is not Paused. TaskNotFound: it has ended.
+        """
+        await self._engine.resume(self.id)
+
+    async def cancel(self) -> None:
+        """End the task for good and remove what is half done.
+
+        Raises:
+            TaskNotFound: it has ended.
+        """
+        await self._engine.cancel(self.id)
+
+    async def retry(self) -> None:
+        """Queue a Failed task again, with a new budget of attempts and what is stored already.
+
+        Raises:
+            InvalidTaskState: it is not Failed. TaskNotFound: it has ended.
+        """
+        await self._engine.retry(self.id)
+
+    async def supply(self, *, url: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        """Hand in what a restart can't know: a fresh signed URL, headers that are secret. Never journaled.
+
+        Raises:
+            InvalidArgument: nothing was given, or no http(s) URL. TaskNotFound: it has ended.
+        """
+        await self._engine.supply(self.id, url=url, headers=headers)
+
+    async def history(self) -> AsyncIterator[LoggedEvent]:
+        """The task's events from the first to the newest durable one."""
+        async for event in self._engine.history(self.id):
+            yield event

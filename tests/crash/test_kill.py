@@ -1,0 +1,118 @@
+"""Real processes, really killed: nothing is lost, nothing is mixed, and almost nothing is fetched twice."""
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core.state import evolve
+from meowcat.journal.contract import Damage
+from meowcat.journal.replay import fold_task, verify_chain
+from meowcat.testing.content import Content
+from meowcat.testing.range_server import RangeServer
+
+MIB = 1 << 20
+SIZE = 200 * MIB
+RATE = 24 * MIB
+TWICE_PER_KILL = 16 * MIB
+
+
+class Child:
+    """The downloading process, and what it has said."""
+
+    def __init__(self, *arguments: object) -> None:
+        script = Path(__file__).with_name("downloading.py")
+        command = [sys.executable, "-X", "dev", str(script), *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(line.strip() for line in self.process.stdout)
+
+    def kill_after(self, seconds: float) -> bool:
+        """SIGKILL then; False where it had ended by itself before."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGKILL)
+        self._reader.join()
+        _, errors = self.process.communicate()
+        if self.process.returncode == -signal.SIGKILL:
+            return True
+        assert self.process.returncode == 0, errors
+        return False
+
+    @property
+    def events(self) -> list[tuple[int, str]]:
+        """The durable events that the process has announced, by their number."""
+        words = [line.split() for line in self.lines]
+        return [(int(each[1]), each[2]) for each in words if each[0] == "event" and len(each) == 3]
+
+
+def check_journal(path: Path, announced: dict[int, str]) -> int:
+    """Every announced event is there as it was announced, the chain holds; returns how many kills it took."""
+    journal = SQLiteJournal(path)
+    journal.open_for_reading()
+    try:
+        records = journal.scan(0, 1_000_000)
+        assert not [record for record in records if isinstance(record, Damage)]
+        assert not list(verify_chain(records))
+        by_seq = {record.seq: record.type for record in records}
+        assert [record.seq for record in records] == list(range(1, len(records) + 1))
+        assert announced.items() <= by_seq.items()
+        assert not isinstance(fold_task(records[0].task, records, evolve), Damage)
+    finally:
+        journal.close()
+    return len(records)
+
+
+def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
+    """Downloads that are killed `cycles` times in all, each going on until it is complete."""
+    chance = random.Random(seed)
+    content = Content(SIZE, seed=seed)
+    killed = round_ = 0
+    while killed < cycles:
+        round_ += 1
+        durability = chance.choice(["power", "process"])
+        journal, target = folder / f"{round_}.db", folder / f"{round_}.bin"
+        with RangeServer(content, rate=RATE) as server:
+            announced: dict[int, str] = {}
+            kills, complete = 0, False
+            while not complete:
+                child = Child(journal, server.url, target, durability, chance.randrange(1 << 30))
+                was_killed = child.kill_after(chance.uniform(0.1, 3.0) if kills < 5 else 600)
+                kills += was_killed
+                announced |= dict(child.events)
+                complete = "complete" in child.lines
+                assert was_killed or complete
+                assert not target.exists() or complete or _whole(target, content)
+            check_journal(journal, announced)
+            assert _whole(target, content)
+            assert server.bytes_sent_twice() <= kills * TWICE_PER_KILL, f"seed {seed}, round {round_}"
+        killed += max(kills, 1)
+        target.unlink()
+
+
+def _whole(path: Path, content: Content) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == content.sha256
+
+
+@pytest.mark.timeout(600)
+def test_twenty_kills(tmp_path):
+    kill_cycles(tmp_path, 20, random.SystemRandom().randrange(1 << 30))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_two_hundred_kills(tmp_path):
+    kill_cycles(tmp_path, 200, random.SystemRandom().randrange(1 << 30))

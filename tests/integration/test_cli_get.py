@@ -1,0 +1,324 @@
+"""The real command line, in real processes, against a real server: get, kill, go on, look, stop."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meowcat.testing.content import Content
+from meowcat.testing.range_server import RangeServer
+from meowcat.testing.servers import Trouble
+
+MIB = 1 << 20
+SECRET = "hunter2-is-secret"
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """Runs `meowcat` in `tmp_path` with a state folder of its own; `start` leaves it running."""
+    return Shell(tmp_path)
+
+
+class Shell:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "MEOWCAT_STATE_DIR": str(folder / "state"), "NO_PROXY": "*"}
+
+    def start(self, *words, **more) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "meowcat", *map(str, words)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+
+    def run(self, *words, given=None) -> subprocess.CompletedProcess:
+        with self.start(*words, stdin=subprocess.PIPE) as process:
+            try:
+                out, err = process.communicate(given, timeout=60)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def tasks(self, *words) -> list[dict]:
+        return json.loads(self.run("ls", "--json", *words).stdout)
+
+
+def wait_until_served(server, count):
+    # 20 times a second: counters move between notifications of the server.
+    assert server.wait_for(lambda it: it.bytes_served() >= count, 30) or server.bytes_served() >= count
+
+
+def same(path: Path, content: Content) -> bool:
+    return hashlib.sha256(path.read_bytes()).hexdigest() == content.sha256
+
+
+@pytest.fixture
+def content():
+    return Content(3 * MIB + 17, seed=5)
+
+
+@pytest.fixture
+def server(content):
+    with RangeServer(content) as running:
+        yield running
+
+
+@pytest.fixture
+def slow_content():
+    return Content(16 * MIB, seed=6)
+
+
+@pytest.fixture
+def slow(slow_content):
+    """Some four seconds for all of it."""
+    with RangeServer(slow_content, rate=4 * MIB) as running:
+        yield running
+
+
+def test_a_get_makes_the_file_and_names_it(shell, server, content):
+    done = shell.run("get", server.url, "-o", "x.bin", "--checksum", f"sha256:{content.sha256}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{shell.folder}/x.bin  3.0 MiB, sha256 verified\n"
+    assert same(shell.folder / "x.bin", content)
+    assert sorted(path.name for path in shell.folder.iterdir()) == ["state", "x.bin"]
+
+
+def test_without_an_output_the_urls_name_is_taken(shell, server, content):
+    assert shell.run("get", server.url).returncode == 0
+    assert same(shell.folder / "file.bin", content)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("attachment; filename=report.pdf", "report.pdf"),
+        ('attachment; filename="../../etc/passwd"', "passwd"),
+        ("attachment; filename*=UTF-8''..%2F%2Fsn%C3%B6.bin", "snö.bin"),
+        ('attachment; filename=".."', "file.bin"),
+    ],
+)
+def test_a_server_names_the_file_but_never_its_folder(shell, content, disposition, name):
+    named = Trouble(headers=(("content-disposition", disposition),))
+    with RangeServer(content, script=lambda seen: named) as server:
+        (shell.folder / "out").mkdir()
+        done = shell.run("get", server.url, "-o", "out/")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (shell.folder / "out").iterdir()] == [name]
+    assert same(shell.folder / "out" / name, content)
+
+
+def test_a_name_is_kept_although_the_server_has_another_idea_later(shell, slow_content):
+    names = iter(["first.bin", "second.bin"])
+
+    def script(seen):
+        if seen.method != "HEAD":
+            return None
+        return Trouble(headers=(("content-disposition", f"attachment; filename={next(names)}"),))
+
+    with RangeServer(slow_content, rate=4 * MIB, script=script) as server:
+        with shell.start("get", server.url, "--piece-size", "256K") as process:
+            wait_until_served(server, 4 * MIB)
+            process.kill()
+        server.rate.rate = None
+        assert shell.run("get", server.url).returncode == 0
+    assert same(shell.folder / "first.bin", slow_content)
+    assert not (shell.folder / "second.bin").exists()
+
+
+def test_a_wrong_checksum_is_exit_code_1_and_leaves_no_file(shell, server):
+    done = shell.run("get", server.url, "-o", "x.bin", "--checksum", "sha256:" + "0" * 64)
+    assert done.returncode == 1
+    assert "meowcat: x.bin failed: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (shell.folder / "x.bin").exists()
+
+
+def test_a_file_in_the_way_is_kept_unless_it_may_be_replaced(shell, server, content):
+    (shell.folder / "x.bin").write_text("mine")
+    assert shell.run("get", server.url, "-o", "x.bin").returncode == 1
+    assert (shell.folder / "x.bin").read_text() == "mine"
+    done = shell.run("get", server.url, "-o", "x.bin", "--overwrite", "--journal", "other.db")
+    assert done.returncode == 0, done.stderr
+    assert same(shell.folder / "x.bin", content)
+
+
+def test_several_urls_and_a_list_go_into_a_folder(shell):
+    contents = {f"/{name}": Content(200_000, seed=seed) for seed, name in enumerate("abcd")}
+    with RangeServer(contents) as server:
+        (shell.folder / "list").write_text(f"# c and d\n{server.origin}/c\n{server.origin}/d  named by me\n")
+        (shell.folder / "out").mkdir()
+        urls = [f"{server.origin}/a", f"{server.origin}/b"]
+        done = shell.run("get", *urls, "--input", "list", "-o", "out/")
+    assert done.returncode == 0, done.stderr
+    for name, path in [("a", "a"), ("b", "b"), ("c", "c"), ("d", "named by me")]:
+        assert same(shell.folder / "out" / path, contents[f"/{name}"])
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_a_list_on_standard_input(shell, server, content):
+    assert shell.run("get", "--input", "-", given=f"{server.url}\n").returncode == 0
+    assert same(shell.folder / "file.bin", content)
+
+
+def test_two_urls_with_one_name_are_refused_before_anything_is_fetched(shell, server):
+    done = shell.run("get", server.url, f"{server.origin}/sub/file.bin")
+    assert done.returncode == 2
+    assert "more than one URL goes there" in done.stderr
+    assert server.bytes_served() == 0
+
+
+def test_one_failure_of_several_is_exit_code_1_and_the_others_arrive(shell, content):
+    with RangeServer({"/there": content}) as server:
+        done = shell.run("get", f"{server.origin}/there", f"{server.origin}/gone")
+    assert done.returncode == 1
+    assert "gone failed" in done.stderr
+    assert same(shell.folder / "there", content)
+
+
+def test_json_lines_end_with_a_result(shell, server, content):
+    done = shell.run("get", server.url, "-o", "x.bin", "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[0]["type"] == "task"
+    assert {line["type"] for line in lines[1:-1]} <= {"progress"}
+    assert (lines[-1]["type"], lines[-1]["state"]) == ("result", "Complete")
+    assert lines[-1]["bytes_done"] == lines[-1]["size"] == content.size
+
+
+@pytest.mark.parametrize("output", [["-o", "big.bin"], []])
+def test_the_same_get_goes_on_after_kill_9(shell, slow, slow_content, output):
+    words = ["get", slow.url, *output, "--piece-size", "256K", "--connections", "4"]
+    with shell.start(*words) as process:
+        wait_until_served(slow, 6 * MIB)
+        process.kill()
+    before = shell.tasks()
+    assert [task["state"] for task in before] == ["Running"]
+    assert 0 < before[0]["bytes_done"] < slow_content.size
+    slow.rate.rate = None
+    done = shell.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert "goes on at" in done.stderr
+    assert same(shell.folder / (output[1] if output else "file.bin"), slow_content)
+    after = shell.tasks()
+    assert [(task["task"], task["state"]) for task in after] == [(before[0]["task"], "Complete")]
+    assert slow.bytes_sent_twice() < 6 * MIB
+
+
+def test_resume_takes_up_what_was_killed(shell, slow, slow_content):
+    with shell.start("get", slow.url, "-o", "big.bin", "--piece-size", "256K") as process:
+        wait_until_served(slow, 6 * MIB)
+        process.kill()
+    slow.rate.rate = None
+    done = shell.run("resume")
+    assert done.returncode == 0, done.stderr
+    assert same(shell.folder / "big.bin", slow_content)
+    assert shell.run("resume").stderr == "nothing is unfinished\n"
+    log = [json.loads(line) for line in shell.run("log", "--json").stdout.splitlines()]
+    assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
+    assert (log[0]["type"], log[-1]["type"]) == ("created", "completed")
+    assert "recovered" in [event["type"] for event in log]
+
+
+def test_a_journal_is_read_while_it_is_owned_and_owned_by_one(shell, slow):
+    with shell.start("get", slow.url, "-o", "big.bin", "--journal", "t.db") as process:
+        try:
+            wait_until_served(slow, 2 * MIB)
+            (task,) = shell.tasks("--journal", "t.db")
+            assert task["state"] == "Running"
+            assert task["size"] == 16 * MIB
+            shown = shell.run("show", task["task"][-6:], "--journal", "t.db")
+            assert f"{shell.folder}/big.bin" in shown.stdout
+            assert "started" in shell.run("log", "--journal", "t.db").stdout
+            second = shell.run("resume", "--journal", "t.db")
+            assert second.returncode == 3
+            assert f"process {process.pid}" in second.stderr
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_task_and_says_how_to_go_on(shell, slow, slow_content, number, code):
+    with shell.start(
+        "get", slow.url, "-o", "big.bin", "--journal", "t.db", "--piece-size", "256K"
+    ) as process:
+        wait_until_served(slow, 4 * MIB)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    command = err.splitlines()[-1].split()
+    assert command == ["meowcat", "resume", "--journal", "t.db"]
+    assert shell.tasks("--journal", "t.db")[0]["state"] == "Queued"
+    slow.rate.rate = None
+    assert shell.run(*command[1:]).returncode == 0
+    assert same(shell.folder / "big.bin", slow_content)
+
+
+def test_a_paused_get_touches_no_network_until_it_is_resumed(shell, server, content):
+    done = shell.run("get", server.url, "-o", "x.bin", "--paused")
+    assert done.returncode == 0
+    assert server.requests == []
+    (task,) = shell.tasks()
+    assert task["state"] == "Paused"
+    assert "1 Paused" in shell.run("resume").stderr
+    assert shell.run("resume", task["task"][-5:]).returncode == 0
+    assert same(shell.folder / "x.bin", content)
+
+
+def test_a_failed_task_is_tried_again_when_it_is_named(shell, content):
+    with RangeServer({}) as server:
+        assert shell.run("get", f"{server.origin}/late", "-o", "late").returncode == 1
+        server.replace(content)
+        assert "1 Failed" in shell.run("resume").stderr
+        assert shell.run("resume", "--all").returncode == 0
+    assert same(shell.folder / "late", content)
+
+
+def test_secrets_are_in_no_output_and_in_no_file(shell, slow, slow_content):
+    url = slow.url.replace("http://", f"http://user:{SECRET}@") + f"?X-Amz-Signature={SECRET}"
+    words = ["get", url, "-o", "big.bin", "-H", f"Authorization: Bearer {SECRET}", "-H", f"X-Token: {SECRET}"]
+    with shell.start(*words, "--piece-size", "256K") as process:
+        wait_until_served(slow, 2 * MIB)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "--url URL --header 'authorization: VALUE'" in err
+    task = shell.tasks()[0]["task"]
+    waits = shell.run("resume")
+    assert waits.returncode == 4, waits.stderr
+    assert "header:authorization" in waits.stderr
+    texts = [out, err, waits.stdout, waits.stderr]
+    for words in (["ls"], ["show", task], ["log"], ["log", "--json"], ["ls", "--json"]):
+        looked = shell.run(*words)
+        texts += [looked.stdout, looked.stderr]
+    slow.rate.rate = None
+    supplied = ["--url", url, "-H", f"Authorization: Bearer {SECRET}", "-H", f"X-Token: {SECRET}"]
+    done = shell.run("resume", task, *supplied)
+    assert done.returncode == 0, done.stderr
+    texts += [done.stdout, done.stderr]
+    assert not [text for text in texts if SECRET in text]
+    files = [path for path in shell.folder.rglob("*") if path.is_file() and path.name != "big.bin"]
+    assert files
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert same(shell.folder / "big.bin", slow_content)
+
+
+def test_a_header_goes_to_one_host_at_most(shell, content):
+    with RangeServer({"/x": content}) as one, RangeServer({"/x": content}) as other:
+        for number, server in enumerate((one, other)):
+            shell.run("get", f"{server.origin}/x", "-o", f"x{number}", "--paused", "-H", "Cookie: a=b")
+        refused = shell.run("resume", "--all", "-H", "Cookie: a=b")
+    assert refused.returncode == 2
+    assert "would go to 2 hosts" in refused.stderr
+    assert one.requests == other.requests == []

@@ -1,0 +1,243 @@
+"""Commands from outside: help, bad input, exit codes, JSON errors. No network."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import meowcat
+from meowcat.cli import main
+from meowcat.cli.display import closing_text, exit_of_task, pace_text, stopped_text
+from meowcat.cli.exits import Exit, exit_of, exit_of_all
+from meowcat.cli.views import printable, task_object
+from meowcat.core.errors import (
+    DuplicateTask,
+    JournalOwned,
+    MeowcatError,
+    TaskNotFound,
+    TaskQuarantined,
+    TransferCanceled,
+    TransferFailed,
+    UnknownJournal,
+)
+from meowcat.core.info import TaskInfo
+from meowcat.core.machine import State
+from meowcat.core.state import Phase
+from meowcat.core.values import Fault, FaultKind, TaskId
+from meowcat.core.waits import WaitingFor
+from meowcat.task import Progress
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run("ls", "--json")` in an empty folder with an empty state folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEOWCAT_STATE_DIR", str(tmp_path / "state"))
+    return lambda *words, **more: CliRunner().invoke(main, list(words), **more)
+
+
+def info_of(**fields):
+    return TaskInfo(
+        **{
+            "id": TaskId("01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+            "key": "/data/a.bin",
+            "state": State.RUNNING,
+            "phase": Phase.MOVING,
+            "direction": "download",
+            "url": "https://host/a.bin",
+            "path": "/data/a.bin",
+            "priority": 0,
+            "created": 1_700_000_000_123,
+            "size": 1000,
+            "bytes_done": 250,
+            "attempts": 0,
+            "crashes": 0,
+            "waiting_for": None,
+            "needs": (),
+            "reason": "",
+            "fault": None,
+            "digests": (),
+            "client_file_sign": None,
+            **fields,
+        }
+    )
+
+
+def test_the_version_is_the_packages(run):
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output == f"meowcat, version {meowcat.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["get", "ls", "show", "log", "resume", "demo"])
+def test_every_command_has_help_with_an_example(run, command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"meowcat {command}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["get", "ftp://host/x"], "expected http or https"),
+        (["get", "http://h/x", "--piece-size", "big"], "'big' is no size"),
+        (["get", "http://h/x", "--piece-size", "1"], "piece_size 1"),
+        (["get", "http://h/x", "--connections", "0"], "connections 0"),
+        (["get", "http://h/x", "--checksum", "sha256:12"], "64 hexadecimal digits"),
+        (["get", "http://h/x", "http://h/y", "--checksum", "md5:" + "0" * 32], "--checksum is for one URL"),
+        (["get", "http://h/x", "--timeout", "soon"], "'soon' is no time"),
+        (["get", "http://h/x", "--timeout", "0"], "connect_timeout 0"),
+        (["get", "http://h/x", "--retries", "-1"], "retries -1"),
+        (["get", "http://h/x", "--durability", "wish"], "wish"),
+        (["get", "http://h/x", "-o", "missing/"], "there is no such folder"),
+        (["get", "--input", "missing"], "No such file"),
+        (["get", "--no-such-option"], "No such option"),
+        (["frobnicate"], "No such command"),
+        (["show", "01X"], "no task '01X'"),
+        (["resume", "01X"], "no task '01X'"),
+        (["resume", "--url", "x"], "expected http or https"),
+        (["resume", "--header", "A: b"], "no task to supply them to"),
+        (["demo", "--size", "1M"], "at least 8MiB"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, words, told):
+    result = run(*words)
+    assert result.exit_code == Exit.USAGE
+    assert result.stdout == ""
+    assert result.stderr.startswith("meowcat: ")
+    assert result.stderr.count("\n") == 1
+    assert told in result.stderr
+
+
+def test_bad_input_leaves_no_journal_behind(run, tmp_path):
+    run("get", "http://h/x", "--piece-size", "big")
+    run("get", "http://h/x", "-o", "missing/")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["ls", "log", "resume"])
+def test_a_journal_that_is_not_there_is_exit_code_3_and_is_not_made(run, tmp_path, command):
+    result = run(command, "--journal", "none.db")
+    assert result.exit_code == Exit.JOURNAL
+    assert "none.db" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_file_is_no_journal_and_stays_as_it_is(run, tmp_path):
+    (tmp_path / "notes.db").write_text("dear diary")
+    for words in (["ls"], ["resume"], ["get", "http://127.0.0.1:9/x"]):
+        result = run(*words, "--journal", "notes.db")
+        assert result.exit_code == Exit.JOURNAL, result.output
+        assert result.stderr.startswith("meowcat: ")
+    assert (tmp_path / "notes.db").read_text() == "dear diary"
+
+
+def test_an_unknown_kind_of_journal_is_named(run):
+    result = run("ls", "--journal", "carrier-pigeon:coop")
+    assert result.exit_code == Exit.JOURNAL
+    assert "carrier-pigeon" in result.stderr
+
+
+def test_errors_are_objects_with_json(run):
+    for words, code, name in [
+        (["get", "ftp://h/x"], Exit.USAGE, "ARGUMENT"),
+        (["get", "--no-such-option"], Exit.USAGE, "ARGUMENT"),
+        (["ls", "--journal", "none.db"], Exit.JOURNAL, "JOURNAL"),
+    ]:
+        result = run(*words, "--json")
+        assert result.exit_code == code
+        assert result.stderr == ""
+        error = json.loads(result.stdout)
+        assert (error["type"], error["name"]) == ("error", name)
+        assert error["message"]
+
+
+def test_secrets_are_not_in_messages(run):
+    for words in (
+        ["get", "ftp://user:hunter2@host/x?sig=hunter2"],
+        ["get", "http://h/x", "--header", "hunter2"],
+        ["get", "http://h/x", "--header", "A\x01: hunter2"],
+        ["ls", "https://user:hunter2@host/x"],
+        ["resume", "--url", "https://user:hunter2@host:port/x"],
+    ):
+        result = run(*words)
+        assert result.exit_code == Exit.USAGE
+        assert "hunter2" not in result.output
+
+
+def test_an_empty_state_folder_is_no_error(run):
+    assert run("ls").output == ""
+    assert json.loads(run("ls", "--json").output) == []
+    assert run("log").output == ""
+    result = run("resume")
+    assert (result.exit_code, result.stderr) == (0, "nothing is unfinished\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (JournalOwned("x"), Exit.JOURNAL),
+        (UnknownJournal("x"), Exit.JOURNAL),
+        (TaskQuarantined("x"), Exit.JOURNAL),
+        (DuplicateTask("x"), Exit.USAGE),
+        (TaskNotFound("x"), Exit.USAGE),
+        (TransferFailed("x"), Exit.FAILED),
+        (TransferCanceled("x"), Exit.UNFINISHED),
+        (MeowcatError("x"), Exit.FAILED),
+    ],
+)
+def test_each_error_has_its_exit_code(error, code):
+    assert exit_of(error) == code
+
+
+def test_of_several_transfers_a_failure_is_told_first():
+    assert exit_of_all([]) == Exit.COMPLETE
+    assert exit_of_all([Exit.COMPLETE, Exit.UNFINISHED]) == Exit.UNFINISHED
+    assert exit_of_all([Exit.UNFINISHED, Exit.FAILED, Exit.COMPLETE]) == Exit.FAILED
+
+
+def test_a_task_that_rests_says_why():
+    fault = Fault(kind=FaultKind.STATUS, detail="404 Not Found", status=404)
+    failed = info_of(state=State.FAILED, fault=fault)
+    assert closing_text(failed) == "meowcat: a.bin failed: 404 Not Found"
+    assert exit_of_task(failed) == Exit.FAILED
+    paused = info_of(state=State.PAUSED, reason="three crashes in a row")
+    assert closing_text(paused) == "meowcat: a.bin paused: three crashes in a row"
+    waits = info_of(state=State.QUEUED, waiting_for=WaitingFor.SUPPLY, needs=("header:cookie",))
+    assert closing_text(waits) == "meowcat: a.bin waits: supply: header:cookie"
+    assert exit_of_task(waits) == Exit.UNFINISHED
+
+
+def test_the_pace_is_a_rate_or_the_reason_for_none():
+    def moment(**fields):
+        plain = {"state": State.RUNNING, "bytes_done": 250, "size": 1000, "rate": 0.0, "eta": None}
+        return Progress(**{**plain, "waiting_for": None, **fields})
+
+    assert pace_text(info_of(), moment(rate=1024.0, eta=61.0)) == "1.0 KiB/s  1m01s left"
+    assert pace_text(info_of(), moment()) == "..."
+    assert pace_text(info_of(state=State.PREPARING), moment()) == "preparing"
+    assert pace_text(info_of(bytes_done=1000, phase=Phase.VERIFYING), moment()) == "verifying"
+    assert pace_text(info_of(waiting_for=WaitingFor.HOST), moment()) == "waits: host"
+
+
+def test_a_tasks_json_has_the_documented_names():
+    fault = Fault(kind=FaultKind.STATUS, detail="no", status=404)
+    found = task_object(info_of(fault=fault), "t.db")
+    assert set(found) == {
+        "task", "journal", "state", "phase", "direction", "url", "path", "size", "bytes_done", "fraction",
+        "priority", "created", "attempts", "crashes", "waiting_for", "needs", "reason", "fault", "digests",
+    }  # fmt: skip
+    assert found["created"] == "2023-11-14T22:13:20.123Z"
+    assert found["fraction"] == 0.25
+    assert found["fault"] == {"code": 109, "kind": "status", "status": 404, "detail": "no"}
+
+
+def test_control_characters_never_reach_a_terminal():
+    assert printable("a\x1b[2Jb\x07\n") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\n"
+
+
+def test_being_stopped_names_the_signal_and_the_way_to_go_on():
+    assert stopped_text(2, "meowcat resume").endswith("Go on with:\n  meowcat resume")
+    assert stopped_text(2, None) == "meowcat: interrupted"
+    assert stopped_text(15, None) == "meowcat: terminated"

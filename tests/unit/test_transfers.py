@@ -1,0 +1,105 @@
+"""Requests as values, and the one way to write a checksum."""
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.transfers import (
+    DIGEST_LENGTHS,
+    Download,
+    ProtocolSpec,
+    Request,
+    Upload,
+    check,
+    parse_checksum,
+)
+from meowcat.core.values import Checksum
+
+
+@pytest.mark.parametrize(("algorithm", "length"), DIGEST_LENGTHS.items())
+def test_every_algorithm_is_read(algorithm, length):
+    assert parse_checksum(f"{algorithm}:{'a1' * (length // 2)}") == Checksum(algorithm, "a1" * (length // 2))
+
+
+def test_case_blanks_and_hyphens_do_not_matter():
+    assert parse_checksum(" SHA-256 : " + "AB" * 32 + " ") == Checksum("sha256", "ab" * 32)
+
+
+@pytest.mark.parametrize("text", ["", "md5", "00" * 16, "sha3:00", ":00"])
+def test_an_unknown_algorithm_names_the_known_ones(text):
+    with pytest.raises(InvalidArgument, match="expected 'algorithm:hex' with one of sha256, sha512"):
+        parse_checksum(text)
+
+
+@pytest.mark.parametrize("digits", ["", "00", "0" * 31, "0" * 33, "g" * 32, "0x" + "0" * 30])
+def test_the_digits_must_be_those_that_the_algorithm_has(digits):
+    with pytest.raises(InvalidArgument, match="md5 has 32 hexadecimal digits"):
+        parse_checksum(f"md5:{digits}")
+
+
+@pytest.mark.parametrize(
+    ("request_", "direction"),
+    [
+        (Download("https://host.example/x", "/x", headers={"a": "b"}, retries=0), "download"),
+        (Upload("/x", "https://host.example/x", ProtocolSpec("s3", 1, {"bucket": "b"})), "upload"),
+    ],
+)
+def test_a_request_survives_json_and_knows_its_direction(request_, direction):
+    encoded = msgspec.json.encode(request_)
+    assert msgspec.json.decode(encoded, type=Request) == request_
+    assert request_.direction == direction
+    assert msgspec.json.decode(encoded)["kind"] == direction
+
+
+DOWNLOAD = Download("https://host.example/x", "/x")
+UPLOAD = Upload("/x", "https://host.example/x", ProtocolSpec("s3"))
+
+
+@pytest.mark.parametrize("request_", [DOWNLOAD, UPLOAD])
+def test_a_plain_request_is_within_its_bounds(request_):
+    check(request_)
+
+
+@pytest.mark.parametrize("request_", [DOWNLOAD, UPLOAD])
+@pytest.mark.parametrize(
+    ("field", "least", "most"),
+    [
+        ("connections", 1, 256),
+        ("piece_size", 64 << 10, 512 << 20),
+        ("limit_rate", 1, 1 << 50),
+        ("retries", 0, 1_000_000),
+    ],
+)
+def test_numbers_have_bounds_and_the_bounds_are_allowed(request_, field, least, most):
+    for value in (least, most, None):
+        check(replace(request_, **{field: value}))
+    for value in (least - 1, most + 1, 1.5):
+        with pytest.raises(
+            InvalidArgument, match=rf"{field} {value}: expected a whole number from {least:,}"
+        ):
+            check(replace(request_, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"url": ""}, "url is empty"),
+        ({"to": ""}, "to is empty"),
+        ({"checksum": "md5:0"}, "md5 has 32 hexadecimal digits"),
+        ({"overwrite": "maybe"}, "overwrite 'maybe': expected 'never' or 'replace'"),
+        ({"probe": "options"}, "probe 'options': expected 'get' or 'head'"),
+        ({"total_size": -1}, "total_size -1"),
+        ({"headers": {"a b": "c"}}, "header 'a b': expected a name"),
+        ({"headers": {"": "c"}}, "header '': expected a name"),
+        ({"headers": {"x": "secret\r\nInjected: 1"}}, "header x: its value has a line break"),
+    ],
+)
+def test_what_no_download_can_be_is_refused_and_no_secret_is_shown(changes, said):
+    with pytest.raises(InvalidArgument, match=said) as caught:
+        check(replace(DOWNLOAD, **changes))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_download_with_everything_given_is_within_its_bounds():
+    check(replace(DOWNLOAD, checksum="md5:" + "0" * 32, total_size=0, headers={"X-Token": "a b"}))
