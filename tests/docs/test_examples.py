@@ -1,0 +1,52 @@
+"""Every example runs by itself, as a program, and says what it should."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meowcat.testing.servers import Content, RangeServer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+SAYS = {
+    "resume_after_crash.py": ["killed with SIGKILL", "SHA-256 is right"],
+    "selective_resume.py": ["a.bin: Complete", "b.bin: Paused", "c.bin: Complete"],
+    "many_files.py": ["200 tasks are recorded", "200 files, 3,276,800 bytes"],
+    "own_client.py": ["8,388,608 bytes", "the server saw our-app/1.0"],
+}
+"""What each example that brings its own server prints."""
+
+
+def run(name, *arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs_and_says(name, tmp_path):
+    printed = run(name, cwd=tmp_path)
+    for text in SAYS[name]:
+        assert text in printed
+
+
+def test_the_shortest_example_downloads_what_it_is_told(tmp_path):
+    content = Content(1 << 20)
+    with RangeServer(content) as server:
+        assert "1,048,576 bytes" in run("download.py", server.url, "file.bin", cwd=tmp_path)
+    assert (tmp_path / "file.bin").read_bytes() == content.bytes()
+
+
+def test_every_example_is_run_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, "download.py"}

@@ -1,0 +1,145 @@
+"""Runs the code of README and docs as it stands there, against loopback servers that stand in for its hosts.
+
+Blocks marked `python` that have no `asyncio.run` share one namespace and one event loop per page, like a
+session of `python -m asyncio`; those that have it run as programs. Blocks marked `sh` run in bash. All of a
+page's blocks run in order, in an empty folder.
+"""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+
+from meowcat.testing.servers import Content, RangeServer, Trouble
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+CONTENT = Content(3 << 20)
+"""The bytes of every URL: their SHA-256 is the one in the docs."""
+
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Snippet:
+    page: Path
+    line: int
+    """Of the page, where the code begins."""
+    language: str
+    code: str
+
+
+def snippets(page: Path) -> list[Snippet]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Snippet(page, text.count("\n", 0, match.start("code")), match["language"], match["code"])
+        for match in FENCE.finditer(text)
+    ]
+
+
+def runnable(page: Path) -> list[Snippet]:
+    return [each for each in snippets(page) if each.language in ("python", "sh")]
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[dict[str, str]]:
+    """Where the hosts of the docs really are. The proxy is the first server, asked for whole URLs."""
+
+    def missing(seen):
+        return Trouble(status=404) if "missing" in seen.target else None
+
+    with (
+        RangeServer(CONTENT, script=missing) as plain,
+        RangeServer(CONTENT, tls=True) as private,
+    ):
+        yield {
+            "https://host": plain.origin,
+            "http://proxy.example:3128": plain.origin,
+            "https://internal.example": private.origin,
+            "company-ca.pem": private.ca_pem.decode(),
+        }
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, hosts):
+    (tmp_path / "company-ca.pem").write_text(hosts["company-ca.pem"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):  # of the machine: they lead away from loopback
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return tmp_path
+
+
+def localised(code: str, hosts: dict[str, str]) -> str:
+    for name, origin in hosts.items():
+        if name.startswith("http"):
+            code = code.replace(name, origin)
+    return code
+
+
+def run_program(command: list[str]) -> None:
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+async def run_in_session(snippet: Snippet, code: str, session: dict[str, object]) -> None:
+    """Compile with line numbers of the page, so that a traceback points into it."""
+    compiled = compile("\n" * snippet.line + code, snippet.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    outcome = eval(compiled, session)  # noqa: S307  # our own pages
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+async def run_page(page: Path, hosts: dict[str, str]) -> None:
+    session: dict[str, object] = {"__name__": "__snippet__"}
+    for snippet in runnable(page):
+        code = localised(snippet.code, hosts)
+        if snippet.language == "sh":
+            await anyio.to_thread.run_sync(run_program, ["bash", "-euc", code])
+        elif "asyncio.run(" in code:
+            await anyio.to_thread.run_sync(run_program, [sys.executable, "-c", code])
+        else:
+            await run_in_session(snippet, code, session)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if runnable(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_code_of_a_page_works_as_it_stands_there(page, folder, hosts):
+    anyio.run(run_page, page, hosts)
+
+
+def test_every_fence_says_what_it_is():
+    known = {"python", "sh", "console", "text", "json", "toml", "mermaid"}
+    wrong = [
+        f"{each.page.name}:{each.line}"
+        for page in PAGES
+        for each in snippets(page)
+        if each.language not in known
+    ]
+    assert wrong == []
+
+
+def test_what_the_readme_promises_to_be_its_first_code_is_short():
+    first = next(each for each in snippets(ROOT / "README.md") if each.language == "python")
+    assert len(first.code.splitlines()) <= 10
+    assert "asyncio.run(" in first.code
+
+
+def test_the_checksum_in_the_docs_is_that_of_the_content():
+    quoted = {
+        digest for page in PAGES for digest in re.findall(r'"sha256:([0-9a-f]{64})"', page.read_text("utf-8"))
+    }
+    assert quoted == {CONTENT.sha256}

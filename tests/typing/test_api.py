@@ -1,0 +1,116 @@
+"""The public API as type checkers see it: checked by mypy and pyright in strict mode, never run.
+
+A change that makes a type weaker (an Any, a lost Optional) fails the check, not a test at run time.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import assert_type
+
+import httpx
+
+import meowcat
+
+
+async def the_shortest_program() -> None:
+    async with meowcat.Engine("transfers.db") as engine:
+        assert_type(engine, meowcat.Engine)
+        result = await engine.download("https://host/big.iso", "big.iso", checksum="sha256:00", connections=8)
+        assert_type(result, meowcat.Result)
+        assert_type(result.path, str)
+        assert_type(result.size, int)
+        assert_type(result.digests, tuple[meowcat.Checksum, ...])
+        assert_type(result.task, meowcat.TaskId)
+        await engine.download("https://host/big.iso", Path("big.iso"))
+
+
+def wanted(info: meowcat.TaskInfo) -> bool:
+    assert_type(info.state, meowcat.State)
+    assert_type(info.phase, meowcat.Phase)
+    assert_type(info.size, int | None)
+    assert_type(info.fraction, float)
+    assert_type(info.waiting_for, meowcat.WaitingFor | None)
+    assert_type(info.needs, tuple[str, ...])
+    assert_type(info.fault, meowcat.Fault | None)
+    assert_type(info.client_file_sign, str | None)
+    return info.priority > 0
+
+
+async def every_argument_of_an_engine() -> None:
+    config = meowcat.Config(max_downloads=2, max_uploads=2, durability="power", limit_rate=None)
+    async with httpx.AsyncClient() as client:
+        engine = meowcat.Engine(Path("transfers.db"), config=config, on_restart=wanted, http_client=client)
+        assert_type(engine.config, meowcat.Config)
+        await engine.close()
+    meowcat.Engine()
+    meowcat.Engine("memory:", on_restart="resume")
+    meowcat.Engine("memory:", on_restart="pause")
+
+
+async def a_handle(engine: meowcat.Engine) -> None:
+    request = meowcat.Download(
+        "https://host/big.iso",
+        to="big.iso",
+        connections=8,
+        headers={"Accept-Language": "en"},
+        overwrite="replace",
+        probe="head",
+    )
+    task = await engine.submit(request, paused=False)
+    assert_type(task, meowcat.Task)
+    assert_type(await engine.submit_nowait(request), meowcat.Task)
+    assert_type(task.id, meowcat.TaskId)
+    assert_type(task.state, meowcat.State)
+    assert_type(task.info, meowcat.TaskInfo)
+    assert_type(task.progress(), AsyncIterator[meowcat.Progress])
+    async for progress in task.progress():
+        assert_type(progress, meowcat.Progress)
+        assert_type(progress.fraction, float)
+        assert_type(progress.rate, float)
+        assert_type(progress.eta, float | None)
+    async for logged in task.history():
+        assert_type(logged, meowcat.LoggedEvent)
+        assert_type(logged.event.state, meowcat.State)
+    assert_type(await task.result(), meowcat.Result)
+
+
+async def commands(engine: meowcat.Engine, task: meowcat.Task) -> None:
+    await task.pause()
+    await task.resume()
+    await task.cancel()
+    await task.retry()
+    await task.supply(url="https://host/big.iso", headers={"Authorization": "made up"})
+    await engine.pause(task.id)
+    await engine.resume(task.id)
+    await engine.cancel(task.id)
+    await engine.retry(task.id)
+    assert_type(await engine.task(task.id), meowcat.Task)
+
+
+async def all_tasks(engine: meowcat.Engine) -> None:
+    requests = [meowcat.Download(f"https://host/{number}", to=str(number)) for number in range(3)]
+    assert_type(await engine.submit_many(requests), list[meowcat.TaskId])
+    assert_type(await engine.pause_many(state=meowcat.State.QUEUED), list[meowcat.TaskId])
+    assert_type(await engine.cancel_many(state=["Queued", "Paused"]), list[meowcat.TaskId])
+    async for info in engine.tasks(state="Paused", direction="download"):
+        assert_type(info, meowcat.TaskInfo)
+    async for logged in engine.events(after=0):
+        assert_type(logged, meowcat.LoggedEvent)
+    snapshot = await engine.snapshot()
+    assert_type(snapshot, meowcat.Snapshot)
+    assert_type(snapshot.states, dict[str, int])
+    assert_type(engine.quarantined(), dict[meowcat.TaskId, str])
+    await engine.drain()
+
+
+async def errors(task: meowcat.Task) -> None:
+    try:
+        await task.result()
+    except meowcat.TransferCanceled as canceled:
+        assert_type(canceled.task, str)
+    except meowcat.TransferFailed as failed:
+        assert_type(failed.code, meowcat.Code)
+    except meowcat.JournalOwned as owned:
+        assert_type(owned.owner, str)
+    except meowcat.MeowcatError as error:
+        assert_type(error.code, meowcat.Code)
