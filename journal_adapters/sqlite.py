@@ -159,8 +159,9 @@ class SQLiteJournal:
     def read(self, task: TaskId, after: int = 0) -> Sequence[Record | Damage]:
         rows = f"{_SELECT} WHERE task = ? AND seq > ? ORDER BY seq"
         try:
-            found = self._query_as(_record, rows, task, after)
+            # The summary first: an append between the two reads must not make records look missing.
             summary = self._query("SELECT seq FROM task WHERE id = ?", task)
+            found = self._query_as(_record, rows, task, after)
         except JournalDamaged as error:
             return [Damage(str(error), task=task)]
         last = found[-1].seq if found and isinstance(found[-1], Record) else after

@@ -1,7 +1,7 @@
 """The engine: what an application opens, submits transfers to, and closes."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +35,7 @@ from meowcat.journal.locate import locate
 from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
+from meowcat.streams import Stream, batches
 from meowcat.task import LoggedEvent, Result, Task
 from meowcat.transfer.context import World
 from meowcat.transfer.disk import Disk, OsDisk
@@ -344,38 +345,68 @@ class Engine:
         async with runtime.room:
             await runtime.command(TaskId(task), msg.Supply(names=names, request=sealed))
 
-    async def history(self, task: TaskId | str) -> AsyncIterator[LoggedEvent]:
-        for record in await self._opened().records_of(TaskId(task)):
-            yield logged(record)
+    def history(self, task: TaskId | str) -> Stream[LoggedEvent]:
+        runtime, seq = self._opened(), 0
+
+        async def load() -> list[LoggedEvent]:
+            nonlocal seq
+            found = [logged(record) for record in await runtime.records_of(TaskId(task), seq)]
+            seq = found[-1].seq if found else seq
+            return found
+
+        return batches(load)
 
     # All tasks
 
-    async def tasks(
+    def tasks(
         self,
         *,
         state: State | str | Iterable[State | str] | None = None,
         direction: Direction | None = None,
-    ) -> AsyncIterator[TaskInfo]:
+    ) -> Stream[TaskInfo]:
         """The tasks that have not ended, in the order of their creation; or those in `state`.
 
         Asking for Complete or Canceled reads the whole journal.
         """
-        runtime = self._opened()
-        states = _states(state)
+        runtime, states = self._opened(), _states(state)
         if states & ENDED:
-            async for task in runtime.all_tasks():
-                if task.state in states and direction in (None, task.request.direction):
-                    yield info_of(task)
-            return
-        for row in runtime.registry:
-            if states and row.state not in states:
-                continue
-            if direction not in (None, row.direction):
-                continue
-            try:
-                yield info_of(await self._state(row.id))
-            except TaskNotFound:  # its creation is not durable yet
-                continue
+            return batches(self._pages_of_all(states, direction))
+        rows = iter(
+            [
+                row.id
+                for row in runtime.registry
+                if (not states or row.state in states) and direction in (None, row.direction)
+            ]
+        )
+
+        async def step() -> TaskInfo:
+            for task in rows:
+                try:
+                    return info_of(await self._state(task))
+                except TaskNotFound:  # its creation is not durable yet
+                    continue
+            raise StopAsyncIteration
+
+        return Stream(step)
+
+    def _pages_of_all(
+        self, states: frozenset[State], direction: Direction | None
+    ) -> Callable[[], Awaitable[list[TaskInfo]]]:
+        """What `batches` loads: all that is asked for at once, and then nothing."""
+        runtime, read = self._opened(), False
+
+        async def load() -> list[TaskInfo]:
+            nonlocal read
+            if read:
+                return []
+            read = True
+            return [
+                info_of(task)
+                for task in await runtime.all_tasks()
+                if task.state in states and direction in (None, task.request.direction)
+            ]
+
+        return load
 
     async def cancel_many(
         self, *, state: State | str | Iterable[State | str] | None = None, direction: Direction | None = None
@@ -410,20 +441,22 @@ class Engine:
                 done += await runtime.command_many(chosen[first : first + CREATE_BATCH], make)
         return done
 
-    async def events(self, *, after: Position | int = 0) -> AsyncIterator[LoggedEvent]:
+    def events(self, *, after: Position | int = 0) -> Stream[LoggedEvent]:
         """All durable events of all tasks behind position `after`, and then each new one as it comes.
 
         Never ends by itself. Keep the last event's `position` to go on from there, after a restart too.
         """
         position = Position(after)
-        while True:
+
+        async def load() -> list[LoggedEvent]:
+            nonlocal position
             runtime = self._opened()
-            records = await runtime.records_after(position)
-            for record in records:
-                yield logged(record)
-                position = record.position
-            if not records:
+            while not (records := await runtime.records_after(position)):
                 await runtime.bus.beyond(position)
+            position = records[-1].position
+            return [logged(record) for record in records]
+
+        return batches(load)
 
     async def drain(self) -> None:
         """Wait until nothing is left to do without help: every task has ended, is Paused or Failed, or waits

@@ -1,6 +1,6 @@
 """What a user holds of a task: its handle, its progress and its result."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,6 +13,7 @@ from meowcat.core.machine import TERMINAL, State
 from meowcat.core.values import Checksum, Position, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.runtime.bus import Feed
+from meowcat.streams import Stream
 
 if TYPE_CHECKING:
     from meowcat.engine import Engine
@@ -107,21 +108,28 @@ class Task:
             raise TransferCanceled(f"{info.url}: canceled", task=info.id)
         return Result(task=info.id, path=info.path, size=info.bytes_done, digests=info.digests)
 
-    async def progress(self) -> AsyncIterator[Progress]:
+    def progress(self) -> Stream[Progress]:
         """Progress as it is made, at most ten times a second; ends after the terminal state was given.
 
         A pause does not end it. Steps that nobody asked for in time are left out.
         """
         clock = self._engine.clock.monotonic
-        while True:
-            given, seen = clock(), self._feed.version
-            moment = self._moment()
-            yield moment
-            if moment.state in TERMINAL:
-                return
-            await self._feed.beyond(seen)
-            if self.state not in TERMINAL:
-                await anyio.sleep(max(0.0, given + PROGRESS_INTERVAL - clock()))
+        given: Progress | None = None
+        at, seen = clock(), self._feed.version
+
+        async def step() -> Progress:
+            nonlocal given, at, seen
+            if given is not None:
+                if given.state in TERMINAL:
+                    raise StopAsyncIteration
+                await self._feed.beyond(seen)
+                if self.state not in TERMINAL:
+                    await anyio.sleep(max(0.0, at + PROGRESS_INTERVAL - clock()))
+            at, seen = clock(), self._feed.version
+            given = self._moment()
+            return given
+
+        return Stream(step)
 
     def _moment(self) -> Progress:
         info, rate = self.info, self._feed.rate()
@@ -177,7 +185,6 @@ class Task:
         """
         await self._engine.supply(self.id, url=url, headers=headers)
 
-    async def history(self) -> AsyncIterator[LoggedEvent]:
+    def history(self) -> Stream[LoggedEvent]:
         """The task's events from the first to the newest durable one."""
-        async for event in self._engine.history(self.id):
-            yield event
+        return self._engine.history(self.id)

@@ -37,6 +37,8 @@ _KILL_BETWEEN = (0.30, 0.70)
 _TIMEOUT = 120.0
 """Seconds after which a child counts as stuck."""
 _HASH_BLOCK = MIB
+_BLOCK = 512
+"""The unit of `st_blocks`, whatever the file system (POSIX)."""
 
 
 class DemoFailed(click.ClickException):
@@ -87,7 +89,7 @@ def demo(*, size: int, connections: int, keep: bool) -> Exit:
     with _stage(size, connections, keep=keep) as stage:
         _step(f"A server on {stage.server.origin}: {size_text(size)}, no faster than {_cap(size)}")
         killed_at = _download_and_kill(stage)
-        _step("The journal, opened again beside nobody: what it knows")
+        _step("What the journal knows")
         _meowcat(stage, "show", _only_task(stage))
         _step("Resume, in a new process")
         _meowcat(stage, "resume")
@@ -163,9 +165,9 @@ def _wait_until_sent(stage: Stage, process: subprocess.Popen[bytes], count: int)
 
 
 def _files(stage: Stage) -> str:
-    return ", ".join(
-        f"{path.name} ({size_text(path.stat().st_blocks * 512)})" for path in sorted(stage.folder.iterdir())
-    )
+    """What is on disk of it, as the file system counts: a part file has holes."""
+    parts = [path for path in stage.folder.iterdir() if path.suffix == ".part"]
+    return ", ".join(f"{path.name} has {size_text(path.stat().st_blocks * _BLOCK)}" for path in parts)
 
 
 def _only_task(stage: Stage) -> str:
@@ -202,14 +204,13 @@ def _verify(stage: Stage) -> None:
 def _sum_up(stage: Stage, killed_at: float, took: float) -> None:
     twice = stage.server.bytes_sent_twice()
     _step("Summary")
-    click.echo(
-        f"{size_text(stage.content.size)} in {seconds_text(took)}, killed at {killed_at:.0%}; "
-        f"the server sent {size_text(stage.server.bytes_served())} in {len(stage.server.requests)} requests, "
-    )
-    click.echo(f"of that {size_text(twice)} twice ({twice / stage.content.size:.1%} of the file)")
+    served, requests = size_text(stage.server.bytes_served()), len(stage.server.requests)
+    click.echo(f"{size_text(stage.content.size)} in {seconds_text(took)}, killed at {killed_at:.0%}")
+    click.echo(f"The server sent {served} in {requests} requests")
+    click.echo(f"{size_text(twice)} were fetched twice ({twice / stage.content.size:.1%} of the file)")
     allowed = max(ALLOWED_TWICE, stage.connections * 2 * MIB)
     if twice > allowed:
         raise DemoFailed(f"{size_text(twice)} were fetched twice; at most {size_text(allowed)} is right")
-    leftovers = sorted(path.name for path in stage.folder.iterdir() if ".part" in path.name)
+    leftovers = sorted(path.name for path in stage.folder.iterdir() if path.suffix == ".part")
     if leftovers:
         raise DemoFailed(f"left behind: {', '.join(leftovers)}")

@@ -99,10 +99,10 @@ async def _resume(wish: Wish, display: Display, stop: Stop) -> Exit:
     async with AsyncExitStack() as engines:
         opened = await _open_all(wish, dict.fromkeys(each.journal for each in chosen), engines, display)
         with stop.scope:
-            for each in chosen:
-                if each.journal in opened:
-                    task = await _set_going(opened[each.journal], each, wish.supply)
-                    watched.append(Watched(task, each.journal, each.task.request.needs))
+            for found in chosen:
+                if found.journal in opened:
+                    handle = await _set_going(opened[found.journal], found, wish.supply)
+                    watched.append(Watched(handle, found.journal, found.task.request.needs))
             with display:
                 for each in watched:
                     display.begin(each.task.info, each.journal)

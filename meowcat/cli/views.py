@@ -11,6 +11,7 @@ from meowcat.cli.quantities import percent_text, size_text
 from meowcat.core.errors import MeowcatError
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
+from meowcat.core.values import FaultKind
 from meowcat.task import Progress
 
 ID_SHOWN = 8
@@ -109,6 +110,8 @@ def amount_text(info: TaskInfo) -> str:
 def standing_text(info: TaskInfo) -> str:
     """What keeps a task that is neither Complete nor moving, in a few words; "" where nothing does."""
     if info.state is State.FAILED and info.fault is not None:
+        if info.fault.kind is FaultKind.TARGET_EXISTS:
+            return f"{info.path} exists; --overwrite replaces it"
         return info.fault.detail
     if info.needs:
         return f"{info.waiting_for or 'supply'}: {', '.join(info.needs)}"

@@ -88,7 +88,8 @@ def _current(task: TaskState, report: msg.Report) -> bool:
     if (report.run, report.restarts) != (task.run, task.restarts) or task.intent is not None:
         return False
     if isinstance(report, msg.Flushed | msg.Proved):
-        return task.state not in ENDED
+        # Without its generation (the head came after a pause, and was dropped) a piece could be of any.
+        return task.state not in ENDED and task.generation is not None
     return task.state in ACTIVE
 
 

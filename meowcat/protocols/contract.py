@@ -59,4 +59,4 @@ class DownloadProtocol(Protocol):
         """Ask for the head alone. What it does not answer, the first request for bytes will."""
 
     def ask(self, asked: Asked) -> Asking:
-        """Ask for bytes. `Asked(0, None, …)` asks for all of the content, in one reply and without a range."""
+        """Ask for bytes. `Asked(0, None, …)` asks for all of the content in one reply, without a range."""

@@ -21,7 +21,9 @@ from meowcat.transport.redirects import Following, Route
 
 __all__ = ["HttpRange"]
 
-_OWN = frozenset({"range", "if-match", "if-none-match", "if-range", "if-unmodified-since", "if-modified-since"})
+_OWN = frozenset(
+    {"range", "if-match", "if-none-match", "if-range", "if-unmodified-since", "if-modified-since"}
+)
 """Fields that only the engine may set: a caller's value would ask for other bytes than those expected."""
 
 _PREFERRED = ("sha256", "sha512", "blake3", "crc32c", "sha1", "md5")

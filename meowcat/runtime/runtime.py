@@ -275,14 +275,14 @@ class Runtime:
         for record in await self.records_of(task):
             yield decode(record.type, record.version, record.body)
 
-    async def records_of(self, task: TaskId) -> list[Record]:
-        """The task's records.
+    async def records_of(self, task: TaskId, after: int = 0) -> list[Record]:
+        """The task's records with a `seq` above `after`.
 
         Raises:
             JournalDamaged: one is not what was written. TaskNotFound: it has none.
         """
-        found = await self._threads.run(partial(self.journal.read, task))
-        if not found:
+        found = await self._threads.run(partial(self.journal.read, task, after))
+        if not found and not after:
             raise TaskNotFound(f"task {task}: the journal has no such task")
         return [_sound(each) for each in found]
 
@@ -291,11 +291,9 @@ class Runtime:
         found = await self._threads.run(partial(self.journal.scan, position, PAGE))
         return [_sound(each) for each in found]
 
-    async def all_tasks(self) -> AsyncIterator[TaskState]:
+    async def all_tasks(self) -> list[TaskState]:
         """Every task of the journal that is not quarantined, ended or not. Reads all of it."""
-        past = await fold_all(self.journal, evolve)
-        for task in past.tasks.values():
-            yield task
+        return list((await fold_all(self.journal, evolve)).tasks.values())
 
     async def drained(self) -> None:
         """Wait until nothing can happen any more without help from outside."""

@@ -270,10 +270,12 @@ class JournalSuite:
     def test_readers_see_whole_batches_while_another_thread_appends(self, journal: Journal) -> None:
         stop = threading.Event()
         seen: list[int] = []
+        damage: list[Damage] = []
 
         def read() -> None:
             while not stop.is_set():
                 seen.append(len(journal.scan(Position(0), 1000)))
+                damage.extend(each for each in journal.read(TaskId("a")) if isinstance(each, Damage))
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -282,5 +284,6 @@ class JournalSuite:
         stop.set()
         reader.join()
         assert [count for count in seen if count % 3] == []
+        assert damage == []
         assert seen == sorted(seen)
         check_stored(journal, [entry("a", seq) for seq in range(1, 91)])

@@ -23,7 +23,8 @@ one step, or several as `[[scenario.step]]`. Keys of a step:
   but the state is always: it is the one that such an event leads to, or else the one before.
 - `reply`: `"ok"`, which is what is expected if left out, or `{code = "TASK_STATE"}`.
 - `wanted`: `"nothing"`, or `{operation = "fetch", hold = true, run = 1, settling = false}`, any of them.
-- `slot`: whether the task wants one. `due`: milliseconds until the wait is over, or "none". `state`, `phase`, `waiting_for`: what they are.
+- `slot`: whether the task wants one. `due`: milliseconds until the wait is over, or "none".
+- `state`, `phase`, `waiting_for`: what they are.
 - `task`: any other fields of the task, as `{attempts = 1, stored = [[0, 1]]}`.
 
 After each step the journal, written as JSON and read again, is folded from the start: it must give the state

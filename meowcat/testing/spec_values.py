@@ -64,8 +64,8 @@ LEADS_TO = {
     "canceled": State.CANCELED,
     "retried": State.QUEUED,
 }
-"""The state after an event of that type. The others leave it, but for `recovered`, which must be Queued
-unless it says Paused or the task is where no recovery moves it."""
+"""The state after an event of that type. `recovered` leads to Queued unless it says Paused; all others leave
+the state as it is."""
 
 
 def implied_state(tag: str, task: TaskState | None) -> State:

@@ -11,12 +11,12 @@ from meowcat.transport.contract import Chunk
 __all__ = ["LEASE_BYTES", "Board", "Part"]
 
 LEASE_BYTES = 32 << 20
-"""Bytes that one request asks for at most (or one piece, where that is more): a connection is used again only
+"""Bytes that one request asks for at most, or one piece where that is more: a connection is used again only
 after its body was read to the end, and what a broken one had before it is given out anew."""
 
 WORTH_SPLITTING = 1 << 20
-"""Bytes that must be gained by cutting a running request short: its connection is lost, with what stands in its
-buffers."""
+"""Bytes that must be gained by cutting a running request short: its connection is lost, with what stands in
+its buffers."""
 
 FIRST_PIECES = 2
 """Pieces that the first request asks for while the size is unknown. Two are never split, so that whatever is

@@ -27,7 +27,7 @@ Span = tuple[int, int, int, bytes]
 """A piece: its index, the bytes from start to stop, and its BLAKE3 digest of 32 bytes."""
 
 
-class Stopped(Exception):  # noqa: N818  # an outcome, and no failure
+class Stopped(Exception):
     """What was being read is not wanted any more."""
 
 
@@ -90,11 +90,8 @@ def digest_file(
 ) -> dict[str, str]:
     """Read a whole file once; returns each algorithm's digest in hexadecimal.
 
-    Args:
-        file: a path, or a descriptor that is open for reading.
-        size: bytes that the file must have.
-        progress: told how many bytes were read so far.
-        stop: asked between blocks.
+    `file` is a path, or a descriptor open for reading, and must have `size` bytes. Between blocks `stop`
+    is asked, and `progress` told how many bytes were read so far.
 
     Raises:
         FileFault: LOCAL_REMOVED if the file is absent, or not `size` bytes long; IO.

@@ -1,8 +1,9 @@
 """The system calls on files that transfers need, and nothing else: a simulated disk can stand in.
 
-Everything of `meowcat.transfer` that touches a file goes through a `Disk`. Its methods raise `OSError`, as the
-calls they stand for do; `guarded` is the one place where that becomes a `FileFault`.
+Everything of `meowcat.transfer` that touches a file goes through a `Disk`. Its methods raise `OSError`, as
+the calls they stand for do; `guarded` is the one place where that becomes a `FileFault`.
 """
+# ruff: noqa: PTH104, PTH108, PTH116, PTH208  # these are the system calls themselves, and pathlib would rewrite the paths
 
 import ctypes
 import errno
@@ -78,10 +79,10 @@ class Disk(Protocol):
     """Blocking system calls. Paths are absolute; descriptors are plain numbers; all raise OSError."""
 
     def open(self, path: str, flags: int, mode: int = 0o666) -> int:
-        """open(2), closed on exec; `mode` is subject to the umask."""
+        """A descriptor that a new program does not inherit; `mode` is subject to the umask (open(2))."""
 
     def close(self, fd: int) -> None:
-        """close(2): frees the descriptor, and the lock that was taken through it."""
+        """Free the descriptor, and the lock that was taken through it."""
 
     def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
         """Write at `offset`; returns how many bytes were written, which may be fewer than all."""
@@ -122,7 +123,12 @@ class Disk(Protocol):
         """Take a name away."""
 
     def flock(self, fd: int) -> bool:
-        """Lock the file for this open descriptor alone, until it is closed; False where another one has it."""
+        """Lock the file for this open descriptor alone, until all its copies are closed or one is unlocked;
+        False where another one has it.
+        """
+
+    def unlock(self, fd: int) -> None:
+        """Give the lock back, also if a forked child still has a copy of the descriptor."""
 
     def free_bytes(self, folder: str) -> int:
         """Bytes that this user may still use there."""
@@ -189,8 +195,7 @@ class OsDisk:
 
     def fdatasync(self, fd: int) -> None:
         if sys.platform == "darwin":
-            # fsync on macOS leaves the data in the drive's cache; only this reaches the medium (fsync(2)).
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            _full_sync(fd)
         else:
             os.fdatasync(fd)
 
@@ -198,9 +203,12 @@ class OsDisk:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if sys.platform == "darwin":
-                fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+                _full_sync(fd)
             else:
                 os.fsync(fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise  # EINVAL: a file system that syncs no folders (fsync(2)); PostgreSQL goes on there, too
         finally:
             os.close(fd)
 
@@ -238,6 +246,9 @@ class OsDisk:
             return False
         return True
 
+    def unlock(self, fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
     def free_bytes(self, folder: str) -> int:
         facts = os.statvfs(folder)
         return facts.f_bavail * facts.f_frsize
@@ -247,6 +258,18 @@ class OsDisk:
 
     def writable(self, folder: str) -> bool:
         return os.access(folder, os.W_OK | os.X_OK)
+
+
+if sys.platform == "darwin":
+
+    def _full_sync(fd: int) -> None:
+        """Reach the medium: fsync on macOS leaves the data in the drive's cache (fsync(2) there)."""
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        except OSError as error:
+            if not lacks(error):
+                raise
+            os.fsync(fd)  # network volumes know nothing better
 
 
 def _status(facts: os.stat_result) -> FileStatus:

@@ -36,8 +36,8 @@ T = TypeVar("T")
 CONNECTIONS = 4
 """Requests at once of a download that does not say."""
 
-THREADS = int(__import__("os").environ.get("TH","2"))
-READ = int(__import__("os").environ.get("RD",1<<20))
+THREADS = 2
+READ = 1 << 20
 """Bytes asked for in one read of a body."""
 
 WINDOW = 4 << 20
@@ -46,7 +46,7 @@ MOST_WINDOW = 32 << 20
 """… and of all connections of one download."""
 
 
-class Refused(Exception):  # noqa: N818  # an outcome; `fault` says why
+class Refused(Exception):
     """A reply that can't be used."""
 
     def __init__(self, fault: Fault) -> None:
@@ -58,7 +58,12 @@ class FetchOperation:
     """`wanted.Fetch` at work; see `context.Running`."""
 
     def __init__(
-        self, world: World, errand: Errand, operation: Fetch, protocol: DownloadProtocol, threads: int = THREADS
+        self,
+        world: World,
+        errand: Errand,
+        operation: Fetch,
+        protocol: DownloadProtocol,
+        threads: int = THREADS,
     ) -> None:
         task = errand.task
         assert isinstance(task.request, Download)  # noqa: S101  # only downloads are fetched
@@ -128,6 +133,8 @@ class FetchOperation:
             self._stored = NOTHING
         if self._task.grid is not None:
             self._board.lay(self._task.grid, self._stored)
+            if self._task.grid.size == 0:
+                self._ended_at = 0  # known to be empty since an earlier run; only the file is still owed
         try:
             async with anyio.create_task_group() as threads:
                 await self._move_within(threads)
@@ -254,6 +261,8 @@ class FetchOperation:
         try:
             async with self._protocol.look() as answer:
                 verdict = answer.verdict
+        except TransportFault:
+            return  # some servers hang up on a HEAD; one that is not there does not answer the GET either
         finally:
             self._requests -= 1
             self._world.budget.release()
@@ -284,7 +293,9 @@ class FetchOperation:
         covers = verdict.start == 0 and verdict.stop == size
         if size is None or (self._plain and not covers):
             if self._plain:
-                raise Refused(_fault(FaultKind.LENGTH, "a part of a content whose size the server never says"))
+                raise Refused(
+                    _fault(FaultKind.LENGTH, "a part of a content whose size the server never says")
+                )
             self._plain = True
             return False
         await self._learn(part, verdict.generation, verdict.stop)
@@ -352,7 +363,9 @@ class FetchOperation:
         while True:
             limit = self._board.stop_of(part)
             if limit is not None and part.at >= limit and limit != stop:
-                return False  # split off, or nothing behind it is missing: the rest of the body is left unread
+                return (
+                    False  # split off, or nothing behind it is missing: the rest of the body is left unread
+                )
             chunk = await answer.read(size)
             if not chunk:
                 self._check_end(part, stop)
@@ -377,10 +390,7 @@ class FetchOperation:
         await self._world.budget.take(len(chunk))
         # From here on nothing may wait: a split would give bytes of this chunk to another part.
         limit = self._board.stop_of(part)
-        if limit is not None and not part.whole:
-            kept = chunk[: max(0, limit - part.at)]
-        else:
-            kept = chunk
+        kept = chunk if limit is None or part.whole else chunk[: max(0, limit - part.at)]
         unused = len(chunk)
         for offset, some in self._board.wanted(part, kept):
             self._writers.put(part.stream, offset, some)

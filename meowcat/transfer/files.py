@@ -6,6 +6,7 @@ it is in use it is locked besides, so that a copy of the journal can't write to 
 
 Everything here blocks, and raises FileFault where something is wrong.
 """
+# ruff: noqa: PTH118, PTH119, PTH120  # paths are the user's, byte for byte; pathlib would rewrite them
 
 import hashlib
 import os
@@ -16,7 +17,7 @@ from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
 from meowcat.transfer.disk import Buffer, Disk, FileFault, FileStatus, guarded
 
-__all__ = ["Durability", "PartFile", "check_target", "open_part", "part_path"]
+__all__ = ["Durability", "PartFile", "check_target", "let_go", "open_part", "part_path"]
 
 Durability = Literal["power", "process"]
 
@@ -117,6 +118,7 @@ class PartFile:
         self._high = status.size
         """The file was at least this long: if it is shorter, somebody truncated it."""
         self._broken: FileFault | None = None
+        self._owner = os.getpid()
 
     @classmethod
     def open(
@@ -133,8 +135,7 @@ class PartFile:
 
         On return it is locked, and under `power` its name would survive a power loss.
 
-        Args:
-            size: the content's size in bytes, if known: see `reserve`.
+        `size` is the content's in bytes, if known: see `reserve`.
 
         Raises:
             FileFault: TARGET_OWNED if another task has a part file for this target, or somebody else has this
@@ -156,9 +157,11 @@ class PartFile:
             except (
                 BaseException
             ):  # raised again: whatever it was, nothing may stay open, locked or in the way
-                if created:
-                    disk.unlink(path)
-                disk.close(fd)
+                try:
+                    if created:
+                        disk.unlink(path)
+                finally:
+                    let_go(disk, fd)
                 raise
         return part
 
@@ -191,7 +194,8 @@ class PartFile:
         stop = offset + len(view)
         with guarded(self.path):
             # A write behind the end would make a truncated file long again, with a hole that nobody notices.
-            self._check_length(self._disk.fstat(self._open_fd()).size)
+            high = self._high  # before the look: other threads make the file longer meanwhile
+            self._check_length(self._disk.fstat(self._open_fd()).size, high)
             while view:
                 written = self._disk.pwrite(self._open_fd(), view, stop - len(view))
                 if written <= 0:
@@ -242,17 +246,16 @@ class PartFile:
             FileFault: LOCAL_REMOVED: somebody removed, replaced or truncated it.
 
         """
+        high = self._high  # before the look: other threads make the file longer meanwhile
         with guarded(self.path):
             standing = self._disk.stat(self.path)
         if standing is None:
             raise FileFault(FaultKind.LOCAL_REMOVED, f"{self.path} was removed while it was in use")
         if standing.identity != self.identity:
             raise FileFault(FaultKind.LOCAL_REMOVED, f"{self.path} was replaced by another file while in use")
-        self._check_length(standing.size, at_least)
+        self._check_length(standing.size, max(high, at_least))
 
-    def _check_length(self, size: int, at_least: int = 0) -> None:
-        with self._lock:
-            expected = max(self._high, at_least)
+    def _check_length(self, size: int, expected: int) -> None:
         if size < expected:
             detail = f"{self.path} was truncated: it has {size} bytes, and {expected} were written"
             raise FileFault(FaultKind.LOCAL_REMOVED, detail)
@@ -266,13 +269,15 @@ class PartFile:
     def close(self) -> None:
         """Let go of the file and its lock; what was not flushed is not lost, but not durable either.
 
-        The lock goes with the descriptor and is never undone by itself: in a forked child, which shares it,
-        that would take it away from the parent.
+        In a forked child only the descriptor goes: unlocking there would take the lock from the parent.
         """
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with guarded(self.path):
-                self._disk.close(fd)
+                if os.getpid() == self._owner:
+                    let_go(self._disk, fd)
+                else:
+                    self._disk.close(fd)
 
     def _open_fd(self) -> int:
         if self._fd < 0:
@@ -298,6 +303,16 @@ def open_part(disk: Disk, path: str) -> int | None:
         except BaseException:  # raised again: a descriptor left open would keep the file locked
             disk.close(fd)
             raise
+        disk.close(fd)
+
+
+def let_go(disk: Disk, fd: int) -> None:
+    """Unlock and close, in the process that locked: closing alone would leave the lock with a child that was
+    forked, or is just being started, and has a copy of the descriptor.
+    """
+    try:
+        disk.unlock(fd)
+    finally:
         disk.close(fd)
 
 

@@ -5,17 +5,19 @@ What proves that a file is the one that was verified:
 - At the part file's name: the name has the task's id in it, 80 bits of chance, and inode and size agree with
   the intent. Nobody else has such a file there.
 - At the target, while the part file's name leads to the same inode: the same, so two names are one file.
-- At the target alone: inode and size agree. That is what a rename leaves, and almost a proof, but file systems
-  give the number of a removed file to the next new one at once: if somebody removes the part file while
-  meowcat is not running, and puts another file of the very same size at the target, it may have that number.
-  Nothing in the file system tells the two apart for certain (times can be set, a birth time is not everywhere,
-  extended attributes neither), but its content does: so `publish` takes a `proof` that is asked in this case
-  alone, after a crash between the rename and its event. Whatever else stands at the target is left untouched.
+- At the target alone: inode and size agree. That is what a rename leaves, and almost a proof, but file
+  systems give the number of a removed file to the next new one at once: if somebody removes the part file
+  while meowcat is not running, and puts another file of the very same size at the target, it may have that
+  number. Nothing in the file system tells the two apart for certain (times can be set; birth times and
+  extended attributes are not everywhere), but the content does: so `publish` takes a `proof` that is asked in
+  this case alone, after a crash between the rename and its event. Whatever else stands at the target is left
+  untouched.
 - Where device numbers changed with a reboot (network and btrfs volumes), nothing agrees: the bytes count as
   gone, which costs a download but never a wrong file.
 
 Everything here blocks. Nobody may have the part file open: it is locked meanwhile.
 """
+# ruff: noqa: PTH120  # paths are the user's, byte for byte; pathlib would rewrite them
 
 import os
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from typing import Literal
 from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
 from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded, lacks
-from meowcat.transfer.files import Durability, open_part, part_path
+from meowcat.transfer.files import Durability, let_go, open_part, part_path
 
 __all__ = ["Outcome", "discard", "outcome", "publish"]
 
@@ -49,9 +51,8 @@ def publish(
     Under `power` the bytes are durable before the target has them, and its name is durable on return. At no
     instant does the target hold anything but all of the bytes.
 
-    Args:
-        identity, size: of the file that was verified, as recorded before the first call.
-        proof: asked where only the inode's number says that the target is that file; without one that counts.
+    `identity` and `size` are those of the file that was verified, as recorded before the first call. `proof`
+    is asked where only the inode's number says that the target is that file; without one the number counts.
 
     Raises:
         FileFault: LOCAL_REMOVED if neither name leads to that file, or its last sync failed: the bytes are to
@@ -74,7 +75,7 @@ def publish(
                 _sync(disk, part, fd)
             _move(disk, part, target, identity, overwrite, power)
         finally:
-            disk.close(fd)
+            let_go(disk, fd)
 
 
 def outcome(disk: Disk, target: str, task: TaskId, identity: FileIdentity, size: int) -> Outcome:
@@ -93,10 +94,8 @@ def outcome(disk: Disk, target: str, task: TaskId, identity: FileIdentity, size:
 def discard(disk: Disk, target: str, task: TaskId, identity: FileIdentity | None) -> bool:
     """Remove the part file of a canceled task, durably; fine where there is none.
 
-    Args:
-        identity: of the file that was to be published, where that was intended.
-
-    Returns whether it had become the target already: then the target is left there, whole.
+    Returns whether the file with `identity`, known where publishing was intended, had become the target
+    already: then it is left there, whole.
 
     Raises:
         FileFault: TARGET_OWNED if somebody has the part file open; IO.
@@ -118,7 +117,7 @@ def discard(disk: Disk, target: str, task: TaskId, identity: FileIdentity | None
                 disk.unlink(part)
         finally:
             if fd is not None:
-                disk.close(fd)
+                let_go(disk, fd)
         disk.fsync_folder(
             folder
         )  # also without a part file: a call before this one may have been killed here
@@ -136,8 +135,13 @@ def _sync(disk: Disk, part: str, fd: int) -> None:
     try:
         disk.fdatasync(fd)
     except OSError as error:
-        disk.unlink(part)
-        detail = f"{part} could not be synced ({error.strerror}) and was removed; its bytes are to be fetched again"
+        try:
+            disk.unlink(part)
+        except OSError:
+            pass  # the fault below makes its bytes count as gone, whether the name is or not
+        detail = (
+            f"{part} could not be synced ({error.strerror}) and can't be relied on: fetch its bytes again"
+        )
         raise FileFault(FaultKind.LOCAL_REMOVED, detail) from error
 
 

@@ -26,9 +26,7 @@ class Rechecker:
     Holds 32 bytes for each of these pieces, and nothing else of the history.
     """
 
-    def __init__(
-        self, part: PartFile, grid: Grid, pieces: IntervalSet, stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, part: PartFile, grid: Grid, pieces: IntervalSet, stopped: Callable[[], bool]) -> None:
         self._part = part
         self._grid = grid
         self._pieces = pieces

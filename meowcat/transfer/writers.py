@@ -36,7 +36,7 @@ Write = Callable[[int, Chunk], object]
 Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 
-class WriteFailed(Exception):  # noqa: N818  # an outcome; `error` is the failure
+class WriteFailed(Exception):
     """A write failed; nothing is written any more."""
 
     def __init__(self, error: BaseException) -> None:
@@ -174,7 +174,7 @@ class Writers:
         """Wait until all that was put is written, and raise WriteFailed if it is not."""
         marks = [anyio.Event() for _ in range(self._running)]
         for lane, mark in zip(self._lanes, marks, strict=False):
-            lane.put((self._call_soon, (mark.set,)))
+            lane.put((self._wake, (mark,)))
         for mark in marks:
             await mark.wait()
         self._settle()
@@ -224,7 +224,9 @@ class Writers:
         self._lanes[stream.lane].put((function, arguments))
 
     async def _serve(self, lane: int) -> None:
-        limiter = anyio.CapacityLimiter(1)  # a thread for the length of a transfer must not be the application's
+        limiter = anyio.CapacityLimiter(
+            1
+        )  # a thread for the length of a transfer must not be the application's
         await anyio.to_thread.run_sync(self._work, lane, limiter=limiter)
 
     def _settle(self) -> None:
@@ -249,6 +251,9 @@ class Writers:
             self._busy[lane] = False
             self._tell()
 
+    def _wake(self, mark: anyio.Event) -> None:
+        self._call_soon(mark.set)
+
     def _tell(self) -> None:
         with self._lock:
             if self._told:
@@ -259,7 +264,7 @@ class Writers:
     def _perform(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         try:
             function(*arguments)
-        except Exception as error:  # whatever a write raises, the loop must hear of it
+        except Exception as error:  # noqa: BLE001  # whatever a write raises, the loop must hear of it
             self._failure = self._failure or error
 
     def _store(self, stream: Stream, offset: int, chunk: Chunk) -> None:
@@ -297,8 +302,8 @@ class Writers:
             self._done.append(done)
 
     def _confirm(self, stream: Stream, answer: list[bool]) -> None:
-        right = stream.body is None or stream.expected is None
-        right = right or stream.body.hexdigest() == stream.expected.hex
+        assert stream.body is not None and stream.expected is not None  # noqa: S101, PT018  # set by `expect`
+        right = stream.body.hexdigest() == stream.expected.hex
         with self._lock:
             self._done += stream.held if right else []
         stream.held, stream.body, stream.expected = [], None, None
@@ -311,5 +316,7 @@ def _expect(stream: Stream, digest: Checksum) -> None:
 
 def _caller() -> Callable[[Callable[[], object]], object]:
     """How another thread has something called on this loop without waiting for it, on asyncio and trio."""
-    token: Any = anyio.lowlevel.current_token().native_token
-    return token.call_soon_threadsafe if hasattr(token, "call_soon_threadsafe") else token.run_sync_soon
+    loop: Any = anyio.lowlevel.current_token().native_token
+    name = "call_soon_threadsafe" if hasattr(loop, "call_soon_threadsafe") else "run_sync_soon"
+    call: Callable[[Callable[[], object]], object] = getattr(loop, name)
+    return call

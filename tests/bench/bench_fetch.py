@@ -1,6 +1,6 @@
 """1 GiB over 4 connections from nginx, memory-backed on both sides, against curl in the same run.
 
-    python tests/bench/bench_fetch.py [--size BYTES] [--rounds N] [--connections N] [--threads N] [--folder /dev/shm]
+    python tests/bench/bench_fetch.py [--size BYTES] [--rounds N] [--connections N] [--folder FOLDER]
 
 Prints medians, the peak RSS of a process of its own for each download, and the p99.9 of the event loop's
 stalls. Runs alternate, so that a noisy machine hurts both alike.

@@ -9,9 +9,9 @@ from meowcat.core import messages as msg
 from meowcat.core.decide import decide
 from meowcat.core.events import AttemptFailed, Rechecked, Restarted, Stored
 from meowcat.core.machine import State
+from meowcat.core.seal import seal
 from meowcat.core.state import evolve, fold
 from meowcat.core.transfers import Download
-from meowcat.core.seal import seal
 from meowcat.core.values import Instant, TaskId
 from meowcat.core.wanted import wanted
 from meowcat.runtime.limits import Budget, Throttle
@@ -67,12 +67,18 @@ class Drive:
         self.operation = None
         """The operation at work."""
         self._inbox = deque()
+        self._recorded = anyio.Event()
         self._news = anyio.Event()
         self._apply(msg.Create(task=TaskId("01" * 13), key=str(to), request=request))
 
     def send(self, message):
         self._inbox.append(message)
         self._news.set()
+
+    def drain(self):
+        """Deal with what was sent while nothing ran."""
+        while self._inbox:
+            self._apply(self._inbox.popleft())
 
     def crash(self):
         """Go on with nothing but the journal, as after kill -9."""
@@ -136,8 +142,14 @@ class Drive:
         for event in decision.events:
             self.task = evolve(self.task, event)
             self.events.append(event)
+        self._recorded.set()
+        self._recorded = anyio.Event()
 
     # What tests ask
+
+    async def until_stored(self, pieces):
+        while self.stored_pieces < pieces:
+            await self._recorded.wait()
 
     def told(self, kind):
         return [event for event in self.events if isinstance(event, kind)]

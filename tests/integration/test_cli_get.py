@@ -1,11 +1,16 @@
 """The real command line, in real processes, against a real server: get, kill, go on, look, stop."""
 
+import fcntl
 import hashlib
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,24 +34,23 @@ class Shell:
         self.folder = folder
         self.environment = {**os.environ, "MEOWCAT_STATE_DIR": str(folder / "state"), "NO_PROXY": "*"}
 
-    def start(self, *words, **more) -> subprocess.Popen:
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *words, **more):
+        """A running `meowcat`, which does not outlive the block."""
+        with subprocess.Popen(
             [sys.executable, "-m", "meowcat", *map(str, words)],
             cwd=self.folder,
             env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **more,
-        )
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more},
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *words, given=None) -> subprocess.CompletedProcess:
         with self.start(*words, stdin=subprocess.PIPE) as process:
-            try:
-                out, err = process.communicate(given, timeout=60)
-            except BaseException:
-                process.kill()
-                raise
+            out, err = process.communicate(given, timeout=60)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def tasks(self, *words) -> list[dict]:
@@ -145,9 +149,11 @@ def test_a_wrong_checksum_is_exit_code_1_and_leaves_no_file(shell, server):
 
 def test_a_file_in_the_way_is_kept_unless_it_may_be_replaced(shell, server, content):
     (shell.folder / "x.bin").write_text("mine")
-    assert shell.run("get", server.url, "-o", "x.bin").returncode == 1
+    refused = shell.run("get", server.url, "-o", "x.bin")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("exists; --overwrite replaces it\n")
     assert (shell.folder / "x.bin").read_text() == "mine"
-    done = shell.run("get", server.url, "-o", "x.bin", "--overwrite", "--journal", "other.db")
+    done = shell.run("get", server.url, "-o", "x.bin", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert same(shell.folder / "x.bin", content)
 
@@ -232,19 +238,16 @@ def test_resume_takes_up_what_was_killed(shell, slow, slow_content):
 
 def test_a_journal_is_read_while_it_is_owned_and_owned_by_one(shell, slow):
     with shell.start("get", slow.url, "-o", "big.bin", "--journal", "t.db") as process:
-        try:
-            wait_until_served(slow, 2 * MIB)
-            (task,) = shell.tasks("--journal", "t.db")
-            assert task["state"] == "Running"
-            assert task["size"] == 16 * MIB
-            shown = shell.run("show", task["task"][-6:], "--journal", "t.db")
-            assert f"{shell.folder}/big.bin" in shown.stdout
-            assert "started" in shell.run("log", "--journal", "t.db").stdout
-            second = shell.run("resume", "--journal", "t.db")
-            assert second.returncode == 3
-            assert f"process {process.pid}" in second.stderr
-        finally:
-            process.kill()
+        wait_until_served(slow, 2 * MIB)
+        (task,) = shell.tasks("--journal", "t.db")
+        assert task["state"] == "Running"
+        assert task["size"] == 16 * MIB
+        shown = shell.run("show", task["task"][-6:], "--journal", "t.db")
+        assert f"{shell.folder}/big.bin" in shown.stdout
+        assert "started" in shell.run("log", "--journal", "t.db").stdout
+        second = shell.run("resume", "--journal", "t.db")
+        assert second.returncode == 3
+        assert f"process {process.pid}" in second.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -322,3 +325,20 @@ def test_a_header_goes_to_one_host_at_most(shell, content):
     assert refused.returncode == 2
     assert "would go to 2 hosts" in refused.stderr
     assert one.requests == other.requests == []
+
+
+def test_a_bar_on_a_terminal_shows_name_share_and_rate(shell, slow):
+    main_end, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    shell.environment |= {"TERM": "xterm-256color"}
+    with os.fdopen(main_end, "rb", buffering=0) as screen, os.fdopen(terminal, "wb") as stderr:
+        with shell.start("get", slow.url, "-o", "big.bin", "--piece-size", "256K", stderr=stderr) as process:
+            stderr.close()
+            seen = b""
+            while b"MiB/s" not in seen:
+                seen += screen.read(4096)
+            process.kill()
+    text = seen.decode(errors="replace")
+    assert "big.bin" in text
+    assert "/ 16.0 MiB" in text
+    assert "%" in text

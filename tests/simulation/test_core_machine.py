@@ -26,6 +26,14 @@ from meowcat.journal import codec
 DAMAGED = -1
 ENOUGH_STEPS = 300
 KINDS = [kind for kind in FaultKind if kind is not FaultKind.CHANGED]
+STORY = [
+    *["well"] * 14,
+    *["unheard"] * 2,
+    *["revive"] * 3,
+    *["crash", "changes", "stale"],
+    *[FaultKind.STATUS, FaultKind.DISCONNECTED, FaultKind.UNREACHABLE, FaultKind.DISK_FULL, FaultKind.TLS],
+    *[msg.Pause(), msg.Requeue(reason="preempted")],
+]
 ENDS_OF_PUBLISHING = (ev.Completed, ev.Failed, ev.Restarted, ev.Canceled)
 
 
@@ -88,8 +96,9 @@ class Core(RuleBasedStateMachine):
         pieces=st.sampled_from([3, 2, 1, 0]),
         told=st.booleans(),
         strong=st.booleans(),
+        head_start=st.integers(0, 7),
     )
-    def create(self, paused, retries, checksum, secret, pieces, told, strong):
+    def create(self, paused, retries, checksum, secret, pieces, told, strong, head_start):
         self.server = Server(1, pieces, told, strong)
         self.missing = ("header:cookie",) if secret else ()
         whole = str(digest({1} if pieces else set())) if checksum else None
@@ -97,6 +106,8 @@ class Core(RuleBasedStateMachine):
             "https://host.example/x", "/x", checksum=whole, retries=retries, needs=self.missing
         )
         self.deal(msg.Create(task=TaskId("T"), key="/x", request=request, paused=paused))
+        for piece in range(head_start):
+            self.go_on({piece % 3})
 
     # The journal
 
@@ -152,46 +163,61 @@ class Core(RuleBasedStateMachine):
 
     # Commands
 
-    @rule(
-        command=st.sampled_from(
-            [msg.Pause(), msg.Resume(), msg.Cancel(), msg.Retry(), msg.Requeue(reason="r")]
-        )
-    )
-    def command(self, command):
-        self.deal(command)
+    @rule(trigger=st.sampled_from([msg.Pause, msg.Resume, msg.Retry] * 3 + [msg.Cancel]))
+    def command(self, trigger):
+        self.deal(trigger())
 
+    @precondition(lambda self: self.task.state in ACTIVE)
+    @rule()
+    def preempted(self):
+        self.deal(msg.Requeue(reason="preempted"))
+
+    @precondition(lambda self: wants_slot(self.task))
     @rule()
     def slot(self):
-        if wants_slot(self.task):
-            self.deal(msg.Admit(missing=self.missing))
+        self.deal(msg.Admit(missing=self.missing))
 
+    @precondition(lambda self: not wants_slot(self.task))
     @rule()
     def a_slot_that_nobody_asked_for(self):
-        if not wants_slot(self.task):
-            assert self.deal(msg.Admit()) == ()
+        assert self.deal(msg.Admit()) == ()
 
+    @precondition(lambda self: self.missing and self.task.state not in ENDED)
     @rule()
     def supply(self):
         names, self.missing = self.missing, ()
         self.deal(msg.Supply(names=names))
 
+    @precondition(lambda self: self.waits_for_time())
     @rule()
     def time_passes(self):
         wait = self.task.wait
-        if wait is not None and wait.delay is not None:
-            assert 0 <= wait.delay <= DAY_MS
-            self.deal(msg.Wake(seq=wait.seq))
-            assert self.task.wait is None
+        assert 0 <= wait.delay <= DAY_MS
+        self.deal(msg.Wake(seq=wait.seq))
+        assert self.task.wait is None
 
+    def waits_for_time(self):
+        return self.task.wait is not None and self.task.wait.delay is not None
+
+    @precondition(lambda self: self.task.wait is not None)
     @rule(seq=st.integers(0, 30))
     def a_timer_of_another_wait(self, seq):
-        if self.task.wait is None or seq != self.task.wait.seq:
+        if seq != self.task.wait.seq:
             assert self.deal(msg.Wake(seq=seq)) == ()
 
     # The world
 
+    @rule(steps=st.integers(1, 8), pieces=st.lists(st.integers(0, 2), min_size=1))
+    def all_goes_well(self, steps, pieces):
+        for step in range(steps):
+            self.go_on({pieces[step % len(pieces)]})
+
+    @precondition(lambda self: self.task.generation is not None and self.task.state not in ENDED)
     @rule(pieces=st.integers(0, 3))
     def the_content_changes(self, pieces):
+        self.the_content_changes_to(pieces)
+
+    def the_content_changes_to(self, pieces):
         self.server.version += 1
         self.server.pieces = pieces
 
@@ -200,6 +226,9 @@ class Core(RuleBasedStateMachine):
         """Die, perhaps while the events of a message are being stored; then open the journal again."""
         if self.mailbox and data.draw(st.booleans(), "while storing"):
             self.deal(self.mailbox[0], keep=data.draw(st.integers(0, 3), "durable"))
+        self.die(damage, resume=resume)
+
+    def die(self, damage: set[int], *, resume: bool) -> None:
         self.mailbox.clear()
         self.work = None
         if self.part and not self.owes_publishing and self.task.intent is None:
@@ -213,32 +242,66 @@ class Core(RuleBasedStateMachine):
     def deliver(self, roll):
         self.deal(self.mailbox.pop(0), roll)
 
-    @precondition(lambda self: self.sent)
+    @precondition(lambda self: self.stale())
     @rule(data=st.data())
     def a_report_of_an_old_run(self, data):
-        report = data.draw(st.sampled_from(self.sent))
-        if (report.run, report.restarts) != (self.task.run, self.task.restarts):
-            assert self.deal(report) == ()
+        assert self.deal(data.draw(st.sampled_from(self.stale()))) == ()
+
+    def stale(self):
+        now = (self.task.run, self.task.restarts)
+        return [report for report in self.sent if (report.run, report.restarts) != now]
 
     # Operations
 
+    @rule(story=st.lists(st.sampled_from(STORY), min_size=8, max_size=30), piece=st.integers(0, 2))
+    def a_long_story(self, story, piece):
+        """Many short steps at once: single rules seldom get far."""
+        for step in story:
+            piece = (piece + 1) % 3
+            if step == "well":
+                self.go_on({piece})
+            elif step == "changes" and self.task.generation is not None:
+                self.the_content_changes_to(piece)
+            elif step == "crash":
+                self.die({piece}, resume=piece > 0)
+            elif step == "revive":
+                self.revive()
+            elif isinstance(step, FaultKind) and self.at_work() is not None:
+                self.fail(self.work, [Fault(kind=step, detail="x", status=503)] * (1 + piece))
+            elif step == "unheard" and self.at_work() is not None:
+                self.act(self.work, {piece})
+            elif step == "stale" and self.stale():
+                assert self.deal(self.stale()[-1]) == ()
+            elif isinstance(step, msg.Message):
+                self.deal(step)
+            self.check()
+
+    def check(self) -> None:
+        self.the_journal_gives_the_state()
+        self.settling_is_never_forgotten()
+        self.only_what_is_wanted_by_the_state_runs()
+        self.the_budget_holds()
+        self.what_is_proven_is_there()
+        self.complete_is_verified()
+
+    @precondition(lambda self: self.at_work() is not None)
     @rule(data=st.data())
-    def operate(self, data):
-        work = self.at_work()
-        if work is None:
-            return
-        if data.draw(st.integers(0, 3), "fails when 0") == 0:
-            faults = st.builds(
-                lambda kind, status, after: Fault(kind=kind, detail="x", status=status, retry_after=after),
-                st.sampled_from(KINDS),
-                st.sampled_from([404, 503]),
-                st.sampled_from([None, 0, 5000]),
-            )
-            self.fail(work, data.draw(st.lists(faults, min_size=1, max_size=3), "faults"))
-        else:
-            self.act(work, {data.draw(st.integers(0, 2), "piece")})
-        while self.mailbox and data.draw(st.booleans(), "delivered at once"):
-            self.deal(self.mailbox.pop(0))
+    def the_operation_fails(self, data):
+        """Perhaps with several requests at once; what was on its way is delivered later."""
+        faults = st.builds(
+            lambda kind, status, after: Fault(kind=kind, detail="x", status=status, retry_after=after),
+            st.sampled_from(KINDS),
+            st.sampled_from([503, 404]),
+            st.sampled_from([None, 0, 5000]),
+        )
+        self.fail(self.work, data.draw(st.lists(faults, min_size=1, max_size=3), "faults"))
+
+    @precondition(lambda self: self.at_work() is not None)
+    @rule(pieces=st.lists(st.integers(0, 2), min_size=1, max_size=2))
+    def the_operation_goes_on_before_it_is_heard(self, pieces):
+        for piece in pieces:
+            if self.work is not None:
+                self.act(self.work, {piece})
 
     def at_work(self) -> Work | None:
         """The operation that runs: the reconciler in a few lines."""
@@ -247,7 +310,9 @@ class Core(RuleBasedStateMachine):
             self.work = None
         if self.work is None and want is not None and not want.hold and not self.mailbox:
             self.work = Work(want.operation, self.server.version, self.server.pieces, self.task.generation)
-            if isinstance(want.operation, Fetch) and self.task.stored:
+            if isinstance(want.operation, Fetch) and not self.task.stored:
+                self.part = None  # flushed by an earlier run, and never heard of: a fetch begins with nothing
+            elif isinstance(want.operation, Fetch):
                 assert self.task.reusable, "another reply would add to bytes that have no strong validator"
         return self.work
 
@@ -395,30 +460,37 @@ class Core(RuleBasedStateMachine):
         for _ in range(ENOUGH_STEPS):
             if self.task.state in ENDED and wanted(self.task) is None:
                 return
-            self.go_on()
+            if not self.go_on({0, 1, 2}):
+                self.revive()
         raise AssertionError(f"stuck: {self.task}")
 
-    def go_on(self) -> None:
-        task = self.task
+    def revive(self) -> None:
+        """What a patient user does."""
+        if self.task.wait is not None and self.task.wait.waiting_for is WaitingFor.SUPPLY:
+            self.supply()
+        elif self.task.state is State.PAUSED:
+            self.deal(msg.Resume())
+        elif self.task.state is State.FAILED:
+            self.deal(msg.Retry())
+
+    def go_on(self, pieces: set[int]) -> bool:
+        """One step of a world without faults; False when there is none."""
         if self.mailbox:
             self.deal(self.mailbox.pop(0))
-        elif task.wait is not None and task.wait.waiting_for is WaitingFor.SUPPLY:
-            self.supply()
-        elif task.wait is not None:
+        elif self.waits_for_time():
             self.time_passes()
         elif (work := self.at_work()) is not None:
-            self.act(work, {0, 1, 2, 3})
-        elif task.state is State.PAUSED:
-            self.deal(msg.Resume())
-        elif task.state is State.FAILED:
-            self.deal(msg.Retry())
-        else:
+            self.act(work, pieces)
+        elif wants_slot(self.task):
             self.slot()
+        else:
+            return False
+        return True
 
 
 Core.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=300,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -1,0 +1,415 @@
+"""What a download does on a real server that behaves, and on one that does not."""
+
+import os
+import sys
+from pathlib import Path
+from random import Random
+
+import anyio
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from fetch_harness import PIECE, Drive, world_of
+
+from meowcat.core import messages as msg
+from meowcat.core.errors import Code
+from meowcat.core.events import Stored
+from meowcat.core.machine import State
+from meowcat.core.values import FaultKind
+from meowcat.testing.servers import Content, RangeServer, Trouble
+from meowcat.transfer.files import part_path
+from meowcat.transport.contract import Timeouts
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture
+async def world(anyio_backend_name):
+    async with world_of(anyio_backend_name) as world:
+        yield world
+
+
+def finished(drive, content):
+    assert drive.task.state is State.COMPLETE, drive.task.fault
+    assert Path(drive.task.request.to).read_bytes() == content.bytes()
+    assert not Path(part_path(drive.task.request.to, drive.task.id)).exists()
+
+
+async def fetched(world, server, content, to, **options):
+    drive = Drive(world, server.url, to, **options)
+    with anyio.fail_after(20):
+        await drive.run()
+    finished(drive, content)
+    return drive
+
+
+@pytest.mark.parametrize("connections", [1, 4, 8])
+async def test_a_download_has_the_bytes_of_its_content(world, tmp_path, connections):
+    content = Content(5 * MIB + 12345)
+    with RangeServer(content) as server:
+        drive = await fetched(world, server, content, tmp_path / "file", connections=connections)
+        assert server.connections <= connections + 1
+        assert server.bytes_served() < content.size * 1.5
+    assert drive.stored_pieces == drive.task.grid.count
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, 2 * PIECE])
+async def test_a_small_file_takes_one_request(world, tmp_path, size):
+    content = Content(size)
+    with RangeServer(content) as server:
+        await fetched(world, server, content, tmp_path / "file")
+        assert len(server.requests) == 1
+
+
+async def test_large_pieces_are_brought_by_several_requests(world, tmp_path):
+    content = Content(20 * MIB)
+    with RangeServer(content) as server:
+        drive = await fetched(world, server, content, tmp_path / "file", piece_size=16 * MIB)
+        assert drive.stored_pieces == 2
+        assert server.bytes_sent_twice() == 0
+
+
+async def test_a_server_without_ranges_sends_one_stream(world, tmp_path):
+    content = Content(3 * MIB + 1)
+    with RangeServer(content, ranges=False) as server:
+        await fetched(world, server, content, tmp_path / "file")
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 2 * MIB + 7])
+async def test_a_content_without_length_ends_with_its_stream(world, tmp_path, size):
+    content = Content(size)
+    script = [Trouble(framing="chunked", ignore_range=True)]
+    with RangeServer(content, script=script) as server:
+        drive = await fetched(world, server, content, tmp_path / "file")
+        assert len(server.requests) == 1
+    assert drive.task.generation.size == size
+
+
+async def test_without_a_strong_validator_one_reply_brings_all(world, tmp_path):
+    content = Content(3 * MIB, etag="weak", modified=None)
+    with RangeServer(content) as server:
+        await fetched(world, server, content, tmp_path / "file")
+        assert sum(seen.sent == content.size for seen in server.requests) == 1
+        assert "range" not in server.requests[-1].headers
+
+
+async def test_head_is_asked_first_where_that_is_wanted(world, tmp_path):
+    content = Content(2 * MIB)
+    with RangeServer(content) as server:
+        await fetched(world, server, content, tmp_path / "file", probe="head")
+        assert [seen.method for seen in server.requests][:2] == ["HEAD", "GET"]
+        assert server.requests[1].headers["if-match"] == content.etag
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+async def test_a_refused_head_is_made_good_by_the_first_get(world, tmp_path, status):
+    content = Content(MIB)
+    with RangeServer(content, script=[Trouble(status=status)]) as server:
+        drive = await fetched(world, server, content, tmp_path / "file", probe="head")
+    assert not drive.faults
+
+
+async def test_a_known_size_makes_head_superfluous_and_is_compared(world, tmp_path):
+    content = Content(MIB)
+    with RangeServer(content) as server:
+        await fetched(world, server, content, tmp_path / "file", probe="head", total_size=MIB)
+        assert server.requests[0].method == "GET"
+        drive = Drive(world, server.url, tmp_path / "other", total_size=MIB + 1)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.LENGTH
+
+
+@pytest.mark.parametrize("end", ["reset", "close"])
+@pytest.mark.parametrize("after", [1, PIECE, PIECE + 1000])
+async def test_a_body_that_breaks_off_is_asked_for_again_where_it_ended(world, tmp_path, end, after):
+    content = Content(2 * MIB)
+    with RangeServer(content, script=[None, Trouble(after=after, then=end)]) as server:
+        drive = await fetched(world, server, content, tmp_path / "file", connections=2)
+        assert server.bytes_sent_twice() <= 2 * PIECE
+    assert [fault.kind for fault in drive.faults] == [FaultKind.DISCONNECTED]
+    assert drive.restarts == 0
+
+
+async def test_a_wrong_content_range_places_no_byte(world, tmp_path):
+    content = Content(2 * MIB)
+    headers = ((("Content-Range", f"bytes 7-100/{content.size}")),)
+    with RangeServer(content, script=[None, Trouble(headers=headers)]) as server:
+        drive = Drive(world, server.url, tmp_path / "file", connections=1)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.RANGE
+    assert not (tmp_path / "file").exists()
+
+
+async def test_a_coded_reply_is_refused(world, tmp_path):
+    with RangeServer(Content(MIB), script=[Trouble(gzip=True)]) as server:
+        drive = Drive(world, server.url, tmp_path / "file")
+        await drive.run()
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.REPLY
+
+
+async def test_a_wrong_content_digest_keeps_its_pieces_out(world, tmp_path):
+    content = Content(2 * MIB)
+    wrong = (("Content-Digest", "sha-256=:" + "A" * 43 + "=:"),)
+    with RangeServer(content, script=[None, Trouble(headers=wrong)]) as server:
+        drive = Drive(world, server.url, tmp_path / "file", connections=1)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.CHECKSUM
+    assert drive.stored_pieces == 2
+
+
+async def test_digests_that_a_server_offers_are_compared(world, tmp_path):
+    content = Content(2 * MIB)
+    with RangeServer(content, digests=True) as server:
+        drive = await fetched(world, server, content, tmp_path / "file")
+    assert [str(each) for each in drive.task.digests] == [f"sha256:{content.sha256}"]
+
+
+async def test_another_content_than_its_checksum_is_no_result(world, tmp_path):
+    with RangeServer(Content(MIB)) as server:
+        drive = Drive(world, server.url, tmp_path / "file", checksum="sha256:" + "0" * 64)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.CHECKSUM
+    assert not (tmp_path / "file").exists()
+
+
+async def test_a_content_that_changes_midway_is_begun_anew(world, tmp_path):
+    old, new = Content(2 * MIB, seed=1), Content(2 * MIB + 100, seed=2)
+
+    def change(seen):
+        if len(server.requests) == 3:
+            server.replace(new)
+
+    with RangeServer(old, script=change) as server:
+        drive = await fetched(world, server, new, tmp_path / "file", connections=2)
+    assert drive.restarts == 1
+    assert FaultKind.CHANGED in [fault.kind for fault in drive.faults]
+
+
+async def test_a_416_for_a_range_of_the_content_fails(world, tmp_path):
+    content = Content(2 * MIB)
+    refused = Trouble(status=416, headers=(("Content-Range", f"bytes */{content.size}"),))
+    with RangeServer(content, script=[None, refused]) as server:
+        drive = Drive(world, server.url, tmp_path / "file", connections=1)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.RANGE
+
+
+async def test_retry_after_reaches_the_journal_as_a_duration(world, tmp_path):
+    content = Content(MIB)
+    busy = Trouble(status=429, headers=(("Retry-After", "7"),))
+    with RangeServer(content, script=[None, busy]) as server:
+        drive = await fetched(world, server, content, tmp_path / "file", connections=1)
+    assert [(fault.status, fault.retry_after) for fault in drive.faults] == [(429, 7000)]
+
+
+async def test_a_silent_server_ends_in_a_time_out_and_is_tried_again(anyio_backend_name, tmp_path):
+    content = Content(MIB)
+    limits = Timeouts(connect=5, read=0.2)
+    async with world_of(anyio_backend_name, timeouts=limits) as world:
+        with RangeServer(content, script=[None, Trouble(after=100, then="stall")]) as server:
+            drive = await fetched(world, server, content, tmp_path / "file", connections=1)
+    assert [fault.kind for fault in drive.faults] == [FaultKind.TIMEOUT]
+
+
+async def test_a_missing_content_fails_at_once(world, tmp_path):
+    with RangeServer({}) as server:
+        drive = Drive(world, server.url, tmp_path / "file")
+        await drive.run()
+        assert len(server.requests) == 1
+    assert (drive.task.state, drive.task.fault.status) == (State.FAILED, 404)
+
+
+async def paused_midway(world, server, to, **options):
+    """A drive that was paused when a quarter was stored."""
+    drive = Drive(world, server.url, to, **options)
+    async with anyio.create_task_group() as group:
+        group.start_soon(drive.run)
+        await drive.until_stored(8)
+        drive.send(msg.Pause())
+    assert drive.task.state is State.PAUSED
+    return drive
+
+
+async def test_a_stop_is_silent_and_keeps_what_was_finished(world, tmp_path):
+    content = Content(2 * MIB)
+    with RangeServer(content, rate=4 * MIB) as server:
+        drive = await paused_midway(world, server, tmp_path / "file", connections=2)
+        assert drive.operation.quiet
+        assert await server.until(lambda s: s.open_sockets <= 2)
+        before = server.bytes_served()
+        server.rate.rate = None
+        drive.resume()
+        await drive.run()
+        assert server.bytes_sent_twice() <= 4 * PIECE + 2 * MIB // 4
+        assert server.bytes_served() > before
+    finished(drive, content)
+    assert drive.lost_pieces == 0
+
+
+def damage(path, offset):
+    with Path(path).open("r+b") as file:
+        file.seek(offset)
+        file.write(b"damage")
+
+
+def interfere(path, how):
+    if how == "truncate":
+        os.truncate(path, 10)
+    else:
+        path.unlink()
+    if how == "replace":
+        path.write_bytes(bytes(MIB))
+
+
+async def test_a_kept_piece_that_is_damaged_is_brought_again(world, tmp_path):
+    content = Content(2 * MIB)
+    with RangeServer(content, rate=4 * MIB) as server:
+        drive = await paused_midway(world, server, tmp_path / "file", connections=1)
+        server.rate.rate = None
+        damage(part_path(drive.task.request.to, drive.task.id), PIECE + 5)
+        drive.resume()
+        await drive.run()
+    finished(drive, content)
+    assert drive.lost_pieces == 1
+
+
+async def test_a_lost_part_file_is_begun_again_by_the_next_run(world, tmp_path):
+    content = Content(2 * MIB)
+    with RangeServer(content, rate=4 * MIB) as server:
+        drive = await paused_midway(world, server, tmp_path / "file", connections=1)
+        server.rate.rate = None
+        stored = drive.stored_pieces
+        os.unlink(part_path(drive.task.request.to, drive.task.id))  # noqa: PTH108  # a string
+        drive.resume()
+        await drive.run()
+    finished(drive, content)
+    assert drive.lost_pieces == stored
+
+
+async def test_what_was_stored_before_a_crash_is_proven_without_the_network(world, tmp_path):
+    content = Content(MIB)
+    with RangeServer(content) as server:
+        drive = await fetched(world, server, content, tmp_path / "file")
+        last = max(index for index, event in enumerate(drive.events) if isinstance(event, Stored))
+        del drive.events[last + 1 :]  # the process died before it could record its intent to publish
+        (tmp_path / "file").rename(part_path(drive.task.request.to, drive.task.id))
+        requests = len(server.requests)
+        drive.crash()
+        await drive.run()
+        assert len(server.requests) == requests
+    finished(drive, content)
+
+
+async def test_a_200_on_a_resume_is_taken_from_its_beginning(world, tmp_path):
+    content = Content(2 * MIB)
+    with RangeServer(content, rate=4 * MIB) as server:
+        drive = await paused_midway(world, server, tmp_path / "file", connections=2)
+        server.rate.rate = None
+        server.ranges = False
+        drive.resume()
+        await drive.run()
+    finished(drive, content)
+
+
+@pytest.mark.parametrize("how", ["remove", "replace", "truncate"])
+async def test_a_part_file_that_vanishes_midway_fails_with_its_own_code(world, tmp_path, how):
+    with RangeServer(Content(2 * MIB), rate=4 * MIB) as server:
+        drive = Drive(world, server.url, tmp_path / "file", connections=2)
+        path = Path(part_path(drive.task.request.to, drive.task.id))
+        async with anyio.create_task_group() as group:
+            group.start_soon(drive.run)
+            await drive.until_stored(4)
+            interfere(path, how)
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.code is Code.LOCAL_FILE_REMOVED
+    assert drive.task.stored.total == 0
+
+
+async def test_nothing_is_asked_for_where_the_target_stands(world, tmp_path):
+    (tmp_path / "file").write_bytes(b"mine")
+    with RangeServer(Content(MIB)) as server:
+        drive = Drive(world, server.url, tmp_path / "file")
+        await drive.run()
+        assert not server.requests
+    assert drive.task.fault.code is Code.TARGET_EXISTS
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+async def test_a_cancel_removes_the_part_file(world, tmp_path):
+    with RangeServer(Content(2 * MIB), rate=4 * MIB) as server:
+        drive = await paused_midway(world, server, tmp_path / "file")
+        drive.send(msg.Cancel())
+        drive.drain()
+        await drive.run()
+    assert drive.task.state is State.CANCELED
+    assert not list(tmp_path.iterdir())
+
+
+async def test_memory_that_was_taken_is_given_back(anyio_backend_name, tmp_path):
+    content = Content(4 * MIB)
+    async with world_of(anyio_backend_name, memory=MIB) as world:
+        with RangeServer(content, script=[None, Trouble(after=100_000)]) as server:
+            await fetched(world, server, content, tmp_path / "file", connections=8)
+        with anyio.fail_after(1):
+            await world.budget.take(MIB)
+
+
+async def test_an_empty_content_that_was_learned_before_a_crash_is_finished(world, tmp_path):
+    content = Content(0)
+    with RangeServer(content) as server:
+        drive = await fetched(world, server, content, tmp_path / "file")
+        first = next(index for index, event in enumerate(drive.events) if isinstance(event, Stored))
+        del drive.events[first:]
+        (tmp_path / "file").unlink()
+        drive.crash()
+        with anyio.fail_after(5):
+            await drive.run()
+    finished(drive, content)
+
+
+async def test_a_server_that_hangs_up_on_head_is_asked_by_get(world, tmp_path):
+    content = Content(MIB)
+    with RangeServer(content, script=[Trouble(before="close")]) as server:
+        await fetched(world, server, content, tmp_path / "file", probe="head")
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_breaks_the_bytes_are_those_of_the_content(world, tmp_path, seed):
+    random = Random(seed)
+    content = Content(random.randrange(1, 3 * MIB), seed=seed)
+
+    def trouble(seen):
+        if random.random() < 0.6:
+            return None
+        return random.choice([
+            Trouble(after=random.randrange(1, 300_000), then=random.choice(["reset", "close"])),
+            Trouble(status=random.choice([429, 500, 503])),
+            Trouble(before=random.choice(["reset", "close"])),
+            Trouble(ignore_range=True),
+            Trouble(framing="chunked"),
+        ])
+
+    with RangeServer(content, script=trouble) as server:
+        drive = Drive(
+            world, server.url, tmp_path / "file", connections=random.randrange(1, 6), retries=1000, waits=1000
+        )
+        with anyio.fail_after(20):
+            await drive.run()
+    finished(drive, content)
+    assert drive.restarts == 0
