@@ -51,7 +51,8 @@ class Commands(click.Group):
             code = Exit.USAGE
         except click.ClickException as error:
             code = _refused(error, as_json=as_json)
-        except (click.Abort, KeyboardInterrupt):  # before an engine was open: nothing to tell
+        except (click.Abort, KeyboardInterrupt):  # while no engine was open: there is nothing to go on with
+            click.echo("meowcat: interrupted", err=True)
             code = Exit.INTERRUPTED
         except Exception as error:  # noqa: BLE001  # the outermost border: a traceback helps nobody here
             code = _failure(_single(error), as_json=as_json)

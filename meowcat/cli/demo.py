@@ -22,7 +22,7 @@ import click
 
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import read_all
-from meowcat.cli.quantities import seconds_text, size_option, size_text
+from meowcat.cli.quantities import rate_text, seconds_text, size_option, size_text
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
@@ -33,6 +33,7 @@ ALLOWED_TWICE = 16 * MIB
 """Bytes that may be fetched twice for one kill with pieces of 1 MiB over 8 connections."""
 LEAST = 8 * MIB
 """A smaller content could be over before it is killed."""
+LEAST_CAP = 6 * MIB
 _KILL_BETWEEN = (0.30, 0.70)
 _TIMEOUT = 120.0
 """Seconds after which a child counts as stuck."""
@@ -86,8 +87,8 @@ def demo(*, size: int, connections: int, keep: bool) -> Exit:
     if size < LEAST:
         raise click.BadParameter(f"{size_text(size)} is over before it can be killed: at least 8MiB")
     began = time.monotonic()
-    with _stage(size, connections, keep=keep) as stage:
-        _step(f"A server on {stage.server.origin}: {size_text(size)}, no faster than {_cap(size)}")
+    with _sigterm_as_ctrl_c(), _stage(size, connections, keep=keep) as stage:
+        _step(f"A server on {stage.server.origin}: {size_text(size)}, no faster than {rate_text(_cap(size))}")
         killed_at = _download_and_kill(stage)
         _step("What the journal knows")
         _meowcat(stage, "show", _only_task(stage))
@@ -101,8 +102,19 @@ def demo(*, size: int, connections: int, keep: bool) -> Exit:
     return Exit.COMPLETE
 
 
-def _cap(size: int) -> str:
-    return f"{size_text(size / SECONDS)}/s"
+def _cap(size: int) -> float:
+    """Bytes a second."""
+    return max(size / SECONDS, LEAST_CAP)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Else the child would outlive this process, and the folder too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -110,7 +122,7 @@ def _stage(size: int, connections: int, *, keep: bool) -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="meowcat-demo-"))
     content = Content(size, seed=random.SystemRandom().getrandbits(32))
     try:
-        with RangeServer(content, rate=size / SECONDS) as server:
+        with RangeServer(content, rate=_cap(size)) as server:
             yield Stage(server, content, folder, connections)
     finally:
         if keep:

@@ -54,7 +54,7 @@ class Order:
 
 
 @click.command(epilog=_EXAMPLES, no_args_is_help=True)
-@click.argument("urls", nargs=-1, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option(
     "-o",
     "--output",
@@ -164,7 +164,7 @@ async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Wa
 
 
 async def _give_up_refused(engine: Engine, paths: set[str]) -> None:
-    """Cancel what failed because a file stood at its target: an attempt with `--overwrite` is another request,
+    """Cancel what failed because a file stood at its target: a `get` with `--overwrite` is another request,
     and the task that was told never to replace anything would fail again."""
     async for info in engine.tasks(state=State.FAILED):
         if info.path in paths and info.fault is not None and info.fault.kind is FaultKind.TARGET_EXISTS:

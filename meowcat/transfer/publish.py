@@ -118,9 +118,8 @@ def discard(disk: Disk, target: str, task: TaskId, identity: FileIdentity | None
         finally:
             if fd is not None:
                 let_go(disk, fd)
-        disk.fsync_folder(
-            folder
-        )  # also without a part file: a call before this one may have been killed here
+        # Also without a part file: a call before this one may have been killed here.
+        disk.fsync_folder(folder)
     return published
 
 

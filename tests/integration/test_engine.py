@@ -379,3 +379,73 @@ def Refusing(path):  # noqa: N802  # made like the class that it makes
             return super().append(batch)
 
     return RefusingJournal(path)
+
+
+async def test_a_fenced_engine_stops_and_says_so(tmp_path):
+    with RangeServer(BIG, rate=4 * MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            await reach(task, MIB)
+            with sqlite3.connect(tmp_path / "t.db") as other:
+                other.execute("UPDATE journal SET epoch = epoch + 1")
+            other.close()
+            with pytest.raises(meowcat.JournalFenced):
+                await task.pause()
+            assert await server.until(lambda s: s.open_sockets == 0, 5)
+            with pytest.raises(meowcat.JournalFenced):
+                await engine.resume(task.id)
+    assert not (tmp_path / "a").exists()
+
+
+async def test_a_full_queue_refuses_who_does_not_wait(tmp_path):
+    journal = Refusing(tmp_path / "t.db")
+    with RangeServer(Content(1000)) as server:
+        async with meowcat.Engine(journal, config=config(queue_capacity=1)) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
+            journal.refuse = 5
+            async with anyio.create_task_group() as group:
+                group.start_soon(task.resume)
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(meowcat.QueueFull) as full:
+                    await engine.submit_nowait(meowcat.Download(server.url, str(tmp_path / "b")))
+                assert full.value.code == 111
+
+
+async def test_listing_tells_states_and_what_is_waited_for(tmp_path):
+    with RangeServer(BIG, rate=MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config(max_downloads=1)) as engine:
+            ids = await engine.submit_many(
+                [meowcat.Download(server.url, str(tmp_path / name)) for name in "abc"]
+            )
+            running = await engine.task(ids[0])
+            await reach(running, 256 << 10)
+            states = {info.id: str(info.state) for info in await collect(engine.tasks())}
+            assert states == dict(zip(ids, ["Running", "Queued", "Queued"], strict=True))
+            snapshot = await engine.snapshot()
+            assert snapshot.states == {"Running": 1, "Queued": 2}
+            assert (snapshot.active_downloads, snapshot.queued_downloads) == (1, 2)
+            with pytest.raises(meowcat.InvalidArgument):
+                await collect(engine.tasks(state="Sleeping"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("connections", 0),
+        ("piece_size", 1000),
+        ("checksum", "sha256:12"),
+        ("checksum", "crc7:00"),
+        ("retries", -1),
+        ("headers", {"bad name": "x"}),
+        ("headers", {"x": "a\nb"}),
+        ("overwrite", "sometimes"),
+        ("total_size", -1),
+    ],
+)
+async def test_bad_input_names_the_field_and_records_nothing(tmp_path, field, value):
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        with pytest.raises(meowcat.InvalidArgument) as refused:
+            await engine.submit(meowcat.Download("http://localhost/x", str(tmp_path / "a"), **{field: value}))
+        assert refused.value.code == 102
+        assert field.rstrip("s") in str(refused.value) or "header" in str(refused.value)
+        assert await collect(engine.tasks()) == []

@@ -14,7 +14,7 @@ from fetch_harness import PIECE, Drive, world_of
 
 from meowcat.core import messages as msg
 from meowcat.core.errors import Code
-from meowcat.core.events import Stored
+from meowcat.core.events import PublishIntended, Stored
 from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
 from meowcat.testing.servers import Content, RangeServer, Trouble
@@ -339,6 +339,7 @@ async def test_a_part_file_that_vanishes_midway_fails_with_its_own_code(world, t
     assert drive.task.state is State.FAILED
     assert drive.task.fault.code is Code.LOCAL_FILE_REMOVED
     assert drive.task.stored.total == 0
+    assert not drive.told(PublishIntended)  # noticed at a flush, and not at the very end
 
 
 async def test_nothing_is_asked_for_where_the_target_stands(world, tmp_path):
@@ -397,13 +398,15 @@ async def test_whatever_breaks_the_bytes_are_those_of_the_content(world, tmp_pat
     def trouble(seen):
         if random.random() < 0.6:
             return None
-        return random.choice([
-            Trouble(after=random.randrange(1, 300_000), then=random.choice(["reset", "close"])),
-            Trouble(status=random.choice([429, 500, 503])),
-            Trouble(before=random.choice(["reset", "close"])),
-            Trouble(ignore_range=True),
-            Trouble(framing="chunked"),
-        ])
+        return random.choice(
+            [
+                Trouble(after=random.randrange(1, 300_000), then=random.choice(["reset", "close"])),
+                Trouble(status=random.choice([429, 500, 503])),
+                Trouble(before=random.choice(["reset", "close"])),
+                Trouble(ignore_range=True),
+                Trouble(framing="chunked"),
+            ]
+        )
 
     with RangeServer(content, script=trouble) as server:
         drive = Drive(

@@ -22,8 +22,8 @@ PIECES = [CONTENT[:PIECE], CONTENT[PIECE:]]
 OLD = b"what stood there before"
 
 FILE_SYSTEMS = [frozenset(), frozenset({"rename_new"}), frozenset({"rename_new", "link"})]
-LOSSES = ["lost", "kept", *range(6)]
-"""How the power loss chooses: the extremes, and by seeds."""
+LOSSES = ["lost", "kept", *range(10, 16)]
+"""How the power loss chooses: the extremes, and by seeds, among which are all four fates of two names."""
 
 
 @dataclass

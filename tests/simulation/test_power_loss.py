@@ -244,17 +244,18 @@ async def test_power_lost_at_any_append_of_the_journal_never_makes_a_wrong_compl
     assert number > 5
 
 
-@pytest.mark.parametrize("without", [{"rename_new"}, {"rename_new", "link"}], ids=" ".join)
+@pytest.mark.parametrize("without", [{"rename_new"}, {"rename_new", "link"}], ids=["links", "neither"])
 async def test_power_lost_while_publishing_without_an_exclusive_rename(server, without):
     options = {"without": frozenset(without)}
     whole = machine(**options)
     assert await whole.live(download(server))
     for number in range(whole.disk.calls - 14, whole.disk.calls + 1):
-        for when in ("before", "after"):
-            doomed = machine(**options)
-            doomed.disk.crash_at(number, when)
-            await doomed.live(download(server))
-            await survive(doomed, download(server), LOSSES, f"power lost {when} call {number}")
+        doomed = machine(**options)
+        doomed.disk.crash_at(
+            number, "after"
+        )  # before a call is after the one before it: no thread is at work
+        await doomed.live(download(server))
+        await survive(doomed, download(server), LOSSES, f"power lost after call {number}")
 
 
 async def test_power_lost_while_a_checksum_is_verified(server):
@@ -306,19 +307,20 @@ async def test_what_began_under_process_is_durable_when_it_ends_under_power(serv
 
 
 async def test_what_was_recorded_as_stored_is_not_fetched_again(server):
-    done = []
-    for number in range(20, 30, 3):
+    most = 0
+    for number in range(17, MOST_CALLS, 3):
         doomed = machine()
         doomed.disk.crash_at(number, "before")
-        await doomed.live(download(server))
+        if await doomed.live(download(server)):
+            break
         again = doomed.after("lost", 0)
-        stored = again.task.stored.total
-        before = server.bytes_served()
-        with explained(again, f"call {number}"):
+        stored, before = again.task.stored.total, server.bytes_served()
+        with explained(again, f"power lost before call {number}"):
             await it_gets_there(again, download(server))
-        assert server.bytes_served() - before <= CONTENT.size - max(0, stored - 1) * 64 * KIB
-        done.append(stored)
-    assert max(done) >= 2
+            # A piece of slack: the last one is shorter than the others.
+            assert server.bytes_served() - before <= CONTENT.size - max(0, stored - 1) * 64 * KIB
+        most = max(most, stored)
+    assert most > 2
 
 
 @pytest.mark.soak
