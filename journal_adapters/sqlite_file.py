@@ -116,6 +116,9 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         if Path(f"{path}-wal").exists() or os.access(path.parent, os.W_OK):
             raise
         connection = connect(path, "mode=ro&immutable=1")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -1,5 +1,7 @@
 """meowcat: transfers as event-sourced state machines, in a journal that survives kill -9."""
 
+import logging
+
 from meowcat.config import Config
 from meowcat.core.errors import (
     Code,
@@ -40,6 +42,8 @@ from meowcat.engine import Engine, Snapshot
 from meowcat.task import LoggedEvent, Progress, Result, Task
 
 __version__ = "0.1.0"
+
+logging.getLogger("meowcat").addHandler(logging.NullHandler())  # quiet unless the application listens
 
 __all__ = [
     "Checksum",

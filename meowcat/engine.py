@@ -178,8 +178,9 @@ class Engine:
     async def submit(self, request: Download, *, paused: bool = False) -> Task:
         """Record a transfer and put it in line; durable on return.
 
-        The same request to the same target attaches to the task that is there, and sets it going again where
+        The same request to the same target attaches to the task that is there, and sets it going where
         it was Paused or had Failed (unless `paused`): a script that is run again goes on where it was.
+        Options that are given otherwise now (`overwrite`, `retries`, `connections` …) replace the old ones.
 
         Raises:
             InvalidArgument: a field is out of bounds. DuplicateTask: a live task owns the target, or the
@@ -279,7 +280,9 @@ class Engine:
             )
         if sealed.needs:
             runtime.secrets[task] = secrets
-            await runtime.command(task, msg.Supply(names=sealed.needs, request=sealed))
+        if sealed.needs or sealed != present:
+            names = sealed.needs + _changed(present, sealed)
+            await runtime.command(task, msg.Supply(names=names, request=sealed))
         if not paused and may(handle.state, Trigger.RESUME):
             await handle.resume()
         elif not paused and may(handle.state, Trigger.RETRY):
@@ -506,6 +509,15 @@ def logged(record: Record) -> LoggedEvent:
 def _same(one: Download, other: Download) -> bool:
     """Whether two requests ask for the same content at the same place."""
     return (identity(one.url), one.to, one.checksum) == (identity(other.url), other.to, other.checksum)
+
+
+def _changed(one: Download, other: Download) -> tuple[str, ...]:
+    """The fields in which two requests for the same content differ."""
+    return tuple(
+        name
+        for name in one.__struct_fields__
+        if name not in ("url", "headers", "needs") and getattr(one, name) != getattr(other, name)
+    )
 
 
 def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:

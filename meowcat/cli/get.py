@@ -21,10 +21,8 @@ from meowcat.cli.quantities import size_option
 from meowcat.cli.running import Stop, Watched, run_until_done, say_how_to_go_on, wait_for_all
 from meowcat.cli.targets import Wanted, settle_paths, wanted_of
 from meowcat.config import Config
-from meowcat.core.machine import State
 from meowcat.core.seal import seal
 from meowcat.core.transfers import Download
-from meowcat.core.values import FaultKind
 from meowcat.engine import Engine
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.defaults import transport_for
@@ -148,8 +146,6 @@ def _transport(config: Config) -> Transport:
 
 async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Watched]:
     paths = await settle_paths(order.wanted, engine.tasks(), transport, order.headers)
-    if order.fields["overwrite"] == "replace":
-        await _give_up_refused(engine, {str(path) for path in paths})
     requests = [
         Download(
             url=each.url, to=str(path), headers=order.headers, client_file_sign=each.mark, **order.fields
@@ -161,14 +157,6 @@ async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Wa
         Watched(await engine.task(task), order.journal, seal(request)[0].needs)
         for task, request in zip(ids, requests, strict=True)
     ]
-
-
-async def _give_up_refused(engine: Engine, paths: set[str]) -> None:
-    """Cancel what failed because a file stood at its target: a `get` with `--overwrite` is another request,
-    and the task that was told never to replace anything would fail again."""
-    async for info in engine.tasks(state=State.FAILED):
-        if info.path in paths and info.fault is not None and info.fault.kind is FaultKind.TARGET_EXISTS:
-            await engine.cancel(info.id)
 
 
 def _recorded(watched: list[Watched], display: Display) -> Exit:

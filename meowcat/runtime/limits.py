@@ -33,6 +33,11 @@ class Throttle:
     def __init__(self, *buckets: Bucket | None) -> None:
         self._buckets = tuple(bucket for bucket in buckets if bucket is not None)
 
+    @property
+    def rate(self) -> int | None:
+        """Bytes a second of the narrowest limit; None where there is none."""
+        return min((bucket.rate for bucket in self._buckets), default=None)
+
     async def acquire(self, size: int) -> None:
         for bucket in self._buckets:
             await bucket.acquire(size)

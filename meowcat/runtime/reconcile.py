@@ -192,10 +192,11 @@ class Reconciler:
         except Exception as defect:  # a defect of one operation must not hurt the other tasks
             log.exception("task %s: %s broke", actor.id, type(live.operation).__name__)
             report(_defect(live.operation, f"{type(defect).__name__} in {type(live.operation).__name__}"))
+        finally:
+            actor.live = None
+            live.over.set()  # also when the engine's own group is canceled: a close waits for it
         if not live.reported and not live.scope.cancel_called and not self._held(actor):
             report(_defect(live.operation, f"{type(live.operation).__name__} ended without a word"))
-        actor.live = None
-        live.over.set()
         self.reconcile(actor)
         self.grant()
 

@@ -59,7 +59,7 @@ def load(journal: Journal) -> Past:
 def ask(on_restart: OnRestart, task: TaskState) -> Verdict:
     """What becomes of a task that was Queued or at work. A function that raises pauses the task."""
     if not callable(on_restart):
-        return Verdict(on_restart == "resume", "the journal was opened with on_restart='pause'", asked=False)
+        return Verdict(on_restart == "resume", f"opened with on_restart={on_restart!r}", asked=False)
     try:
         resume = bool(on_restart(info_of(task)))
     except (
@@ -67,7 +67,7 @@ def ask(on_restart: OnRestart, task: TaskState) -> Verdict:
     ) as error:  # the application's own function: whatever it raises, the task must not be lost
         log.exception("on_restart raised for task %s", task.id)
         return Verdict(resume=False, reason=f"on_restart raised {type(error).__name__}", asked=True)
-    return Verdict(resume, "on_restart said no", asked=True)
+    return Verdict(resume, f"on_restart said {'yes' if resume else 'no'}", asked=True)
 
 
 def answers(

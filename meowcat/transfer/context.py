@@ -21,6 +21,10 @@ History = Callable[[], AsyncIterator[Event]]
 class Throttle(Protocol):
     """Bandwidth limits, of the task and of the engine together."""
 
+    @property
+    def rate(self) -> int | None:
+        """Bytes a second of the narrowest limit; None where there is none."""
+
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken from the network."""
 

@@ -363,17 +363,15 @@ class FetchOperation:
         while True:
             limit = self._board.stop_of(part)
             if limit is not None and part.at >= limit and limit != stop:
-                return (
-                    False  # split off, or nothing behind it is missing: the rest of the body is left unread
-                )
+                return False  # split off, or nothing behind it is missing: the rest is left unread
             chunk = await answer.read(size)
             if not chunk:
                 self._check_end(part, stop)
                 return True
             if stop is not None and part.at + len(chunk) > stop:
                 raise Refused(_fault(FaultKind.REPLY, f"more bytes than up to {stop}, where the reply ends"))
-            await self._place(part, chunk)
             await self._errand.throttle.acquire(len(chunk))
+            await self._place(part, chunk)
 
     def _check_end(self, part: Part, stop: int | None) -> None:
         grid = self._board.grid
@@ -401,7 +399,7 @@ class FetchOperation:
 
     def _read_size(self) -> int:
         """Small where the rate is limited, so that bytes come evenly."""
-        rate = self._request.limit_rate
+        rate = self._errand.throttle.rate
         return READ if rate is None else max(4096, min(READ, rate // 8))
 
     # The part file

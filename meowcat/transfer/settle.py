@@ -8,10 +8,11 @@ import anyio.to_thread
 from meowcat.core.messages import Discarded, DiscardFailed, Message, Published, PublishFailed
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Download
-from meowcat.core.values import Fault, FaultKind
+from meowcat.core.values import Checksum, Fault, FaultKind
 from meowcat.transfer.context import Errand, World
+from meowcat.transfer.digests import digest_file
 from meowcat.transfer.disk import FileFault
-from meowcat.transfer.publish import discard, publish
+from meowcat.transfer.publish import Proof, discard, publish
 
 __all__ = ["DiscardOperation", "PublishOperation"]
 
@@ -59,9 +60,17 @@ class PublishOperation(SettlingOperation):
                 intent.size,
                 self._request.overwrite,
                 self._world.durability,
+                self._proof(intent.digests, intent.size),
             )
         )
         return Published() if fault is None else PublishFailed(fault=fault)
+
+    def _proof(self, digests: tuple[Checksum, ...], size: int) -> Proof | None:
+        """Whether a file that has the identity of ours has its content as well, where a digest can tell."""
+        if not digests:
+            return None
+        expected = {each.algorithm: each.hex for each in digests}
+        return lambda fd: digest_file(self._world.disk, fd, list(expected), size) == expected
 
 
 class DiscardOperation(SettlingOperation):

@@ -224,9 +224,7 @@ class Writers:
         self._lanes[stream.lane].put((function, arguments))
 
     async def _serve(self, lane: int) -> None:
-        limiter = anyio.CapacityLimiter(
-            1
-        )  # a thread for the length of a transfer must not be the application's
+        limiter = anyio.CapacityLimiter(1)  # for the length of a transfer: not one of the application's
         await anyio.to_thread.run_sync(self._work, lane, limiter=limiter)
 
     def _settle(self) -> None:
@@ -291,10 +289,12 @@ class Writers:
                 self._close_piece(stream)
 
     def _close_piece(self, stream: Stream) -> None:
-        if self._stopped or self._failure is not None or stream.at <= stream.begun:
+        if stream.at <= stream.begun:
             return
         done = Finished(stream.begun // stream.piece, stream.hash.digest(), stream.begun, stream.at)
-        stream.begun, stream.hash = stream.at, blake3()
+        stream.begun, stream.hash = stream.at, blake3()  # also when stopped: `_hash` goes on from here
+        if self._stopped or self._failure is not None:
+            return
         if stream.body is not None:
             stream.held.append(done)
             return

@@ -108,9 +108,18 @@ class HttpxReply:
         raise TransportFault(fault)
 
     async def aclose(self) -> None:
-        """End the reading; trio must not leave that to the garbage collector."""
-        if isinstance(self._chunks, AsyncGenerator):
-            await self._chunks.aclose()
+        """End the reading.
+
+        A cancellation unwinds httpx's generators from the innermost out. Closing the outermost would leave
+        the others to the garbage collector, of which trio warns.
+        """
+        with anyio.CancelScope() as over:
+            over.cancel()
+            try:
+                async for _ in self._chunks:
+                    pass  # what was buffered already
+            except (httpx.RequestError, httpx.StreamError):
+                pass  # it was to be given up anyway
 
 
 class Source(httpx.AsyncByteStream):

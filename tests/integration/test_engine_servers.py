@@ -52,7 +52,11 @@ async def test_real_servers(request, big, tmp_path, name, probe):
     server = request.getfixturevalue(name)
     async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
         result = await engine.download(
-            f"{server.origin}/big.bin", tmp_path / "a", connections=8, probe=probe, checksum=f"sha256:{BIG.sha256}"
+            f"{server.origin}/big.bin",
+            tmp_path / "a",
+            connections=8,
+            probe=probe,
+            checksum=f"sha256:{BIG.sha256}",
         )
         assert result.size == BIG.size
     assert sha256(tmp_path / "a") == BIG.sha256
@@ -180,6 +184,25 @@ async def test_a_target_that_exists_is_never_overwritten_unasked(tmp_path):
     assert (tmp_path / "a").read_bytes() == Content(1000).bytes()
 
 
+async def test_options_given_otherwise_replace_those_of_before_and_nothing_is_fetched_again(
+    tmp_path,
+):
+    with RangeServer(BIG, rate=16 * MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            async for progress in task.progress():
+                if progress.bytes_done > MIB:
+                    break
+            (tmp_path / "a").write_text("came in between")
+            with pytest.raises(meowcat.TransferFailed) as failed:
+                await task.result()
+            assert failed.value.code == 141
+            result = await engine.download(server.url, tmp_path / "a", overwrite="replace")
+            assert result.task == task.id
+    assert sha256(tmp_path / "a") == BIG.sha256
+    assert server.bytes_served() == BIG.size
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 4 MiB, where this user may mount one."""
@@ -218,7 +241,7 @@ async def test_a_forked_child_is_refused_and_the_parent_goes_on(tmp_path):
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
             task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
             child = _fork_and_use(engine)
-            _, status = os.waitpid(child, 0)
+            _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
             assert os.waitstatus_to_exitcode(status) == 43
             await task.result()
     assert sha256(tmp_path / "a") == BIG.sha256
@@ -228,7 +251,9 @@ def _fork_and_use(engine: meowcat.Engine) -> int:
     import warnings  # noqa: PLC0415  # for this moment only
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking a process with threads is the very point
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # forking a process with threads is the very point
         child = os.fork()
     if child == 0:
         try:

@@ -16,7 +16,6 @@ from meowcat.core.errors import JournalClosed
 from meowcat.core.machine import State
 from meowcat.core.state import evolve
 from meowcat.journal.replay import fold_task
-from meowcat.runtime import runtime
 from meowcat.testing.content import Content
 from meowcat.testing.disk import PowerLost, SimulatedDisk
 from meowcat.testing.range_server import RangeServer
@@ -41,11 +40,6 @@ MOST_CALLS = 200
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _a_dead_machine_waits_for_nothing(monkeypatch):
-    monkeypatch.setattr(runtime, "CLOSE_WITHIN", 0.02)
 
 
 @pytest.fixture

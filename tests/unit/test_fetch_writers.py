@@ -1,0 +1,37 @@
+"""The writer threads of a download: what is stopped ends."""
+
+import anyio
+import pytest
+
+from meowcat.transfer.writers import Writers
+
+pytestmark = pytest.mark.anyio
+
+PIECE = 1000
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.mark.parametrize("expect", [10, 1 << 20], ids=["inline", "thread"])
+@pytest.mark.parametrize("breaks", [False, True], ids=["stopped", "failed"])
+async def test_a_chunk_over_several_pieces_ends_although_it_is_stopped_within(expect, breaks):
+    written = []
+
+    def write(offset, chunk):
+        written.append((offset, bytes(chunk)))
+        if breaks:
+            writers._failure = OSError("another thread's disk is gone")
+        else:
+            writers._stopped = True
+
+    async with anyio.create_task_group() as group:
+        writers = Writers(group, write, 1 << 20, 1, lambda _: None, lambda: None)
+        stream = writers.stream(PIECE, None, expect)
+        writers.put(stream, 0, bytes(5 * PIECE // 2))
+        writers.put(stream, 5 * PIECE // 2, bytes(PIECE))
+        writers.stop()
+    assert len(written) <= 1  # a thread may have found the stop before its first write
+    assert writers.take() == []
