@@ -13,7 +13,13 @@ from anyio.abc import TaskGroup
 from meowcat.config import Config
 from meowcat.core import messages as msg
 from meowcat.core.decide import decide
-from meowcat.core.errors import JournalDamaged, TaskNotFound, TaskQuarantined
+from meowcat.core.errors import (
+    EngineClosed,
+    JournalDamaged,
+    MeowcatError,
+    TaskNotFound,
+    TaskQuarantined,
+)
 from meowcat.core.events import Event
 from meowcat.core.machine import ACTIVE, State
 from meowcat.core.seal import Secrets, missing
@@ -99,11 +105,15 @@ class Runtime:
         self.reconciler.grant()
 
     async def _run(self) -> None:
-        with self._stop:
-            async with anyio.create_task_group() as loops:
-                loops.start_soon(self.reconciler.keep_time)
-                await self.dispatcher.run()
-                loops.cancel_scope.cancel()
+        try:
+            with self._stop:
+                async with anyio.create_task_group() as loops:
+                    loops.start_soon(self.reconciler.keep_time)
+                    await self.dispatcher.run()
+                    loops.cancel_scope.cancel()
+        finally:
+            if self.dispatcher.broken is None:
+                self.dispatcher.give_up(EngineClosed("the engine is closed; open a new one"))
 
     def _take_up(self, task: TaskState) -> None:
         """A task from the past: a row, and an actor where something is owed or waited for."""
@@ -137,10 +147,10 @@ class Runtime:
                 await actor.live.over.wait()
         for row in self.registry:
             if row.state in ACTIVE:
-                answer = Answer()
-                self.dispatcher.post(row.id, msg.Requeue(reason="the engine was closed"), answer)
-                if self.dispatcher.broken is None:
-                    await answer.wait()
+                try:
+                    await self.command(row.id, msg.Requeue(reason="the engine was closed"))
+                except MeowcatError as error:  # the next opening finds it as after a crash
+                    log.warning("task %s was not requeued: %s", row.id, error)
 
     # Commands
 
