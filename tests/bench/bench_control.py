@@ -1,4 +1,4 @@
-"""How long a pause, a resume and a cancel take to be acknowledged while the peer stalls, and a socket to close.
+"""How long it takes, while the peer stalls, to acknowledge a pause, resume or cancel, and to close a socket.
 
     python tests/bench/bench_control.py [--rounds N] [--durability LEVEL] [--http httpx]
 
