@@ -7,10 +7,11 @@ their names in `needs`.
 
 from typing import Literal, get_args
 
-from msgspec import Struct, field
+from msgspec import NODEFAULT, Struct, field
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
+from meowcat.core.urls import HIDDEN, redact
 from meowcat.core.values import Checksum
 
 Overwrite = Literal["never", "replace"]
@@ -39,7 +40,26 @@ def parse_checksum(text: str) -> Checksum:
     return Checksum(algorithm, digits)
 
 
-class Download(Struct, frozen=True, tag="download", tag_field="kind"):
+class _Shown(Struct, frozen=True):
+    """Gives a request a repr without secrets: the URL redacted, header values hidden, defaults left out."""
+
+    def __repr__(self) -> str:
+        defaults = dict(
+            zip(reversed(self.__struct_fields__), reversed(self.__struct_defaults__), strict=False)
+        )
+        shown = []
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name == "url":
+                shown.append(repr(redact(value)))
+            elif name == "headers" and value:
+                shown.append(f"headers={dict.fromkeys(value, HIDDEN)}")
+            elif name != "headers" and value != defaults.get(name, NODEFAULT):
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     """A download of one URL to one path. Fields left at None take the engine's `Config`.
 
     Building one does no I/O; `Engine.submit` makes `to` absolute.
@@ -91,7 +111,7 @@ class ProtocolSpec(Struct, frozen=True):
     fields: dict[str, str | int | bool] = field(default_factory=dict)
 
 
-class Upload(Struct, frozen=True, tag="upload", tag_field="kind"):
+class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
     """An upload of one source to one URL, by a protocol."""
 
     source: str

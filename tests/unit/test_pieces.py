@@ -192,3 +192,10 @@ def test_every_piece_is_fetched_once_whatever_the_order_of_ends_splits_and_failu
         if leased.at + 1 < leased.lease.stop:
             running.insert(index, Leased(leased.lease, leased.at + 1))
     assert sorted(fetched) == list(range(count))
+
+
+def test_the_first_gap_lies_behind_what_is_there():
+    some = IntervalSet.of((0, 2), (5, 6))
+    assert some.first_gap(0, 10) == (2, 5)
+    assert some.first_gap(5, 10) == (6, 10)
+    assert some.first_gap(0, 2) is None

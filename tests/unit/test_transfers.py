@@ -103,3 +103,20 @@ def test_what_no_download_can_be_is_refused_and_no_secret_is_shown(changes, said
 
 def test_a_download_with_everything_given_is_within_its_bounds():
     check(replace(DOWNLOAD, checksum="md5:" + "0" * 32, total_size=0, headers={"X-Token": "a b"}))
+
+
+def test_a_request_shows_itself_without_its_secrets():
+    request = Download(
+        "https://user:pw1@host/x?X-Amz-Signature=cafe01",
+        "y",
+        headers={"Authorization": "hunter2"},
+        priority=3,
+    )
+    shown = repr(request)
+    assert "host/x" in shown
+    assert "to='y'" in shown
+    assert "priority=3" in shown
+    assert "Authorization" in shown
+    assert not any(secret in shown for secret in ("pw1", "cafe01", "hunter2"))
+    assert "retries" not in shown
+    assert repr(Download("https://host/x")) == "Download('https://host/x')"

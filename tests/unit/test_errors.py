@@ -1,0 +1,23 @@
+"""Errors carry the numbers that applications branch on."""
+
+from meowcat.core.errors import Code, MeowcatError, TransferCanceled, TransferFailed
+
+
+def test_a_failure_has_the_code_of_its_fault():
+    assert TransferFailed("gone", task="t", code=Code.STATUS).code == 109
+    assert TransferFailed("gone").code is Code.UNKNOWN
+    assert TransferFailed.code is Code.UNKNOWN
+
+
+def test_a_cancel_has_its_own_code():
+    assert TransferCanceled("enough", task="t").code == 120
+    assert TransferCanceled("enough", task="t").task == "t"
+
+
+def test_codes_are_unique_and_every_error_has_one():
+    assert len({int(code) for code in Code}) == len(Code)
+
+    def below(kind: type[MeowcatError]) -> list[type[MeowcatError]]:
+        return [kind, *(deeper for each in kind.__subclasses__() for deeper in below(each))]
+
+    assert all(isinstance(kind.code, Code) for kind in below(MeowcatError))
