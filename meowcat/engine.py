@@ -188,7 +188,7 @@ class Engine:
         """
         runtime = self._opened()
         sealed, secrets, key = self._sealed(request)
-        present = runtime.registry.by_key(key)
+        present = await self._owner_of(key)
         if present is not None:
             return await self._attach(present, sealed, secrets, paused=paused)
         creation = self._creation(sealed, secrets, key, paused=paused)
@@ -215,12 +215,12 @@ class Engine:
         Raises:
             InvalidArgument, DuplicateTask: as `submit`; requests of earlier batches are recorded then.
         """
-        runtime = self._opened()
+        self._opened()
         ids: list[TaskId] = []
         batch: list[msg.Create] = []
         for request in requests:
             sealed, secrets, key = self._sealed(request)
-            present = runtime.registry.by_key(key)
+            present = await self._owner_of(key)
             if present is not None:
                 await self._create_all(batch)
                 ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
@@ -260,6 +260,25 @@ class Engine:
         if sealed.needs:
             runtime.secrets[task] = secrets
         return msg.Create(task=task, key=key, request=sealed, paused=paused)
+
+    async def _owner_of(self, key: str) -> TaskId | None:
+        """The live task that has the key; a canceled one gives it up once its part file is gone.
+
+        Raises:
+            DuplicateTask: the part file of a canceled task can't be removed.
+        """
+        runtime = self._opened()
+        while (task := runtime.registry.by_key(key)) is not None:
+            row = runtime.registry.get(task)
+            if row is None or row.state is not State.CANCELED:
+                return task
+            feed = runtime.bus.watch(await self._state(task))
+            if feed.task.wait is not None:
+                reason = feed.task.fault.detail if feed.task.fault else "unknown"
+                raise DuplicateTask(f"task {task} is canceled, but its part file can't be removed: {reason}")
+            if feed.task.discard:
+                await feed.beyond(feed.version)
+        return None
 
     async def _create(self, creations: list[msg.Create]) -> list[TaskState]:
         runtime = self._opened()

@@ -72,8 +72,6 @@ class Registry:
             return None
         if row is None:
             row = self._add(task)
-        elif task.state is State.CANCELED and self._keys.get(task.key) == task.id:
-            del self._keys[task.key]  # only the part file's removal is owed: its name is free again
         row.state, row.needs = task.state, task.request.needs
         row.waits = task.wait is not None
         row.helpless = task.wait is not None and task.wait.delay is None
@@ -92,6 +90,5 @@ class Registry:
             self._arrivals,
         )
         self._rows[task.id] = row
-        if task.state is not State.CANCELED:
-            self._keys[task.key] = task.id
+        self._keys[task.key] = task.id  # also of a canceled one, while its part file stands in the way
         return row

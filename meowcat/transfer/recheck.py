@@ -1,7 +1,7 @@
 """Pieces that earlier runs stored have to prove themselves: they are read again and compared."""
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import anyio.to_thread
@@ -61,17 +61,34 @@ class Rechecker:
 
     async def run(self, limiter: anyio.CapacityLimiter) -> AsyncIterator[tuple[IntervalSet, IntervalSet]]:
         """What was kept and what is lost, batch by batch; ends early when stopped."""
-        batch = max(1, AT_ONCE // self._grid.piece)
-        for first, stop in self._pieces:
-            for low in range(first, stop, batch):
-                high = min(stop, low + batch)
-                kept = await anyio.to_thread.run_sync(self._compare, low, high, limiter=limiter)
-                if self._stopped():
-                    return
-                yield kept, IntervalSet.of((low, high)) - kept
+        for batch in self._batches(max(1, AT_ONCE // self._grid.piece)):
+            kept = await anyio.to_thread.run_sync(self._compare, batch, limiter=limiter)
+            if self._stopped():
+                return
+            yield kept, batch - kept
 
-    def _compare(self, low: int, high: int) -> IntervalSet:
-        spans = [(piece, *self._grid.span(piece), self._digest(piece)) for piece in range(low, high)]
+    def _batches(self, size: int) -> Iterator[IntervalSet]:
+        """The pieces in order, `size` of them at a time, however scattered they are."""
+        taken: list[tuple[int, int]] = []
+        room = size
+        for begin, stop in self._pieces:
+            first = begin
+            while first < stop:
+                step = min(stop - first, room)
+                taken.append((first, first + step))
+                first, room = first + step, room - step
+                if not room:
+                    yield IntervalSet.of(*taken)
+                    taken, room = [], size
+        if taken:
+            yield IntervalSet.of(*taken)
+
+    def _compare(self, batch: IntervalSet) -> IntervalSet:
+        spans = [
+            (piece, *self._grid.span(piece), self._digest(piece))
+            for first, stop in batch
+            for piece in range(first, stop)
+        ]
         good, _ = verify_pieces(self._part, spans, self._stopped)
         return IntervalSet.of(*((piece, piece + 1) for piece in good))
 

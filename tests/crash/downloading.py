@@ -22,12 +22,15 @@ async def follow(engine: meowcat.Engine, task: meowcat.TaskId) -> None:
 async def meddle(task: meowcat.Task, seed: int) -> None:
     """Pause and resume now and then, so that kills hit those transitions as well."""
     chance = random.Random(seed)
-    while True:
-        await anyio.sleep(chance.uniform(0.2, 1.0))
-        await task.pause()
-        say("acknowledged", "paused")
-        await task.resume()
-        say("acknowledged", "resumed")
+    try:
+        while True:
+            await anyio.sleep(chance.uniform(0.2, 1.0))
+            await task.pause()
+            say("acknowledged", "paused")
+            await task.resume()
+            say("acknowledged", "resumed")
+    except meowcat.TaskNotFound:
+        return  # it was complete before, or its publishing was under way while it was paused
 
 
 async def main(journal: str, url: str, target: str, durability: str, seed: int) -> None:

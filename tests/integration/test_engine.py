@@ -449,3 +449,16 @@ async def test_bad_input_names_the_field_and_records_nothing(tmp_path, field, va
         assert refused.value.code == 102
         assert field.rstrip("s") in str(refused.value) or "header" in str(refused.value)
         assert await collect(engine.tasks()) == []
+
+
+async def test_a_canceled_target_can_be_had_again_at_once(tmp_path):
+    with RangeServer(BIG, rate=16 * MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            for _ in range(3):
+                task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+                await reach(task, 256 << 10)
+                await task.cancel()
+            last = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            assert last.id != task.id
+            await last.result()
+    assert (tmp_path / "a").read_bytes() == BIG.bytes()
