@@ -21,22 +21,19 @@ from meowcat.core.errors import (
     QueueFull,
     TaskNotFound,
 )
-from meowcat.core.events import Event
 from meowcat.core.info import TaskInfo, info_of
 from meowcat.core.machine import ENDED, State, Trigger, may
 from meowcat.core.seal import Secrets, seal
 from meowcat.core.state import TaskState
-from meowcat.core.transfers import Direction, Download, check
-from meowcat.core.urls import identity
+from meowcat.core.transfers import Direction, Download, changed_options, check, same_content
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.codec import decode
-from meowcat.journal.contract import Journal, Record
+from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
 from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
 from meowcat.streams import Stream, batches
-from meowcat.task import LoggedEvent, Result, Task
+from meowcat.task import LoggedEvent, Result, Task, logged
 from meowcat.transfer.context import World
 from meowcat.transfer.disk import Disk, OsDisk
 from meowcat.transport.contract import Timeouts, Transport
@@ -292,7 +289,7 @@ class Engine:
         runtime = self._opened()
         handle = await self.task(task)
         present = runtime.bus.watch(await self._state(task)).task.request
-        if not isinstance(present, Download) or not _same(present, sealed):
+        if not isinstance(present, Download) or not same_content(present, sealed):
             raise DuplicateTask(
                 f"task {task} is {handle.state} and owns {handle.info.path} for another request: "
                 "cancel it first, or choose another target or key"
@@ -300,7 +297,7 @@ class Engine:
         if sealed.needs:
             runtime.secrets[task] = secrets
         if sealed.needs or sealed != present:
-            names = sealed.needs + _changed(present, sealed)
+            names = sealed.needs + changed_options(present, sealed)
             await runtime.command(task, msg.Supply(names=names, request=sealed))
         if not paused and may(handle.state, Trigger.RESUME):
             await handle.resume()
@@ -506,37 +503,6 @@ class Engine:
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks whose records are damaged, and how. They are kept out; all others go on."""
         return dict(self._opened().quarantined)
-
-
-def logged(record: Record) -> LoggedEvent:
-    """A record as users see it.
-
-    Raises:
-        UnknownEvent, JournalDamaged: it can't be read.
-    """
-    event: Event = decode(record.type, record.version, record.body)
-    return LoggedEvent(
-        position=record.position,
-        task=record.task,
-        seq=record.seq,
-        epoch=record.epoch,
-        at=record.at,
-        event=event,
-    )
-
-
-def _same(one: Download, other: Download) -> bool:
-    """Whether two requests ask for the same content at the same place."""
-    return (identity(one.url), one.to, one.checksum) == (identity(other.url), other.to, other.checksum)
-
-
-def _changed(one: Download, other: Download) -> tuple[str, ...]:
-    """The fields in which two requests for the same content differ."""
-    return tuple(
-        name
-        for name in one.__struct_fields__
-        if name not in ("url", "headers", "needs") and getattr(one, name) != getattr(other, name)
-    )
 
 
 def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:

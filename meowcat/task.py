@@ -12,6 +12,8 @@ from meowcat.core.info import TaskInfo, info_of
 from meowcat.core.machine import TERMINAL, State
 from meowcat.core.values import Checksum, Position, TaskId
 from meowcat.core.waits import WaitingFor
+from meowcat.journal.codec import decode
+from meowcat.journal.contract import Record
 from meowcat.runtime.bus import Feed
 from meowcat.streams import Stream
 
@@ -66,6 +68,22 @@ class LoggedEvent(Struct, frozen=True, kw_only=True):
     at: int
     """Milliseconds since 1970 UTC."""
     event: Event
+
+
+def logged(record: Record) -> LoggedEvent:
+    """A record as users see it.
+
+    Raises:
+        UnknownEvent, JournalDamaged: it can't be read.
+    """
+    return LoggedEvent(
+        position=record.position,
+        task=record.task,
+        seq=record.seq,
+        epoch=record.epoch,
+        at=record.at,
+        event=decode(record.type, record.version, record.body),
+    )
 
 
 class Task:

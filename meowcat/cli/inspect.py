@@ -23,8 +23,8 @@ from meowcat.cli.views import (
 from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
 from meowcat.core.transfers import Download
-from meowcat.engine import logged
 from meowcat.journal.contract import Damage, Record
+from meowcat.task import logged
 
 _HEAD = ("ID", "STATE", "DONE", "SIZE", "PATH", "")
 

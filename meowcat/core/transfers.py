@@ -11,7 +11,7 @@ from msgspec import NODEFAULT, Struct, field
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
-from meowcat.core.urls import HIDDEN, redact
+from meowcat.core.urls import HIDDEN, identity, redact
 from meowcat.core.values import Checksum
 
 Overwrite = Literal["never", "replace"]
@@ -153,6 +153,20 @@ def check(request: Request) -> None:
         _check_header(name, value)
     if isinstance(request, Download):
         _check_download(request)
+
+
+def same_content(one: Download, other: Download) -> bool:
+    """Whether two requests, sealed or not, ask for the same content at the same place."""
+    return (identity(one.url), one.to, one.checksum) == (identity(other.url), other.to, other.checksum)
+
+
+def changed_options(one: Download, other: Download) -> tuple[str, ...]:
+    """The fields in which two requests for the same content differ; what may be secret is not compared."""
+    return tuple(
+        name
+        for name in one.__struct_fields__
+        if name not in ("url", "headers", "needs") and getattr(one, name) != getattr(other, name)
+    )
 
 
 def _check_download(request: Download) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,20 @@ class Child:
         return False
 
     @property
+    def acknowledged(self) -> list[str]:
+        """What the commands that have returned did, one word each."""
+        words = [line.split() for line in self.lines]
+        return [each[1] for each in words if each[0] == "acknowledged" and len(each) == 2]
+
+    @property
     def events(self) -> list[tuple[int, str]]:
         """The durable events that the process has announced, by their number."""
         words = [line.split() for line in self.lines]
         return [(int(each[1]), each[2]) for each in words if each[0] == "event" and len(each) == 3]
 
 
-def check_journal(path: Path, announced: dict[int, str]) -> int:
-    """Every announced event is there as it was announced, the chain holds; returns how many kills it took."""
+def check_journal(path: Path, announced: dict[int, str], acknowledged: Counter[str]) -> None:
+    """Every announced event is there, and one for each acknowledged command; the chain holds."""
     journal = SQLiteJournal(path)
     journal.open_for_reading()
     try:
@@ -70,10 +77,11 @@ def check_journal(path: Path, announced: dict[int, str]) -> int:
         by_seq = {record.seq: record.type for record in records}
         assert [record.seq for record in records] == list(range(1, len(records) + 1))
         assert announced.items() <= by_seq.items()
+        stored = Counter(by_seq.values())
+        assert all(stored[kind] >= acknowledged[kind] for kind in ("paused", "resumed"))
         assert not isinstance(fold_task(records[0].task, records, evolve), Damage)
     finally:
         journal.close()
-    return len(records)
 
 
 def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
@@ -87,6 +95,7 @@ def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
         journal, target = folder / f"{round_}.db", folder / f"{round_}.bin"
         with RangeServer(content, rate=RATE) as server:
             announced: dict[int, str] = {}
+            acknowledged: Counter[str] = Counter()
             kills, pauses, complete = 0, 0, False
             while not complete:
                 child = Child(journal, server.url, target, durability, chance.randrange(1 << 30))
@@ -95,9 +104,10 @@ def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
                 announced |= dict(child.events)
                 complete = "complete" in child.lines
                 pauses += child.lines.count("acknowledged paused")
+                acknowledged.update(child.acknowledged)
                 assert was_killed or complete
                 assert not target.exists() or complete or _whole(target, content)
-            check_journal(journal, announced)
+            check_journal(journal, announced, acknowledged)
             assert _whole(target, content)
             twice = server.bytes_sent_twice()
             print(f"{kills} kills, {pauses} pauses: {twice / MIB:.1f} MiB fetched twice")

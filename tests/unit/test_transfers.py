@@ -11,8 +11,10 @@ from meowcat.core.transfers import (
     ProtocolSpec,
     Request,
     Upload,
+    changed_options,
     check,
     parse_checksum,
+    same_content,
 )
 from meowcat.core.values import Checksum
 
@@ -120,3 +122,14 @@ def test_a_request_shows_itself_without_its_secrets():
     assert not any(secret in shown for secret in ("pw1", "cafe01", "hunter2"))
     assert "retries" not in shown
     assert repr(Download("https://host/x")) == "Download('https://host/x')"
+
+
+def test_two_requests_for_one_content_may_differ_in_their_options():
+    one = Download("https://host/x?X-Amz-Signature=a", "/y", retries=3)
+    url = "https://host/x?X-Amz-Signature=b"
+    other = Download(url, "/y", retries=5, overwrite="replace", headers={"A": "b"})
+    assert same_content(one, other)
+    assert changed_options(one, other) == ("overwrite", "retries")
+    assert not same_content(one, Download("https://host/z", "/y"))
+    assert not same_content(one, Download(one.url, "/z"))
+    assert not same_content(one, Download(one.url, "/y", checksum="md5:" + "0" * 32))
