@@ -25,6 +25,7 @@ from meowcat.transfer.context import Errand, World
 from meowcat.transfer.disk import FileFault
 from meowcat.transfer.files import PartFile, check_target
 from meowcat.transfer.flush import Flusher
+from meowcat.transfer.publish import discard
 from meowcat.transfer.recheck import Rechecker
 from meowcat.transfer.writers import WriteFailed, Writers
 from meowcat.transport.contract import Chunk, TransportFault
@@ -90,6 +91,8 @@ class FetchOperation:
         self._rechecking = False
         self._requests = 0
         self._stopped = False
+        self._flushed = False
+        self._failed_once = False
         self._fatal: Fault | None = None
         self._silent: Callable[[], bool] = lambda: True
         """Whether no thread is in the middle of a write."""
@@ -121,7 +124,7 @@ class FetchOperation:
             await self._move(fresh)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._thread(self._part.close)
+                await self._thread(self._let_go)
         if self._fatal is not None:
             self._report_fault(self._fatal)
 
@@ -444,6 +447,16 @@ class FetchOperation:
         self._rechecking = False
         self._tell()
 
+    def _let_go(self) -> None:
+        """Close the part file. An empty one that a failure leaves is removed: it would keep the target from
+        whoever asks for it next, and there is nothing in it to go on with."""
+        self._part.close()
+        if self._failed_once and not self._flushed and self._task.file is None:
+            try:
+                discard(self._world.disk, self._request.to, self._task.id, None)
+            except FileFault:
+                pass  # it stays in the way, and whoever meets it is told so
+
     async def _keep_flushing(self) -> None:
         try:
             await self._flusher.run()
@@ -465,6 +478,7 @@ class FetchOperation:
         self._errand.report(message)
 
     def _report_fault(self, fault: Fault) -> None:
+        self._failed_once = True
         self._report(Faulted(run=self._operation.run, restarts=self._operation.restarts, fault=fault))
 
     def _report_proof(self, kept: IntervalSet, lost: IntervalSet) -> None:
@@ -472,6 +486,7 @@ class FetchOperation:
         self._report(Proved(run=run, restarts=restarts, kept=kept.pairs, lost=lost.pairs))
 
     def _report_flush(self, pieces: tuple[tuple[int, int], ...], digests: bytes, size: int | None) -> None:
+        self._flushed = True
         self._report(
             Flushed(
                 run=self._operation.run,

@@ -263,3 +263,17 @@ def _fork_and_use(engine: meowcat.Engine) -> int:
         finally:
             os._exit(1)
     return child
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_failure_that_brought_nothing_leaves_nothing_in_the_way(tmp_path, retries):
+    with RangeServer({"/right": Content(1000)}) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config(retries=retries)) as engine:
+            for url in (f"{server.origin}/wrong", f"http://127.0.0.1:{free_port()}/x"):
+                task = await engine.submit(meowcat.Download(url, str(tmp_path / "a"), key=url))
+                with pytest.raises(meowcat.TransferFailed):
+                    await task.result()
+        async with meowcat.Engine(tmp_path / "other.db", config=config()) as engine:
+            await engine.download(f"{server.origin}/right", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == Content(1000).bytes()
+    assert not list(tmp_path.glob("*.part"))
