@@ -32,13 +32,13 @@ from meowcat.core.errors import (
     UnknownEvent,
     UnknownJournal,
 )
-from meowcat.core.info import TaskInfo
+from meowcat.core.info import Snapshot, TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.state import Phase
 from meowcat.core.transfers import Download
 from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
-from meowcat.engine import Engine, Snapshot
+from meowcat.engine import Engine
 from meowcat.task import LoggedEvent, Progress, Result, Task
 
 __version__ = "0.1.0"

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import anyio
 import httpx
-from msgspec import Struct
 from msgspec.structs import replace
 
 from meowcat.config import Config
@@ -21,7 +20,7 @@ from meowcat.core.errors import (
     QueueFull,
     TaskNotFound,
 )
-from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.info import Snapshot, TaskInfo, info_of
 from meowcat.core.machine import ENDED, State, Trigger, may
 from meowcat.core.seal import Secrets, seal
 from meowcat.core.state import TaskState
@@ -41,21 +40,6 @@ from meowcat.transport.defaults import transport_for
 
 CREATE_BATCH = 1000
 """Tasks that `submit_many` records with one append."""
-
-
-class Snapshot(Struct, frozen=True, kw_only=True):
-    """The engine at a glance."""
-
-    states: dict[str, int]
-    """How many tasks that have not ended are in which state."""
-    waiting: int
-    """Of those, how many wait for a delay, space, a host or a supply."""
-    active_downloads: int
-    """Slots in use."""
-    queued_downloads: int
-    quarantined: int
-    position: Position
-    """The newest durable record."""
 
 
 class Engine:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from meowcat.core.errors import TransferCanceled, TransferFailed
 from meowcat.core.events import Event
-from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.info import TaskInfo, fraction_of, info_of
 from meowcat.core.machine import TERMINAL, State
 from meowcat.core.values import Checksum, Position, TaskId
 from meowcat.core.waits import WaitingFor
@@ -51,9 +51,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     @property
     def fraction(self) -> float:
         """0 to 1; 0 while the size is not known."""
-        if self.state is State.COMPLETE:
-            return 1.0
-        return self.bytes_done / self.size if self.size else 0.0
+        return fraction_of(self.state, self.bytes_done, self.size)
 
 
 class LoggedEvent(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from meowcat.core.machine import State
 from meowcat.core.state import Phase, TaskState
 from meowcat.core.transfers import Direction, Download
 from meowcat.core.urls import redact
-from meowcat.core.values import Checksum, Fault, TaskId
+from meowcat.core.values import Checksum, Fault, Position, TaskId
 from meowcat.core.waits import WaitingFor
 
 
@@ -45,9 +45,29 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     @property
     def fraction(self) -> float:
         """Confirmed bytes of all bytes, 0 to 1; 0 while the size is not known."""
-        if self.state is State.COMPLETE:
-            return 1.0
-        return self.bytes_done / self.size if self.size else 0.0
+        return fraction_of(self.state, self.bytes_done, self.size)
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The engine at a glance."""
+
+    states: dict[str, int]
+    """How many tasks that have not ended are in which state."""
+    waiting: int
+    """Of those, how many wait for a delay, space, a host or a supply."""
+    active_downloads: int
+    """Slots in use."""
+    queued_downloads: int
+    quarantined: int
+    position: Position
+    """The newest durable record."""
+
+
+def fraction_of(state: State, done: int, size: int | None) -> float:
+    """How much of a transfer is done, 0 to 1; 0 while the size is not known."""
+    if state is State.COMPLETE:
+        return 1.0
+    return done / size if size else 0.0
 
 
 def info_of(task: TaskState) -> TaskInfo:
