@@ -17,6 +17,7 @@ from meowcat.core.errors import (
     EngineClosed,
     EngineForked,
     InvalidArgument,
+    InvalidTaskState,
     QueueFull,
     TaskNotFound,
 )
@@ -32,7 +33,7 @@ from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
 from meowcat.streams import Stream, batches
-from meowcat.task import LoggedEvent, Result, Task, logged
+from meowcat.task import LoggedEvent, Result, Task, logged, readable
 from meowcat.transfer.context import World
 from meowcat.transfer.disk import Disk, OsDisk
 from meowcat.transport.contract import Timeouts, Transport
@@ -169,13 +170,12 @@ class Engine:
         """
         runtime = self._opened()
         sealed, secrets, key = self._sealed(request)
-        present = await self._owner_of(key)
-        if present is not None:
-            return await self._attach(present, sealed, secrets, paused=paused)
-        creation = self._creation(sealed, secrets, key, paused=paused)
         async with runtime.room:
-            (task,) = await self._create([creation])
-        return Task(self, runtime.bus.watch(task))
+            present = await self._owner_of(key)
+            if present is None:
+                (task,) = await self._create([self._creation(sealed, secrets, key, paused=paused)])
+                return Task(self, runtime.bus.watch(task))
+        return await self._attach(present, sealed, secrets, paused=paused)
 
     async def submit_nowait(self, request: Download, *, paused: bool = False) -> Task:
         """`submit` that never waits for room.
@@ -198,25 +198,26 @@ class Engine:
         """
         self._opened()
         ids: list[TaskId] = []
-        batch: list[msg.Create] = []
-        for request in requests:
-            sealed, secrets, key = self._sealed(request)
+        batch: dict[str, msg.Create] = {}
+        for sealed, secrets, key in [self._sealed(request) for request in requests]:
+            if key in batch or len(batch) == CREATE_BATCH:
+                await self._create_all(batch)
             present = await self._owner_of(key)
             if present is not None:
-                await self._create_all(batch)
                 ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
                 continue
-            batch.append(self._creation(sealed, secrets, key, paused=paused))
-            ids.append(batch[-1].task)
-            if len(batch) == CREATE_BATCH:
-                await self._create_all(batch)
+            batch[key] = self._creation(sealed, secrets, key, paused=paused)
+            ids.append(batch[key].task)
         await self._create_all(batch)
         return ids
 
-    async def _create_all(self, batch: list[msg.Create]) -> None:
+    async def _create_all(self, batch: dict[str, msg.Create]) -> None:
         if batch:
             async with self._opened().room:
-                await self._create(batch)
+                for key in batch:
+                    if await self._owner_of(key) is not None:
+                        raise DuplicateTask(f"{key}: another task was created for it at the same moment")
+                await self._create(list(batch.values()))
             batch.clear()
 
     def _sealed(self, request: Download) -> tuple[Download, Secrets, str]:
@@ -234,10 +235,9 @@ class Engine:
         return sealed, secrets, request.key or request.to
 
     def _creation(self, sealed: Download, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
-        """A new task's creation, with its key claimed and its secrets in memory."""
+        """A new task's creation, with its secrets in memory."""
         runtime = self._opened()
         task = new_id(self.clock.wall())
-        runtime.registry.claim(key, task)
         if sealed.needs:
             runtime.secrets[task] = secrets
         return msg.Create(task=task, key=key, request=sealed, paused=paused)
@@ -251,7 +251,10 @@ class Engine:
         runtime = self._opened()
         while (task := runtime.registry.by_key(key)) is not None:
             row = runtime.registry.get(task)
-            if row is None or row.state is not State.CANCELED:
+            if row is None:  # somebody else is creating it at this moment
+                await runtime.bus.stirred()
+                continue
+            if row.state is not State.CANCELED:
                 return task
             feed = runtime.bus.watch(await self._state(task))
             if feed.task.wait is not None:
@@ -265,9 +268,11 @@ class Engine:
         runtime = self._opened()
         try:
             return await runtime.create(creations)
-        finally:
+        except BaseException:  # raised again: what was not created has no secrets
             for creation in creations:
-                runtime.registry.unclaim(creation.key)
+                if runtime.registry.get(creation.task) is None:
+                    runtime.secrets.pop(creation.task, None)
+            raise
 
     async def _attach(self, task: TaskId, sealed: Download, secrets: Secrets, *, paused: bool) -> Task:
         runtime = self._opened()
@@ -283,10 +288,13 @@ class Engine:
         if sealed.needs or sealed != present:
             names = sealed.needs + changed_options(present, sealed)
             await runtime.command(task, msg.Supply(names=names, request=sealed))
-        if not paused and may(handle.state, Trigger.RESUME):
-            await handle.resume()
-        elif not paused and may(handle.state, Trigger.RETRY):
-            await handle.retry()
+        try:
+            if not paused and may(handle.state, Trigger.RESUME):
+                await handle.resume()
+            elif not paused and may(handle.state, Trigger.RETRY):
+                await handle.retry()
+        except InvalidTaskState:
+            pass  # somebody else set it going at the same moment
         return handle
 
     # One task
@@ -298,7 +306,13 @@ class Engine:
             TaskNotFound: there is none. TaskQuarantined: its records are damaged.
         """
         runtime = self._opened()
-        return Task(self, runtime.bus.watch(await self._state(TaskId(task))))
+        while True:
+            state = await self._state(TaskId(task))
+            row = runtime.registry.get(state.id)
+            if state.state == (row.state if row is not None else state.state) and state.open == (
+                row is not None
+            ):
+                return Task(self, runtime.bus.watch(state))
 
     async def _state(self, task: TaskId) -> TaskState:
         runtime = self._opened()
@@ -336,14 +350,12 @@ class Engine:
         fresh = replace(
             state.request,
             url=url or state.request.url,
-            headers={**state.request.headers, **(headers or {})},
+            headers=_merged(state.request.headers, headers or {}),
         )
         check(fresh)
         sealed, secrets = seal(fresh)
         held = runtime.secrets.get(state.id, Secrets())
-        runtime.secrets[state.id] = Secrets(
-            secrets.url if url else held.url, {**held.headers, **secrets.headers}
-        )
+        runtime.secrets[state.id] = held.updated(secrets, url=url is not None)
         names = (*(["url"] if url else []), *(f"header:{name.lower()}" for name in headers or {}))
         async with runtime.room:
             await runtime.command(TaskId(task), msg.Supply(names=names, request=sealed))
@@ -453,11 +465,15 @@ class Engine:
 
         async def load() -> list[LoggedEvent]:
             nonlocal position
-            runtime = self._opened()
-            while not (records := await runtime.records_after(position)):
-                await runtime.bus.beyond(position)
-            position = records[-1].position
-            return [logged(record) for record in records]
+            events: list[LoggedEvent] = []
+            while not events:
+                runtime = self._opened()
+                records, reached = await runtime.records_after(position)
+                if reached == position:
+                    await runtime.bus.beyond(position)
+                events = [event for record in records if (event := readable(record)) is not None]
+                position = reached
+            return events
 
         return batches(load)
 
@@ -487,6 +503,12 @@ class Engine:
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks whose records are damaged, and how. They are kept out; all others go on."""
         return dict(self._opened().quarantined)
+
+
+def _merged(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """Header fields, whose names are the same in any case (RFC 9110 5.1)."""
+    names = {name.lower() for name in new}
+    return {name: value for name, value in old.items() if name.lower() not in names} | dict(new)
 
 
 def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:

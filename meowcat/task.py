@@ -1,12 +1,13 @@
 """What a user holds of a task: its handle, its progress and its result."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
 
-from meowcat.core.errors import TransferCanceled, TransferFailed
+from meowcat.core.errors import JournalDamaged, TransferCanceled, TransferFailed, UnknownEvent
 from meowcat.core.events import Event
 from meowcat.core.info import TaskInfo, fraction_of, info_of
 from meowcat.core.machine import TERMINAL, State
@@ -19,6 +20,8 @@ from meowcat.streams import Stream
 
 if TYPE_CHECKING:
     from meowcat.engine import Engine
+
+log = logging.getLogger("meowcat.journal")
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two reports of progress at the least."""
@@ -82,6 +85,15 @@ def logged(record: Record) -> LoggedEvent:
         at=record.at,
         event=decode(record.type, record.version, record.body),
     )
+
+
+def readable(record: Record) -> LoggedEvent | None:
+    """`logged`, or None with a word in the log where it can't be read: its task is quarantined for it."""
+    try:
+        return logged(record)
+    except (JournalDamaged, UnknownEvent) as error:
+        log.error("record %d can't be read: %s", record.position, error)  # noqa: TRY400  # the text says it all
+        return None
 
 
 class Task:

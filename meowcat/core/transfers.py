@@ -151,6 +151,12 @@ def check(request: Request) -> None:
     _within(request, "priority", -(1 << 31), 1 << 31)
     for name, value in request.headers.items():
         _check_header(name, value)
+    for name in request.__struct_fields__:
+        value = getattr(request, name)
+        if isinstance(value, str) and not _encodes(value):
+            raise InvalidArgument(
+                f"{name}: has half of a character (a lone surrogate), which nothing can store"
+            )
     if isinstance(request, Download):
         _check_download(request)
 
@@ -185,6 +191,10 @@ def _within(request: Request, name: str, least: int, most: int) -> None:
     value = getattr(request, name)
     if value is not None and not (isinstance(value, int) and least <= value <= most):
         raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}")
+
+
+def _encodes(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _check_header(name: str, value: str) -> None:

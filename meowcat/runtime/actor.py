@@ -79,6 +79,8 @@ class Actor:
     ready: bool = False
     """Whether the dispatcher has it on its list."""
     live: Live | None = None
+    stale: bool = False
+    """Whether somebody else has recorded a step of the task: it is read anew before the next message."""
     timer: int = 0
     """The event that began the wait for which a timer runs; 0 = none."""
 

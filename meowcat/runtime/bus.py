@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
+from meowcat.core.errors import MeowcatError
 from meowcat.core.state import TaskState
 from meowcat.core.values import Position, TaskId
 
@@ -22,6 +23,7 @@ class Feed:
         """Raised with each state: whoever has seen one waits for a later one."""
         self._clock = clock
         self._changed = anyio.Event()
+        self._error: MeowcatError | None = None
         self._samples: deque[tuple[float, int]] = deque([(clock(), task.bytes_stored)])
 
     def publish(self, task: TaskState) -> None:
@@ -34,12 +36,26 @@ class Feed:
         while len(self._samples) > 2 and self._samples[1][0] < now - RATE_WINDOW:  # noqa: PLR2004  # two make a rate
             self._samples.popleft()
         self.version += 1
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
+    def fail(self, error: MeowcatError) -> None:
+        """There will be no later state."""
+        self._error = error
+        self._tell()
+
     async def beyond(self, version: int) -> None:
-        """Wait for a state later than the one that `version` was read with."""
+        """Wait for a state later than the one that `version` was read with.
+
+        Raises:
+            MeowcatError: the engine is closed, or has lost its journal.
+        """
         while self.version <= version:
+            if self._error is not None:
+                raise self._error
             await self._changed.wait()
 
     def rate(self) -> float:
@@ -59,6 +75,7 @@ class Bus:
         self._feeds: WeakValueDictionary[TaskId, Feed] = WeakValueDictionary()
         self.position = position
         self._grown = anyio.Event()
+        self._error: MeowcatError | None = None
 
     def watch(self, task: TaskState) -> Feed:
         """The task's feed, made now where nobody watched it before."""
@@ -79,10 +96,32 @@ class Bus:
     def grew(self, position: Position) -> None:
         """The journal has records up to `position`, durably."""
         self.position = position
+        self.stir()
+
+    def stir(self) -> None:
+        """Something happened that whoever waits for the engine as a whole may want to look at."""
         self._grown.set()
         self._grown = anyio.Event()
 
-    async def beyond(self, position: Position) -> None:
-        """Wait until the journal has more than `position`."""
-        while self.position <= position:
+    def fail(self, error: MeowcatError) -> None:
+        """Nothing will happen any more: everybody who waits is told so."""
+        self._error = error
+        for feed in tuple(self._feeds.values()):
+            feed.fail(error)
+        self.stir()
+
+    async def stirred(self) -> None:
+        """Wait until something happens.
+
+        Raises:
+            MeowcatError: the engine is closed, or has lost its journal.
+        """
+        if self._error is None:
             await self._grown.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def beyond(self, position: Position) -> None:
+        """Wait until the journal has more than `position`. Raises as `stirred`."""
+        while self.position <= position:
+            await self.stirred()

@@ -78,7 +78,7 @@ class Dispatcher:
     """Steps the actors.
 
     `load` reads a task from the journal, `applied` is told of each message that was dealt with, and `accepts`
-    that the journal takes records again after it had refused some.
+    that the journal takes records again after it had refused some, and `lost` that it never will.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Dispatcher:
         load: LoadTask,
         applied: Applied,
         accepts: Callable[[], None],
+        lost: Callable[[MeowcatError], None],
     ) -> None:
         self._writer = writer
         self._clock = clock
@@ -96,6 +97,7 @@ class Dispatcher:
         self._load = load
         self._applied = applied
         self._accepts = accepts
+        self._lost = lost
         self.actors: dict[TaskId, Actor] = {}
         self._ready: deque[Actor] = deque()
         self._wake = anyio.Event()
@@ -151,7 +153,7 @@ class Dispatcher:
         for _ in range(len(self._ready)):
             actor = self._ready.popleft()
             actor.ready = False
-            if actor.task is None and not await self._loaded(actor):
+            if (actor.task is None or actor.stale) and not await self._loaded(actor):
                 continue
             step = self._consider(actor)
             if step is not None:
@@ -165,6 +167,12 @@ class Dispatcher:
         except (TaskNotFound, TaskQuarantined) as missing:
             self._refuse_all(actor, missing)
             return False
+        except (JournalError, OSError) as error:
+            log.warning("task %s can't be read now (%s); trying again", actor.id, error)
+            await anyio.sleep(REFUSED_PAUSE[0])
+            self._list(actor)
+            return False
+        actor.stale = False
         return True
 
     def _refuse_all(self, actor: Actor, error: MeowcatError) -> None:
@@ -211,8 +219,12 @@ class Dispatcher:
         entries = [entry for step in steps for entry in step.entries]
         try:
             await self._writer.append(entries)
-        except (JournalFenced, JournalConflict, JournalClosed) as lost:
+        except (JournalFenced, JournalClosed) as lost:
             self.give_up(lost)
+        except JournalConflict:  # a step that was recorded beside the actors came first
+            for step in steps:
+                step.actor.stale = True
+                self._list(step.actor)
         except JournalRejected as rejected:
             await self._put_back(steps, rejected)
         except JournalError as uncertain:
@@ -229,6 +241,14 @@ class Dispatcher:
         delay = min(most, least * 2 ** min(self._refusals, 10))
         log.warning("the journal takes no records now (%s); trying again in %.1f s", rejected, delay)
         await anyio.sleep(delay)
+        if self._writer.poisoned is not None:
+            try:
+                await self._writer.recover()
+            except JournalFenced as fenced:
+                self.give_up(fenced)
+                return
+            except (JournalError, OSError) as error:
+                log.warning("the journal can't be read again yet: %s", error)
         for step in steps:
             self._list(step.actor)
 
@@ -262,12 +282,13 @@ class Dispatcher:
     async def _stored(self, step: _Step) -> bool:
         try:
             return (await self._load(step.actor.id)).seq >= step.entries[-1].seq
-        except TaskNotFound:
-            return False  # it was to be created
+        except (TaskNotFound, TaskQuarantined):
+            return False  # the next look at the task says which
 
     def give_up(self, error: MeowcatError) -> None:
         """Nothing can be recorded any more, so nothing may happen any more."""
         self.broken = error
+        self._lost(error)
         for actor in tuple(self.actors.values()):
             if actor.live is not None:
                 actor.live.scope.cancel()

@@ -46,6 +46,7 @@ class Reconciler:
         registry: Registry,
         start: Start,
         missing: Callable[[Row], tuple[str, ...]],
+        over: Callable[[], None],
         slots: tuple[int, int],
         per_host: int | None,
     ) -> None:
@@ -54,6 +55,7 @@ class Reconciler:
         self._registry = registry
         self._start_operation = start
         self._missing = missing
+        self._over = over
         self.scheduler = Scheduler({"download": slots[0], "upload": slots[1]}, per_host, self._granted)
         self.dispatcher: Dispatcher
         self._timers: list[tuple[int, TaskId, int]] = []
@@ -68,6 +70,8 @@ class Reconciler:
         for event in events:
             self._heed_host(actor.task, event)
         live = actor.live
+        if live is not None and any(isinstance(event, ev.Supplied) for event in events):
+            live.scope.cancel()  # byte work begins again with what was supplied
         self.reconcile(actor)
         self.grant()
         if answer is None:
@@ -91,7 +95,9 @@ class Reconciler:
                 self.scheduler.hold_host(host, until)
                 self._set_timer(until, TaskId(""), 0)
                 self._nudge(host)
-        elif isinstance(event, ev.Started | ev.Stored) and self.scheduler.release_host(host):
+        elif isinstance(event, ev.Started | ev.Stored) and self.scheduler.release_host(
+            host, task.id, self._clock.ticks()
+        ):
             self._nudge(host)
 
     def _nudge(self, host: str) -> None:
@@ -133,7 +139,9 @@ class Reconciler:
             live.running.update(task, hold=self._must_hold(task, want))
 
     def _must_hold(self, task: TaskState, want: Wanted) -> bool:
-        return want.hold or self.dispatcher.refused or not self._may_send(task)
+        if want.settling or want.hold:
+            return want.hold
+        return self.dispatcher.refused or not self._may_send(task)
 
     def _may_start(self, task: TaskState, want: Wanted) -> bool:
         if want.settling:
@@ -195,14 +203,19 @@ class Reconciler:
         finally:
             actor.live = None
             live.over.set()  # also when the engine's own group is canceled: a close waits for it
+        if actor.task is not None and actor.task.state not in ACTIVE:
+            self.scheduler.withdraw(actor.id)  # set going again, it stands in line like anybody else
         if not live.reported and not live.scope.cancel_called and not self._held(actor):
             report(_defect(live.operation, f"{type(live.operation).__name__} ended without a word"))
         self.reconcile(actor)
         self.grant()
+        self._over()
 
     def _held(self, actor: Actor) -> bool:
         task = actor.task
-        return task is not None and (task.wait is not None or not self._may_send(task))
+        return task is not None and (
+            task.wait is not None or self.scheduler.is_held(host_of(task.request.url))
+        )
 
     # Time
 

@@ -22,6 +22,8 @@ class Row(Struct, gc=False):
     host: str
     priority: int
     order: int
+    url: str = ""
+    """Sealed; kept to see that it is still the one that `host` was taken from."""
     needs: tuple[str, ...] = ()
     """What the journal does not have of the request, by name."""
     waits: bool = False
@@ -72,7 +74,9 @@ class Registry:
             return None
         if row is None:
             row = self._add(task)
-        row.state, row.needs = task.state, task.request.needs
+        row.state, row.needs, row.priority = task.state, task.request.needs, task.request.priority
+        if row.url is not task.request.url:
+            row.url, row.host = task.request.url, host_of(task.request.url)
         row.waits = task.wait is not None
         row.helpless = task.wait is not None and task.wait.delay is None
         return row
@@ -88,6 +92,7 @@ class Registry:
             host_of(request.url),
             request.priority,
             self._arrivals,
+            request.url,
         )
         self._rows[task.id] = row
         self._keys[task.key] = task.id  # also of a canceled one, while its part file stands in the way

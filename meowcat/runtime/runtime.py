@@ -4,8 +4,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,6 +16,8 @@ from meowcat.core import messages as msg
 from meowcat.core.decide import decide
 from meowcat.core.errors import (
     EngineClosed,
+    InvalidTaskState,
+    JournalConflict,
     JournalDamaged,
     MeowcatError,
     TaskNotFound,
@@ -27,7 +30,7 @@ from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Position, TaskId
 from meowcat.core.wanted import Wanted, wanted, wants_slot
 from meowcat.journal.codec import decode
-from meowcat.journal.contract import Damage, Journal, Owner, Record
+from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
 from meowcat.journal.replay import Quarantined, fold_all, fold_task
 from meowcat.journal.writer import Writer
 from meowcat.runtime.actor import Actor, Answer
@@ -40,6 +43,8 @@ from meowcat.runtime.registry import Registry, Row
 from meowcat.runtime.world import Clock, Threads
 from meowcat.transfer.context import Errand, Running, World
 from meowcat.transfer.operations import operation_for
+
+T = TypeVar("T")
 
 log = logging.getLogger("meowcat.engine")
 
@@ -63,11 +68,13 @@ class Runtime:
         self._tasks = tasks
         self._threads = Threads(4)
         self.registry = Registry()
+        self.bus = Bus(clock.monotonic, Position(0))
         self.secrets: dict[TaskId, Secrets] = {}
         self.quarantined: dict[TaskId, str] = {}
         self._engine_bucket = self._bucket(config.limit_rate)
         self._buckets: dict[TaskId, Bucket] = {}
         self._stop = anyio.CancelScope()
+        self._writer: Writer | None = None
         self.room = anyio.Semaphore(config.queue_capacity)
         """Places for commands that wait."""
 
@@ -75,15 +82,26 @@ class Runtime:
 
     async def open(self, on_restart: OnRestart) -> None:
         """Take the journal, recover what it has, and start."""
+        try:
+            await self._open(on_restart)
+        except BaseException:  # raised again: a journal that stays open would be owned by nobody who uses it
+            with anyio.CancelScope(shield=True):
+                if self._writer is not None:
+                    await self._writer.aclose()
+                await self._threads.run(self.journal.close)
+            raise
+
+    async def _open(self, on_restart: OnRestart) -> None:
         owner = Owner(os.getpid(), socket.gethostname(), os.path.basename(sys.argv[0] or "python"))  # noqa: PTH119  # a name, not a path
         await self._threads.run(partial(self.journal.open, owner, self.config.durability))
-        self.writer = Writer(self.journal, self.config.durability)
+        self.writer = self._writer = Writer(self.journal, self.config.durability)
         self.reconciler = Reconciler(
             self._tasks,
             self.clock,
             self.registry,
             self._start,
             self.missing,
+            self.bus.stir,
             (self.config.max_downloads, self.config.max_uploads),
             self.config.max_per_host,
         )
@@ -94,11 +112,12 @@ class Runtime:
             self.load,
             self._applied,
             self.reconciler.journal_accepts,
+            self.bus.fail,
         )
         self.reconciler.dispatcher = self.dispatcher
         past = await recover(self.journal, self.writer, on_restart, self.clock, self._threads)
         self.quarantined = past.quarantined
-        self.bus = Bus(self.clock.monotonic, await self._threads.run(self.journal.last))
+        self.bus.position = await self._threads.run(self.journal.last)
         self._tasks.start_soon(self._run)
         for task in past.tasks:
             self._take_up(task)
@@ -165,15 +184,54 @@ class Runtime:
         return await answer.wait()
 
     async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
-        """Record new tasks with one append and put them in line. Their keys are claimed already."""
+        """Record new tasks with one append and put them in line; their keys are nobody's.
+
+        Once begun it is seen through, also when canceled: what is recorded must be known.
+        """
+        for creation in creations:
+            self.registry.claim(creation.key, creation.task)
+
+        async def claimed() -> list[TaskState]:
+            try:
+                return await self._create(creations)
+            finally:
+                for creation in creations:
+                    self.registry.unclaim(creation.key)
+                self.bus.stir()
+
+        return await self._see_through(claimed)
+
+    async def _see_through(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Do it in a task of the engine's own, which no cancellation of the caller reaches.
+
+        A shielded scope would not do: asyncio's own `Task.cancel` goes through it.
+        """
+        done = anyio.Event()
+        outcome: list[T] = []
+        failure: list[Exception] = [EngineClosed("the engine was closed before this was done")]
+
+        async def work() -> None:
+            try:
+                outcome.append(await call())
+            except Exception as error:  # noqa: BLE001  # raised again where it is waited for
+                failure[0] = error
+            finally:
+                done.set()
+
+        self._tasks.start_soon(work)
+        await done.wait()
+        if not outcome:
+            raise failure[0]
+        return outcome[0]
+
+    async def _create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         entries, tasks = [], []
         now = self.clock.now()
         for creation in creations:
             added, task = entries_of(None, decide(None, creation, now).events, now.at)
             entries += added
             tasks.append(task)
-        position = await self.writer.append(entries)
-        self.bus.grew(position)
+        await self._append(entries)
         for task in tasks:
             row = self.registry.note(task)
             if row is not None and wants_slot(task):
@@ -181,20 +239,30 @@ class Runtime:
         self.reconciler.grant()
         return tasks
 
+    async def _append(self, entries: list[Entry]) -> None:
+        """Append beside the actors, which recover the journal by themselves when it is in doubt."""
+        if self.writer.poisoned is not None:
+            await self.writer.recover()
+        self.bus.grew(await self.writer.append(entries))
+
     async def command_many(self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]) -> list[TaskId]:
         """Send a message to many tasks; those that have no actor are dealt with in one append."""
         at_rest = [each for each in tasks if each not in self.dispatcher.actors]
-        done = await self._command_at_rest(at_rest, make)
+        try:
+            done = await self._see_through(partial(self._command_at_rest, at_rest, make))
+        except JournalConflict:
+            done = []  # some of them came alive meanwhile: then all go the long way
         answers = []
+        passed = set(done)
         for each in tasks:
-            if each in self.dispatcher.actors and each not in done:
+            if each not in passed and self.registry.get(each) is not None:
                 answers.append((each, Answer()))
                 self.dispatcher.post(each, make(), answers[-1][1])
         for each, answer in answers:
             try:
                 await answer.wait()
-            except TaskNotFound:
-                continue  # it ended by itself first
+            except (TaskNotFound, InvalidTaskState):
+                continue  # it ended by itself first, or somebody else was faster
             done.append(each)
         return done
 
@@ -212,17 +280,19 @@ class Runtime:
                 added, moved = entries_of(task, events, now.at)
                 entries += added
                 after.append(moved)
-                self.reconciler.scheduler.withdraw(task.id)
         if not after:
             return []
-        self.bus.grew(await self.writer.append(entries))
+        await self._append(entries)
         for task in after:
             self._took_step(task)
         return [task.id for task in after]
 
     def _took_step(self, task: TaskState) -> None:
-        self.registry.note(task)
+        self.reconciler.scheduler.withdraw(task.id)
         self.bus.publish(task)
+        actor = self.dispatcher.actors.get(task.id)
+        if actor is not None:
+            actor.stale = True
         self._take_up(task)
 
     # What actors need
@@ -276,7 +346,10 @@ class Runtime:
     def _task_bucket(self, task: TaskState) -> Bucket | None:
         if task.request.limit_rate is None:
             return None
-        return self._buckets.setdefault(task.id, Bucket(task.request.limit_rate, self.clock.monotonic))
+        bucket = self._buckets.get(task.id)
+        if bucket is None or bucket.rate != task.request.limit_rate:
+            bucket = self._buckets[task.id] = Bucket(task.request.limit_rate, self.clock.monotonic)
+        return bucket
 
     # Reading
 
@@ -296,10 +369,17 @@ class Runtime:
             raise TaskNotFound(f"task {task}: the journal has no such task")
         return [_sound(each) for each in found]
 
-    async def records_after(self, position: Position) -> list[Record]:
-        """The next records of all tasks, at most a page of them."""
+    async def records_after(self, position: Position) -> tuple[list[Record], Position]:
+        """The next records of all tasks, at most a page of them, and how far they reach.
+
+        What is damaged is left out: it is its task's alone, and is told by `history` and `quarantined`.
+        """
         found = await self._threads.run(partial(self.journal.scan, position, PAGE))
-        return [_sound(each) for each in found]
+        for each in found:
+            if isinstance(each, Damage):
+                log.error("events: passed over a damaged record: %s", each.detail)
+        reached = max((each.position or position for each in found), default=position)
+        return [each for each in found if isinstance(each, Record)], Position(max(reached, position))
 
     async def all_tasks(self) -> list[TaskState]:
         """Every task of the journal that is not quarantined, ended or not. Reads all of it."""
@@ -308,7 +388,7 @@ class Runtime:
     async def drained(self) -> None:
         """Wait until nothing can happen any more without help from outside."""
         while any(self._moves(row) for row in self.registry):
-            await self.bus.beyond(self.bus.position)
+            await self.bus.stirred()
 
     def _moves(self, row: Row) -> bool:
         if row.state in (State.PAUSED, State.FAILED):

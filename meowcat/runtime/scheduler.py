@@ -66,6 +66,9 @@ class Scheduler:
     def withdraw(self, task: TaskId) -> None:
         """Leave the line, or give the slot back."""
         self._wanting.pop(task, None)  # its place in the heap is passed over when it comes up
+        for held in self._holds.values():
+            if held.probe == task:
+                held.hold, held.probe = probe_over(held.hold, answered=False), None
         demand = self._holding.pop(task, None)
         if demand is None:
             return
@@ -73,9 +76,6 @@ class Scheduler:
         self._hosts[demand.host] -= 1
         if not self._hosts[demand.host]:
             del self._hosts[demand.host]
-        held = self._holds.get(demand.host)
-        if held is not None and held.probe == task:
-            held.hold, held.probe = probe_over(held.hold, answered=False), None
 
     def holds_slot(self, task: TaskId) -> bool:
         return task in self._holding
@@ -85,9 +85,21 @@ class Scheduler:
         known = self._holds.get(host)
         self._holds[host] = _Held(hold(known.hold if known else FREE, until))
 
-    def release_host(self, host: str) -> bool:
-        """The host has answered: everybody may. Returns whether it was held."""
-        return self._holds.pop(host, None) is not None
+    def release_host(self, host: str, task: TaskId, now: int) -> bool:
+        """The host has answered `task`: everybody may, unless that request was from before the hold.
+
+        Returns:
+            Whether the host was held and is free now.
+        """
+        held = self._holds.get(host)
+        if held is None or (held.probe != task and now < (held.hold.until or 0)):
+            return False
+        del self._holds[host]
+        return True
+
+    def is_held(self, host: str) -> bool:
+        """Whether the host is left alone, or tried by one task only."""
+        return host in self._holds
 
     def may_send(self, task: TaskId, host: str, now: int) -> bool:
         """Whether the task may start a request to its host at `now` (monotonic ms)."""

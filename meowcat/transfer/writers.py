@@ -205,6 +205,11 @@ class Writers:
 
     def give_back(self) -> None:
         """After the threads have ended: release what was still on its way."""
+        for lane in self._lanes:
+            while not lane.empty():
+                job = lane.get()
+                if job is not None and job[0] == self._store:  # its thread never started
+                    self._written += len(job[1][2])
         self._settle()
 
     def _check(self) -> None:

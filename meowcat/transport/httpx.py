@@ -1,5 +1,6 @@
 """The transport over `httpx`: for an application's own client, for trio, and where pyreqwest is not."""
 
+import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -10,6 +11,7 @@ import anyio.lowlevel
 import httpx
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.urls import scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.transport.contract import (
     USER_AGENT,
@@ -23,6 +25,18 @@ from meowcat.transport.contract import (
 )
 from meowcat.transport.faults import describe
 from meowcat.transport.trust import read_certificates
+
+
+class _Scrubbed(logging.Filter):
+    """Redacts what httpx and httpcore log: whole URLs at INFO, headers at DEBUG."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = scrub(record.getMessage()), ()
+        return True
+
+
+for _name in ("httpx", "httpcore.http11", "httpcore.http2", "httpcore.connection", "httpcore.proxy"):
+    logging.getLogger(_name).addFilter(_Scrubbed())
 
 
 class HttpxTransport:

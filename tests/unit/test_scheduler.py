@@ -72,7 +72,8 @@ def test_a_held_host_is_left_alone_and_then_tried_by_one():
     assert book.ask(demand("a", 1), demand("b", 2), demand("c", 3, host="other"), now=99) == ["c"]
     assert book.hand_out(100) == ["a"]
     assert not book.scheduler.may_send("b", "h", 200)
-    assert book.scheduler.release_host("h")
+    assert not book.scheduler.release_host("h", "b", 99)
+    assert book.scheduler.release_host("h", "a", 150)
     assert book.hand_out(200) == ["b"]
 
 

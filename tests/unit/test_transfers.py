@@ -133,3 +133,9 @@ def test_two_requests_for_one_content_may_differ_in_their_options():
     assert not same_content(one, Download("https://host/z", "/y"))
     assert not same_content(one, Download(one.url, "/z"))
     assert not same_content(one, Download(one.url, "/y", checksum="md5:" + "0" * 32))
+
+
+@pytest.mark.parametrize("field", ["to", "client_file_sign", "key"])
+def test_text_that_nothing_can_store_is_refused(field):
+    with pytest.raises(InvalidArgument, match=field):
+        check(Download("https://host/x", **({"to": "/y"} | {field: "a\ud800"})))

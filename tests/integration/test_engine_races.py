@@ -1,0 +1,289 @@
+"""What happens at the same moment: nothing is wedged, doubled or forgotten by it."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+
+import anyio
+import httpx
+import pytest
+
+import meowcat
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.testing.content import Content
+from meowcat.testing.exchanges import Trouble
+from meowcat.testing.range_server import RangeServer
+from meowcat.transfer.disk import OsDisk
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]  # a wedged engine ends its test in seconds
+
+MIB = 1 << 20
+BIG = Content(4 * MIB)
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+def config(**changes) -> meowcat.Config:
+    return meowcat.Config(**({"piece_size": 256 << 10, "flush_seconds": 0.02, "read_timeout": 5} | changes))
+
+
+class SlowDisk(OsDisk):
+    """A busy disk: each sync takes its time."""
+
+    def fdatasync(self, fd):
+        time.sleep(0.4)
+        super().fdatasync(fd)
+
+
+class SlowJournal(SQLiteJournal):
+    """Appends take `pause` seconds; reads and appends fail as often as they are told to."""
+
+    pause = 0.0
+    rejected = 0
+    uncertain = 0
+    unreadable = 0
+
+    def append(self, batch):
+        time.sleep(self.pause)
+        if self.rejected:
+            self.rejected -= 1
+            raise meowcat.JournalRejected("no space")
+        if self.uncertain:
+            self.uncertain -= 1
+            raise OSError("the disk did not answer")
+        return super().append(batch)
+
+    def read(self, task, after=0):
+        if self.unreadable:
+            self.unreadable -= 1
+            raise meowcat.JournalAccess("not now")
+        return super().read(task, after)
+
+
+async def reach(task, size):
+    async for progress in task.progress():
+        if progress.bytes_done >= size:
+            return
+
+
+async def test_resumed_while_the_old_run_still_unwinds(tmp_path):
+    with RangeServer(BIG, rate=4 * MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config(), disk=SlowDisk()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            await reach(task, MIB)
+            await task.pause()
+            await task.resume()
+            with anyio.fail_after(30):
+                await task.result()
+
+
+async def test_a_memory_engine_ends_when_its_last_task_has_failed(tmp_path):
+    with RangeServer({"/x": BIG}) as server:
+        with anyio.fail_after(10):
+            async with meowcat.Engine(config=config()) as engine:
+                await engine.submit(meowcat.Download(server.origin + "/none", str(tmp_path / "a")))
+
+
+async def test_many_canceled_twice_at_once(tmp_path):
+    journal = SlowJournal(tmp_path / "t.db")
+    async with meowcat.Engine(journal, config=config()) as engine:
+        ids = await engine.submit_many(
+            [meowcat.Download("http://localhost/", str(tmp_path / str(n))) for n in range(20)], paused=True
+        )
+        journal.pause = 0.1
+        canceled: list[str] = []
+
+        async def cancel() -> None:
+            canceled.extend(await engine.cancel_many())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(cancel)
+            group.start_soon(cancel)
+        assert sorted(canceled) == sorted(ids)
+        assert await engine.submit(meowcat.Download("http://localhost/", str(tmp_path / "z")), paused=True)
+
+
+async def test_a_doubtful_submit_poisons_nothing(tmp_path):
+    journal = SlowJournal(tmp_path / "t.db")
+    with RangeServer(BIG) as server:
+        async with meowcat.Engine(journal, config=config()) as engine:
+            journal.uncertain = 1
+            with pytest.raises(meowcat.JournalError):
+                await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            await engine.download(server.url, tmp_path / "a")
+
+
+async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path):
+    heard = []
+
+    async def wait(task) -> None:
+        try:
+            await task.result()
+        except meowcat.MeowcatError as error:
+            heard.append(type(error))
+
+    with RangeServer(BIG, rate=MIB) as server, anyio.fail_after(20):
+        async with (
+            anyio.create_task_group() as group,
+            meowcat.Engine(tmp_path / "t.db", config=config()) as engine,
+        ):
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            await reach(task, 1)
+            group.start_soon(wait, task)
+            await anyio.wait_all_tasks_blocked()
+            with sqlite3.connect(tmp_path / "t.db") as other:
+                other.execute("UPDATE journal SET epoch = epoch + 1")
+            other.close()
+        async with (
+            anyio.create_task_group() as group,
+            meowcat.Engine(tmp_path / "u.db", config=config()) as engine,
+        ):
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "b")))
+            group.start_soon(wait, task)
+            await anyio.wait_all_tasks_blocked()
+    assert heard == [meowcat.JournalFenced, meowcat.EngineClosed]
+
+
+async def test_a_journal_that_can_not_be_read_for_a_moment_ends_nothing(tmp_path):
+    journal = SlowJournal(tmp_path / "t.db")
+    with RangeServer(BIG) as server:
+        async with meowcat.Engine(journal, config=config()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
+            journal.unreadable = 1
+            await task.resume()
+            await task.result()
+
+
+async def test_a_submit_that_is_canceled_leaves_no_task_that_nobody_knows(tmp_path):
+    journal = SlowJournal(tmp_path / "t.db")
+    async with meowcat.Engine(journal, config=config()) as engine:
+        request = meowcat.Download("http://localhost/", str(tmp_path / "a"))
+        journal.pause = 0.3
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.submit(request, paused=True), 0.05)
+        again = await engine.submit(request, paused=True)
+        assert [info.id async for info in engine.tasks()] == [again.id]
+
+
+async def test_two_submits_of_one_request_are_one_task(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        request = meowcat.Download("http://localhost/", str(tmp_path / "a"))
+        found = []
+
+        async def submit() -> None:
+            found.append((await engine.submit(request, paused=True)).id)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(submit)
+        assert len(set(found)) == 1
+
+
+async def test_a_bad_request_among_many_keeps_no_key(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        good = meowcat.Download("http://localhost/", str(tmp_path / "a"))
+        with pytest.raises(meowcat.InvalidArgument):
+            await engine.submit_many([good, meowcat.Download("ftp://x", str(tmp_path / "b"))], paused=True)
+        ids = await engine.submit_many([good, good], paused=True)
+        assert ids[0] == ids[1]
+
+
+async def test_an_opening_that_is_canceled_gives_the_journal_back(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        await engine.submit(meowcat.Download("http://localhost/", str(tmp_path / "a")), paused=True)
+    journal = SlowJournal(tmp_path / "t.db")
+    journal.unfinished = lambda: time.sleep(0.3) or iter(())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(meowcat.Engine(journal, config=config()).__aenter__(), 0.1)
+    async with meowcat.Engine(tmp_path / "t.db", config=config()):
+        pass
+
+
+async def test_events_pass_over_what_is_damaged(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        for name in "abc":
+            await engine.submit(meowcat.Download("http://localhost/", str(tmp_path / name)), paused=True)
+    with sqlite3.connect(tmp_path / "t.db") as database:
+        database.execute("UPDATE record SET body = zeroblob(9) WHERE position = 2")
+    database.close()
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        events = engine.events()
+        assert [(await anext(events)).position for _ in range(2)] == [1, 3]
+
+
+async def test_what_could_not_be_paused_keeps_its_place(tmp_path):
+    journal = SlowJournal(tmp_path / "t.db")
+    contents = {f"/{name}": Content(1000) for name in "abc"}
+    slow = Trouble(before="stall")
+    with RangeServer(contents, script=[slow]) as server:
+        async with meowcat.Engine(journal, config=config(max_downloads=1)) as engine:
+            ids = await engine.submit_many(
+                [meowcat.Download(f"{server.origin}/{name}", str(tmp_path / name)) for name in "abc"]
+            )
+            assert await server.until(lambda s: len(s.requests) == 1)
+            journal.rejected = 1
+            with pytest.raises(meowcat.JournalRejected):
+                await engine.pause_many(state="Queued")
+            await engine.cancel(ids[0])
+            with anyio.fail_after(10):
+                await engine.drain()
+    assert sorted(path.name for path in tmp_path.glob("?")) == ["b", "c"]
+
+
+async def test_what_is_supplied_to_a_task_at_work_is_used_at_once(tmp_path):
+    with RangeServer(BIG, rate=2 * MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            old = {"authorization": "Bearer OLD"}
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a"), headers=old))
+            await reach(task, 256 << 10)
+            await task.supply(headers={"Authorization": "Bearer NEW"})
+            await task.result()
+    sent = [seen.headers["authorization"] for seen in server.requests]
+    assert sent[0] == "Bearer OLD"
+    assert sent[-1] == "Bearer NEW"
+    assert set(sent) == {"Bearer OLD", "Bearer NEW"}
+
+
+async def test_an_answer_from_before_does_not_end_a_hosts_rest(tmp_path):
+    rest = Trouble(status=429, headers=(("Retry-After", "2"),))
+    refused: list[float] = []
+    asked: list[float] = []
+
+    def script(seen):
+        asked.append(time.monotonic())
+        if seen.path == "/b" and not refused:
+            refused.append(time.monotonic())
+            return rest
+        return None
+
+    contents = {"/a": Content(4 * MIB), "/b": Content(1000)}
+    with RangeServer(contents, script=script, rate=2 * MIB) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config(connections=1)) as engine:
+            first = await engine.submit(meowcat.Download(f"{server.origin}/a", str(tmp_path / "a")))
+            await reach(first, 256 << 10)
+            await engine.submit(meowcat.Download(f"{server.origin}/b", str(tmp_path / "b")))
+            await engine.drain()
+    assert [at for at in asked if refused[0] < at < refused[0] + 1.9] == []
+
+
+async def test_an_injected_client_logs_no_secret(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    with RangeServer(Content(1000)) as server:
+        async with (
+            httpx.AsyncClient() as client,
+            meowcat.Engine(config=config(), http_client=client) as engine,
+        ):
+            await engine.download(server.url + "?X-Amz-Signature=cafe0123", tmp_path / "a")
+    assert "cafe0123" not in caplog.text
+
+
+async def test_half_a_character_is_refused(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        with pytest.raises(meowcat.InvalidArgument, match="client_file_sign"):
+            await engine.submit(
+                meowcat.Download("http://localhost/", str(tmp_path / "a"), client_file_sign="\ud800")
+            )
