@@ -101,7 +101,7 @@ class SQLiteJournal:
         except sqlite3.Error as error:
             self.close()
             raise sqlite_file.explain(error, self.path) from error
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, the lock is given back
             self.close()
             raise
         return self._epoch

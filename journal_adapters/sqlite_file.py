@@ -96,7 +96,7 @@ def connect_writer(path: Path, sync: Sync) -> sqlite3.Connection:
         _set(connection, "wal_autocheckpoint", 0)
         _set(connection, "mmap_size", 0)
         _set(connection, "temp_store", 2)
-    except BaseException:
+    except BaseException:  # raised again: whatever it was, the connection does not stay open
         connection.close()
         raise
     return connection
@@ -116,7 +116,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         if Path(f"{path}-wal").exists() or os.access(path.parent, os.W_OK):
             raise
         connection = connect(path, "mode=ro&immutable=1")
-    except BaseException:
+    except BaseException:  # raised again: whatever it was, the connection does not stay open
         connection.close()
         raise
     return connection

@@ -69,7 +69,7 @@ class Committer:
             raise self.poison
         try:
             self.last = self._journal.reopen()
-        except Exception as error:
+        except Exception as error:  # raised again: whatever an adapter raises, all stays in doubt
             self.poison = error
             raise
         self.poison = None

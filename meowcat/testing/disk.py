@@ -207,7 +207,7 @@ class SimulatedDisk:
         """Add the seed and the trace to any error that leaves this block."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # raised again, PowerLost too: with its trace
             error.add_note(f"seed {self.seed}; the calls:\n" + "\n".join(self.trace))
             raise
 

@@ -90,7 +90,7 @@ class Program:
             )
         try:
             self._await_listening(home / "log")
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, the program is ended
             self.__exit__(None, None, None)
             raise
         return self

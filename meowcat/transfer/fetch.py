@@ -427,7 +427,7 @@ class FetchOperation:
             return part, part.created
         try:
             part.truncate(0)  # not what was recorded: nobody can say what its bytes are
-        except BaseException:
+        except BaseException:  # raised again: whatever it was, the file does not stay locked
             part.close()
             raise
         return part, True

@@ -88,7 +88,7 @@ class Flusher:
                 self._reach = max(self._reach, *(piece.stop for piece in done), 0)
                 try:
                     await anyio.to_thread.run_sync(self._settle, limiter=self._limiter)
-                except BaseException:
+                except BaseException:  # raised again: after any failed sync nothing more is reported
                     self.broken = True
                     raise
                 reports = list(batches(done)) or [((), b"")]

@@ -178,8 +178,8 @@ class HttpxExchange:
         except httpx.RequestError as error:
             fault = judge(error, self._request.url)
             await self._close()
-        except BaseException:
-            await self._close()  # canceled, or the body's source failed
+        except BaseException:  # raised again: canceled, or the body's source failed
+            await self._close()
             raise
         else:
             self._reply = HttpxReply(self._response, self._request.url)

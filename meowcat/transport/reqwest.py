@@ -229,7 +229,7 @@ class ReqwestUpload:
         self._task = asyncio.create_task(self._converse(self._streamed))
         try:
             outcome = await self._await_head(self._task, self._body)
-        except BaseException:
+        except BaseException:  # raised again: canceled, or the body's source failed
             await self._stop()
             raise
         if isinstance(outcome, Fault):

@@ -40,7 +40,7 @@ class Body:
             chunk = await anext(self._source)
         except (StopAsyncIteration, asyncio.CancelledError):
             raise
-        except Exception as error:
+        except Exception as error:  # raised again, whatever an application's source raises
             self.error = error  # the client would hide it in an error of its own
             raise
         finally:

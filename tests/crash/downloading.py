@@ -34,7 +34,7 @@ async def meddle(task: meowcat.Task, seed: int) -> None:
 
 
 async def main(journal: str, url: str, target: str, durability: str, seed: int) -> None:
-    config = meowcat.Config(piece_size=1 << 20, connections=8, durability=durability)  # type: ignore[arg-type]
+    config = meowcat.Config(piece_size=1 << 20, connections=8, durability=durability)  # type: ignore[arg-type]  # from argv
     async with meowcat.Engine(journal, config=config) as engine, anyio.create_task_group() as group:
         task = await engine.submit(meowcat.Download(url, target))
         say("acknowledged", "created")
