@@ -4,7 +4,7 @@ A `Store` plays the disk: it outlives the journal that writes it, so that crashe
 owner can be played through without files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meowcat.core.errors import (
@@ -105,8 +105,8 @@ class MemoryJournal:
     def last(self) -> Position:
         return Position(len(self._usable().records))
 
-    def cursor(self, name: str) -> Position | None:
-        return self._usable().cursors.get(name)
+    def cursors(self) -> Mapping[str, Position]:
+        return dict(self._usable().cursors)
 
     def set_cursor(self, name: str, position: Position | None) -> None:
         cursors = self._owned().cursors

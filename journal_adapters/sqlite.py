@@ -8,7 +8,7 @@ checkpoint at once: hence no automatic checkpoints, and none by readers.
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -196,9 +196,10 @@ class SQLiteJournal:
     def last(self) -> Position:
         return Position(self._query("SELECT max(position) FROM record")[0][0] or 0)
 
-    def cursor(self, name: str) -> Position | None:
-        rows = self._query("SELECT position FROM cursor WHERE name = ?", name)
-        return Position(rows[0][0]) if rows else None
+    def cursors(self) -> Mapping[str, Position]:
+        return {
+            name: Position(position) for name, position in self._query("SELECT name, position FROM cursor")
+        }
 
     def set_cursor(self, name: str, position: Position | None) -> None:
         if position is None:

@@ -39,7 +39,8 @@ from meowcat.core.transfers import Download
 from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.engine import Engine
-from meowcat.task import LoggedEvent, Progress, Result, Task
+from meowcat.journal.logged import LoggedEvent
+from meowcat.task import Progress, Result, Task
 
 __version__ = "0.1.0"
 

@@ -29,11 +29,12 @@ from meowcat.core.transfers import Direction, Download, changed_options, check, 
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
+from meowcat.journal.logged import LoggedEvent, logged, readable
 from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
 from meowcat.streams import Stream, batches
-from meowcat.task import LoggedEvent, Result, Task, logged, readable
+from meowcat.task import Result, Task
 from meowcat.transfer.context import World
 from meowcat.transfer.disk import Disk, OsDisk
 from meowcat.transport.contract import Timeouts, Transport

@@ -1,27 +1,22 @@
 """What a user holds of a task: its handle, its progress and its result."""
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
 
-from meowcat.core.errors import JournalDamaged, TransferCanceled, TransferFailed, UnknownEvent
-from meowcat.core.events import Event
+from meowcat.core.errors import TransferCanceled, TransferFailed
 from meowcat.core.info import TaskInfo, fraction_of, info_of
 from meowcat.core.machine import TERMINAL, State
-from meowcat.core.values import Checksum, Position, TaskId
+from meowcat.core.values import Checksum, TaskId
 from meowcat.core.waits import WaitingFor
-from meowcat.journal.codec import decode
-from meowcat.journal.contract import Record
+from meowcat.journal.logged import LoggedEvent
 from meowcat.runtime.bus import Feed
 from meowcat.streams import Stream
 
 if TYPE_CHECKING:
     from meowcat.engine import Engine
-
-log = logging.getLogger("meowcat.journal")
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two reports of progress at the least."""
@@ -55,45 +50,6 @@ class Progress(Struct, frozen=True, kw_only=True):
     def fraction(self) -> float:
         """0 to 1; 0 while the size is not known."""
         return fraction_of(self.state, self.bytes_done, self.size)
-
-
-class LoggedEvent(Struct, frozen=True, kw_only=True):
-    """An event with its place in the journal."""
-
-    position: Position
-    task: TaskId
-    seq: int
-    """1, 2, 3 … within the task."""
-    epoch: int
-    """The opening of the journal that wrote it."""
-    at: int
-    """Milliseconds since 1970 UTC."""
-    event: Event
-
-
-def logged(record: Record) -> LoggedEvent:
-    """A record as users see it.
-
-    Raises:
-        UnknownEvent, JournalDamaged: it can't be read.
-    """
-    return LoggedEvent(
-        position=record.position,
-        task=record.task,
-        seq=record.seq,
-        epoch=record.epoch,
-        at=record.at,
-        event=decode(record.type, record.version, record.body),
-    )
-
-
-def readable(record: Record) -> LoggedEvent | None:
-    """`logged`, or None with a word in the log where it can't be read: its task is quarantined for it."""
-    try:
-        return logged(record)
-    except (JournalDamaged, UnknownEvent) as error:
-        log.error("record %d can't be read: %s", record.position, error)  # noqa: TRY400  # the text says it all
-        return None
 
 
 class Task:

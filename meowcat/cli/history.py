@@ -11,7 +11,7 @@ from meowcat.core import events as ev
 from meowcat.core.transfers import Download
 from meowcat.core.urls import redact
 from meowcat.core.values import Fault
-from meowcat.task import LoggedEvent
+from meowcat.journal.logged import LoggedEvent
 
 _SHOWN_SPANS = 4
 

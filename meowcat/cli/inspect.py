@@ -24,7 +24,7 @@ from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
 from meowcat.core.transfers import Download
 from meowcat.journal.contract import Damage, Record
-from meowcat.task import logged
+from meowcat.journal.logged import logged
 
 _HEAD = ("ID", "STATE", "DONE", "SIZE", "PATH", "")
 

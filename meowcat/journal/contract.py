@@ -13,7 +13,8 @@ Appending ends in one of three ways, and an adapter must never blur them:
 - it raises anything else: the batch may or may not be stored, as a whole. The caller reopens and reads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NewType, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -130,8 +131,8 @@ class Journal(Protocol):
     def last(self) -> Position:
         """The position of the last record; 0 in an empty journal."""
 
-    def cursor(self, name: str) -> Position | None:
-        """How far the reader called `name` has come; None where there is none."""
+    def cursors(self) -> Mapping[str, Position]:
+        """How far each named reader has come: the cursors that were set and not forgotten."""
 
     def set_cursor(self, name: str, position: Position | None) -> None:
         """Remember it durably; None forgets the cursor."""
@@ -152,4 +153,47 @@ class ReadableJournal(Protocol):
     """A journal that other processes may read while it is owned (`open_for_reading`)."""
 
     def open_for_reading(self) -> None:
-        """Open without ownership: only `read`, `unfinished`, `scan`, `last`, `cursor` and `close` work."""
+        """Open without ownership: only `read`, `unfinished`, `scan`, `last`, `cursors` and `close` work."""
+
+
+@runtime_checkable
+class RestorableJournal(Protocol):
+    """A journal that can take over another one's records as they are: what an import needs."""
+
+    def restore(self, records: Sequence[Record]) -> Position:
+        """Store `records` with their own positions, epochs and chain values, behind what is there; durable on
+        return, all of them or none. For a journal that is open for writing.
+
+        The journal's epoch becomes at least theirs, and it takes no `append` until it is opened again.
+
+        Raises:
+            JournalRejected: they do not follow on what is stored: a position, an epoch or a chain value.
+
+        """
+
+
+class Compaction(Struct, frozen=True):
+    """What a compaction did."""
+
+    records: int
+    """Moved out of the way."""
+    bytes: int
+    archive: str
+    """Where they are now, for people."""
+
+
+@runtime_checkable
+class CompactableJournal(Protocol):
+    """A journal that can move the records of finished tasks out of the way; nothing is ever rewritten."""
+
+    def compact(self) -> Compaction:
+        """Archive what belongs to finished tasks alone and lies behind every cursor. Open for writing."""
+
+
+@runtime_checkable
+class LocalJournal(Protocol):
+    """A journal on this machine's file system, beside which its owner can be reached."""
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the owner's control socket stands; the same whoever asks, open or not."""

@@ -231,7 +231,7 @@ async def test_other_work_goes_between_the_groups(journal, sync):
         group.start_soon(writer.run, lambda: journal.set_cursor("sink", journal.last()))
         group.start_soon(writer.append, [entry("a", 2)])
     assert journal.last() == 2
-    assert journal.cursor("sink") in (0, 1, 2)
+    assert journal.cursors().get("sink", 0) in (0, 1, 2)
     with pytest.raises(ZeroDivisionError):
         await writer.run(lambda: 1 // 0)
     await writer.aclose()

@@ -1,0 +1,192 @@
+"""Records as lines of text: the form of the JSONL journal, and of every export.
+
+A line is one JSON object in UTF-8 that ends in a CRC32C of all bytes before it:
+
+    {"position":1,"task":"01J…","seq":1,"epoch":1,"open":true,"at":1700000000000,"type":"created","version":1,
+     "body":{…},"chain":"8a1f…","crc":"1c2d3e4f"}
+
+(on one line). A reader checks the CRC over the raw bytes first and parses only then; nothing is ever
+canonicalised. Lines of five kinds are told apart by their first key: `segment`, `opening`, `position` (a
+record), `cursor` and `commit`. `docs/journal-format.md` is the norm.
+"""
+
+import re
+from typing import NewType
+
+import google_crc32c
+import msgspec
+from msgspec import Raw, Struct
+
+from meowcat.core.errors import JournalDamaged
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.contract import FORMAT, Entry, Epoch, Owner, Record, Sync
+
+Line = NewType("Line", bytes)
+"""With its CRC and its line feed."""
+
+CRC_LENGTH = len(b',"crc":"00000000"}\n')
+"""Bytes that end every line."""
+
+
+class Segment(Struct, frozen=True):
+    """The first line of a file: what it is, and what it follows on."""
+
+    format: int
+    journal: str
+    """The journal's id: 32 hexadecimal digits, chosen at its creation."""
+    number: int
+    """1, 2, 3 …"""
+    first: int
+    """The position of the first record in it, or of the first that will be."""
+    epoch: int
+    chain: str
+    """The chain's value before `first`, hexadecimal."""
+    previous: str
+    """SHA-256 of the whole file before it, hexadecimal; zeros in the first."""
+
+
+class Opening(Struct, frozen=True):
+    """A new owner: from here on records have this epoch."""
+
+    epoch: int
+    at: int
+    """Milliseconds since 1970 UTC."""
+    owner: Owner
+    sync: Sync
+
+
+class Cursor(Struct, frozen=True):
+    """How far a named reader has come; a position of null forgets it."""
+
+    name: str
+    position: int | None
+
+
+class Commit(Struct, frozen=True):
+    """The end of a batch: what stands since the commit before it is stored together, or not at all."""
+
+    lines: int
+    """Of the batch, without this one."""
+    last: int
+    """The position of the last record of the journal so far: they are numbered without gaps."""
+    chain: str
+    """The chain's value after it, hexadecimal."""
+
+
+Parsed = Segment | Opening | Cursor | Commit | Record
+
+_KINDS: dict[bytes, type] = {b"segment": Segment, b"opening": Opening, b"cursor": Cursor, b"commit": Commit}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+_DECODERS = {name: msgspec.json.Decoder(dict[str, kind]) for name, kind in _KINDS.items()}  # type: ignore[valid-type]  # made at run time
+
+
+class _RecordLine(Struct, forbid_unknown_fields=True):
+    position: int
+    task: str
+    seq: int
+    epoch: int
+    open: bool
+    at: int
+    type: str
+    version: int
+    chain: str
+    body: Raw | msgspec.UnsetType = msgspec.UNSET
+    base64: bytes | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_record = msgspec.json.Decoder(_RecordLine).decode
+_encode = msgspec.json.encode
+_parses = msgspec.json.Decoder().decode
+_CONTROL = re.compile(rb"[\x00-\x1f]").search
+_END = re.compile(rb',"crc":"([0-9a-f]{8})"}\n')
+
+
+def seal_line(body: bytes) -> Line:
+    """The line of a JSON object that has at least one field, in one line."""
+    head = body[:-1]
+    return Line(b'%b,"crc":"%08x"}\n' % (head, google_crc32c.value(head)))
+
+
+def record_line(entry: Entry | Record, epoch: Epoch, position: Position, chain: bytes) -> Line:
+    """A record's line. Its body stands in it byte for byte where it is a JSON object without control
+    characters, as every event is; anything else stands as `base64`.
+    """
+    body = entry.body
+    form = b'"body":%b' % body if _stands_as_it_is(body) else b'"base64":%b' % _encode(body)
+    head = (
+        b'{"position":%d,"task":%b,"seq":%d,"epoch":%d,"open":%b,"at":%d,"type":%b,"version":%d,%b,"chain":"%b"'
+        % (
+            position,
+            _encode(entry.task),
+            entry.seq,
+            epoch,
+            b"true" if entry.open else b"false",
+            entry.at,
+            _encode(entry.type),
+            entry.version,
+            form,
+            chain.hex().encode(),
+        )
+    )
+    return Line(b'%b,"crc":"%08x"}\n' % (head, google_crc32c.value(head)))
+
+
+def _stands_as_it_is(body: bytes) -> bool:
+    if not (body.startswith(b"{") and body.endswith(b"}")) or _CONTROL(body):
+        return False
+    try:
+        body.decode()
+        _parses(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def control_line(value: Segment | Opening | Cursor | Commit) -> Line:
+    """The line of anything but a record."""
+    return seal_line(b'{"%b":%b}' % (_NAMES[type(value)], _encode(value)))
+
+
+def intact(line: bytes) -> bool:
+    """Whether the bytes of a line are those that were written."""
+    end = _END.fullmatch(line, max(0, len(line) - CRC_LENGTH))
+    return end is not None and int(end[1], 16) == google_crc32c.value(line[:-CRC_LENGTH])
+
+
+def parse(line: bytes) -> Parsed:
+    """What a line says.
+
+    Raises:
+        JournalDamaged: its bytes are not those that were written, or no line of this format.
+
+    """
+    if not intact(line):
+        raise JournalDamaged("wrong CRC")
+    try:
+        if line.startswith(b'{"position":'):
+            return _record(line)
+        name = line[2 : line.index(b'"', 2)]
+        value: Parsed = _DECODERS[name].decode(b"%b}" % line[:-CRC_LENGTH])[name.decode()]
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, ValueError) as error:
+        raise JournalDamaged(f"a line that is none of format {FORMAT}: {error}") from error
+    return value
+
+
+def _record(line: bytes) -> Record:
+    found = _decode_record(b"%b}" % line[:-CRC_LENGTH])
+    if (found.body is msgspec.UNSET) is (found.base64 is msgspec.UNSET):
+        raise ValueError("a record has either a body or its base64")
+    body = bytes(found.body) if isinstance(found.body, Raw) else found.base64
+    assert isinstance(body, bytes)  # noqa: S101  # one of the two is there
+    return Record(
+        Position(found.position),
+        TaskId(found.task),
+        found.seq,
+        Epoch(found.epoch),
+        found.open,
+        found.type,
+        found.version,
+        found.at,
+        body,
+        bytes.fromhex(found.chain),
+    )
