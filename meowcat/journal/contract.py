@@ -191,6 +191,14 @@ class CompactableJournal(Protocol):
 
 
 @runtime_checkable
+class CheckedJournal(Protocol):
+    """A journal that can look over what it keeps beside the records: its files, indexes and summaries."""
+
+    def check(self) -> Iterator[Damage]:
+        """Whatever is not as it should be there; damaged records are told by `scan`. Changes nothing."""
+
+
+@runtime_checkable
 class LocalJournal(Protocol):
     """A journal on this machine's file system, beside which its owner can be reached."""
 

@@ -1,0 +1,82 @@
+"""Looking a whole journal over: is every record the one that was written, and does every task replay?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from meowcat.core.state import evolve
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.contract import CheckedJournal, Damage, Journal, Record
+from meowcat.journal.replay import Fold, verify_chain
+
+PAGE = 2000
+"""Records read at once."""
+IMPORTING = "meowcat:import"
+"""A cursor of this name stands in a journal into which an import is not finished."""
+
+
+@dataclass
+class Checkup:
+    """What a look at every record found."""
+
+    records: int = 0
+    tasks: int = 0
+    unfinished: int = 0
+    epoch: int = 0
+    """Of the last record."""
+    chain: str = ""
+    """The chain's value at the end, hexadecimal: it stands for all records."""
+    damage: list[Damage] = field(default_factory=list)
+    quarantined: dict[TaskId, str] = field(default_factory=dict)
+    """Tasks that can't be replayed, and why."""
+
+    @property
+    def sound(self) -> bool:
+        return not self.damage and not self.quarantined
+
+
+def pages(journal: Journal) -> Iterator[list[Record | Damage]]:
+    """All records, in order, a page at a time."""
+    after: Position | None = Position(0)
+    while after is not None:
+        page = list(journal.scan(after, PAGE))
+        yield page
+        reached = max((each.position or after for each in page), default=after)
+        after = Position(reached) if len(page) == PAGE and reached > after else None
+
+
+def check(journal: Journal) -> Checkup:
+    """Read all of an open journal: CRCs, the hash chain, epochs, sequences, and the replay of every task.
+
+    Blocking. Memory is proportional to the tasks, a few hundred bytes each.
+    """
+    found = Checkup()
+    if IMPORTING in journal.cursors():
+        found.damage.append(
+            Damage("an import into this journal was not finished: remove it and import again")
+        )
+    fold = Fold(evolve)
+    finished: set[TaskId] = set()
+
+    def records() -> Iterator[Record | Damage]:
+        for page in pages(journal):
+            fold.add(page)
+            _count(found, page)
+            for task in [each.id for each in fold.tasks.values() if not each.open]:
+                finished.add(task)
+                del fold.tasks[task]
+            yield from page
+
+    found.damage += verify_chain(records())
+    if isinstance(journal, CheckedJournal):
+        found.damage += journal.check()
+    found.quarantined = {task: each.detail for task, each in fold.quarantined.items()}
+    found.unfinished = len(fold.tasks)
+    found.tasks = len(finished | fold.tasks.keys() | found.quarantined.keys())
+    return found
+
+
+def _count(found: Checkup, page: list[Record | Damage]) -> None:
+    for record in page:
+        if isinstance(record, Record):
+            found.records += 1
+            found.epoch, found.chain = record.epoch, record.chain.hex()

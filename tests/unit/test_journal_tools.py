@@ -1,0 +1,214 @@
+"""Checking, exporting and salvaging a journal: what is whole is kept to the byte, what is not is named."""
+
+import itertools
+
+import pytest
+
+from journal_adapters.memory import MemoryJournal, Store
+from meowcat.core import events as ev
+from meowcat.core.errors import JournalDamaged, NotAJournal
+from meowcat.core.machine import State
+from meowcat.core.transfers import Download
+from meowcat.core.values import FileIdentity, Generation, Position, TaskId
+from meowcat.journal.checkup import check
+from meowcat.journal.codec import encode
+from meowcat.journal.contract import Damage, Entry
+from meowcat.journal.exchange import export_lines, read_export
+from meowcat.journal.lines import Cursor, control_line, parse
+from meowcat.journal.salvage import salvage
+from meowcat.testing.journal_suite import OWNER, given, scan_all
+
+AT = 1_700_000_000_000
+
+
+def history(name):
+    """A download of two pieces, whole."""
+    task = TaskId(name)
+    request = Download(f"https://host.example/{name}", f"/data/{name}")
+    known = Generation(size=2 << 22, ranges=True, etag='"1"', strong=True)
+    file = FileIdentity(1, 2)
+    yield ev.Created(state=State.QUEUED, task=task, key=request.to, at=AT, request=request)
+    yield ev.Admitted(state=State.PREPARING, run=1)
+    yield ev.Started(state=State.RUNNING, generation=known, piece_size=1 << 22)
+    yield ev.Stored(state=State.RUNNING, pieces=((0, 2),), digests=bytes(64), file=file)
+    yield ev.PublishIntended(state=State.RUNNING, file=file, size=2 << 22, digests=())
+    yield ev.Completed(state=State.COMPLETE, path=request.to, size=2 << 22, digests=())
+
+
+def entries(name, count=6):
+    for seq, event in enumerate(itertools.islice(history(name), count), 1):
+        kind, version, body = encode(event)
+        yield Entry(TaskId(name), seq, event.state is not State.COMPLETE, kind, version, AT, body)
+
+
+@pytest.fixture
+def store():
+    """Three tasks, one after the other's steps, over two openings: A and B are Complete, C is Running."""
+    store = Store()
+    journal = MemoryJournal(store=store)
+    journal.open(OWNER, "power")
+    turns = itertools.zip_longest(entries("A"), entries("B"), entries("C", 4))
+    stored = [[each for each in turn if each is not None] for turn in turns]
+    for batch in stored[:3]:
+        journal.append(batch)
+    journal.close()
+    journal.open(OWNER, "power")
+    for batch in stored[3:]:
+        journal.append(batch)
+    journal.set_cursor("sink", Position(7))
+    journal.close()
+    return store
+
+
+def reading(store):
+    journal = MemoryJournal(store=store)
+    journal.open_for_reading()
+    return journal
+
+
+def damage(store, position):
+    record, checksum = store.records[position - 1]
+    store.records[position - 1] = (record, checksum ^ 1)
+
+
+def salvaged(store, **options):
+    target = MemoryJournal()
+    target.open(OWNER, "power")
+    return salvage(reading(store), target, AT + 1, **options), target
+
+
+def test_a_sound_journal_is_told_to_be_sound(store):
+    found = check(reading(store))
+    assert found.sound
+    assert (found.records, found.tasks, found.unfinished, found.epoch) == (16, 3, 1, 2)
+    assert found.chain == store.records[-1][0].chain.hex()
+
+
+def test_a_damaged_record_is_told_with_its_task(store):
+    damage(store, 5)
+    found = check(reading(store))
+    assert not found.sound
+    assert [each.position for each in found.damage] == [5]
+    assert set(found.quarantined) == {"B"}
+
+
+def test_records_that_were_changed_together_with_their_checksum_are_told(store):
+    journal = MemoryJournal(store=Store(epoch=2))
+    journal.open(OWNER, "power")
+    journal.append([given(record) for record, _ in store.records])
+    other = journal.store.records[8]
+    store.records[8] = other  # sound by itself, of another history
+    assert not check(reading(store)).sound
+
+
+def test_an_unfinished_import_is_no_sound_journal(store):
+    store.cursors["meowcat:import"] = Position(0)
+    assert "was not finished" in check(reading(store)).damage[0].detail
+
+
+def test_an_export_is_the_same_each_time_and_reads_back_whole(store):
+    lines = list(export_lines(reading(store)))
+    assert lines == list(export_lines(reading(store)))
+    batches = list(read_export(lines))
+    assert [record for batch in batches for record in batch.records] == [r for r, _ in store.records]
+    assert [cursor for batch in batches for cursor in batch.cursors] == [Cursor("sink", 7)]
+
+
+def test_an_empty_journal_can_be_exported():
+    assert list(read_export(export_lines(reading(Store())))) == []
+
+
+def test_a_damaged_journal_is_not_exported(store):
+    damage(store, 5)
+    with pytest.raises(JournalDamaged, match="salvage"):
+        list(export_lines(reading(store)))
+
+
+def test_an_export_that_was_cut_anywhere_is_refused_or_ends_at_a_commit(store):
+    lines = list(export_lines(reading(store)))
+    whole = b"".join(lines)
+    commits = {len(b"".join(lines[: number + 1])) for number in (0, len(lines) - 3, len(lines) - 1)}
+    for end in range(1, len(whole)):
+        try:
+            list(read_export(whole[:end].splitlines(keepends=True)))
+        except (JournalDamaged, NotAJournal):
+            continue
+        assert end in commits
+
+
+def test_every_changed_byte_of_an_export_is_seen(store):
+    whole = b"".join(export_lines(reading(store)))
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0x20
+        with pytest.raises((JournalDamaged, NotAJournal)):
+            list(read_export(bytes(changed).splitlines(keepends=True)))
+
+
+@pytest.mark.parametrize("missing", [1, 4, 9, 16])
+def test_a_line_that_is_missing_or_twice_is_seen(store, missing):
+    lines = list(export_lines(reading(store)))
+    for wrong in (lines[:missing] + lines[missing + 1 :], lines[:missing] + lines[missing - 1 :]):
+        with pytest.raises(JournalDamaged, match="line"):
+            list(read_export(wrong))
+
+
+def test_what_is_no_export_is_told_so():
+    with pytest.raises(NotAJournal, match="empty"):
+        list(read_export([]))
+    with pytest.raises(NotAJournal, match="first line"):
+        list(read_export([b"SQLite format 3\0\n"]))
+    with pytest.raises(NotAJournal, match="first line"):
+        list(read_export([control_line(Cursor("x", 1))]))
+
+
+def test_an_export_names_what_it_holds_in_its_lines(store):
+    kinds = [type(parse(line)).__name__ for line in export_lines(reading(store))]
+    assert kinds == ["Segment", *["Record"] * 16, "Commit", "Cursor", "Commit"]
+
+
+def test_a_sound_journal_is_salvaged_whole(store):
+    found, target = salvaged(store)
+    assert (found.kept, found.tasks, found.left_out, found.damage) == (16, 3, {}, [])
+    assert [given(record) for record in scan_all(target)] == [given(record) for record, _ in store.records]
+    assert target.cursors() == {"sink": 7}
+
+
+def test_a_task_with_a_hole_is_left_out_and_all_others_are_whole(store):
+    damage(store, 5)
+    found, target = salvaged(store)
+    assert set(found.left_out) == {"B"}
+    assert found.missing == 1
+    assert {record.task for record in scan_all(target)} == {"A", "C"}
+    assert check(target).sound
+    assert target.cursors() == {"sink": 5}  # two of the seven records before it were B's
+
+
+def test_with_partial_a_task_is_kept_up_to_the_hole_and_is_paused_there(store):
+    damage(store, 8)
+    found, target = salvaged(store, partial=True)
+    assert found.cut == {"B": 2}
+    assert [record.type for record in target.read(TaskId("B"))] == ["created", "admitted", "paused"]
+    assert b"salvaged" in target.read(TaskId("B"))[-1].body
+    assert check(target).sound
+
+
+def test_with_partial_a_task_without_a_first_record_is_left_out(store):
+    damage(store, 2)
+    found, target = salvaged(store, partial=True)
+    assert set(found.left_out) == {"B"}
+    assert found.cut == {}
+    assert target.read(TaskId("B")) == []
+
+
+def test_a_task_whose_last_records_only_the_journal_itself_misses_is_left_out(store):
+    class Knowing(MemoryJournal):
+        def read(self, task, after=0):
+            found = list(super().read(task, after))
+            return [*found, Damage("the last record is missing", task=task)] if task == "C" else found
+
+    source = Knowing(store=store)
+    source.open_for_reading()
+    target = MemoryJournal()
+    target.open(OWNER, "power")
+    assert salvage(source, target, AT).left_out == {"C": "the last record is missing"}
