@@ -317,10 +317,7 @@ class Engine:
 
     async def _state(self, task: TaskId) -> TaskState:
         runtime = self._opened()
-        actor = runtime.dispatcher.actors.get(task)
-        if actor is not None and actor.task is not None:
-            return actor.task
-        return await runtime.load(task)
+        return runtime.dispatcher.state_of(task) or await runtime.load(task)
 
     async def pause(self, task: TaskId | str) -> None:
         """See `Task.pause`; the same for `resume`, `cancel`, `retry`, `supply` and `history`."""

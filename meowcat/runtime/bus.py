@@ -74,7 +74,8 @@ class Bus:
         self._clock = clock
         self._feeds: WeakValueDictionary[TaskId, Feed] = WeakValueDictionary()
         self.position = position
-        self._grown = anyio.Event()
+        self._stirred: anyio.Event | None = None
+        """Made by the first who waits: most steps of a busy engine are watched by nobody."""
         self._error: MeowcatError | None = None
 
     def watch(self, task: TaskState) -> Feed:
@@ -100,8 +101,9 @@ class Bus:
 
     def stir(self) -> None:
         """Something happened that whoever waits for the engine as a whole may want to look at."""
-        self._grown.set()
-        self._grown = anyio.Event()
+        stirred, self._stirred = self._stirred, None
+        if stirred is not None:
+            stirred.set()
 
     def fail(self, error: MeowcatError) -> None:
         """Nothing will happen any more: everybody who waits is told so."""
@@ -117,7 +119,9 @@ class Bus:
             MeowcatError: the engine is closed, or has lost its journal.
         """
         if self._error is None:
-            await self._grown.wait()
+            if self._stirred is None:
+                self._stirred = anyio.Event()
+            await self._stirred.wait()
         if self._error is not None:
             raise self._error
 

@@ -7,7 +7,7 @@ reading what is stored before anything else happens.
 """
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,14 +43,16 @@ REFUSED_PAUSE = (0.1, 5.0)
 Applied = Callable[[Actor, Sequence[Event], Answer | None], None]
 
 
-class LoadTask(Protocol):
-    """Reads a task's state from the journal.
+RESTED = 1024
+"""States that are remembered of tasks that have no actor now: a command soon after needs no reading."""
 
-    Raises:
-        TaskNotFound, TaskQuarantined.
+
+class LoadTasks(Protocol):
+    """Reads the states of tasks from the journal, or says of each why not: TaskNotFound, TaskQuarantined, or
+    another JournalError or OSError, after which it is worth another try.
     """
 
-    async def __call__(self, task: TaskId) -> TaskState: ...
+    async def __call__(self, tasks: Sequence[TaskId]) -> Sequence[TaskState | Exception]: ...
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class Dispatcher:
         writer: Writer,
         clock: Clock,
         max_record: int,
-        load: LoadTask,
+        load: LoadTasks,
         applied: Applied,
         accepts: Callable[[], None],
         lost: Callable[[MeowcatError], None],
@@ -99,6 +101,7 @@ class Dispatcher:
         self._accepts = accepts
         self._lost = lost
         self.actors: dict[TaskId, Actor] = {}
+        self._rested: OrderedDict[TaskId, TaskState] = OrderedDict()
         self._ready: deque[Actor] = deque()
         self._wake = anyio.Event()
         self._refusals = 0
@@ -118,7 +121,7 @@ class Dispatcher:
             return
         actor = self.actors.get(task)
         if actor is None:
-            actor = self.actors[task] = Actor(task)
+            actor = self.actors[task] = Actor(task, self._rested.pop(task, None))
         actor.mailbox.append(Envelope(message, answer))
         self._list(actor)
 
@@ -127,12 +130,29 @@ class Dispatcher:
         actor = self.actors.setdefault(task.id, Actor(task.id))
         if actor.task is None:
             actor.task = task
+        self._rested.pop(task.id, None)
         return actor
+
+    def state_of(self, task: TaskId) -> TaskState | None:
+        """The task's state where it is in memory."""
+        actor = self.actors.get(task)
+        return self._rested.get(task) if actor is None else actor.task
+
+    def outdate(self, task: TaskId) -> None:
+        """Somebody else has recorded a step of the task: its state is read anew."""
+        self._rested.pop(task, None)
+        actor = self.actors.get(task)
+        if actor is not None:
+            actor.stale = True
 
     def dismiss(self, actor: Actor) -> None:
         """Drop an actor that has nothing to do; its row and the journal know the rest."""
-        if actor.idle:
-            self.actors.pop(actor.id, None)
+        if not actor.idle or self.actors.pop(actor.id, None) is None:
+            return
+        if actor.task is not None and actor.task.open and not actor.stale:
+            self._rested[actor.id] = actor.task
+            if len(self._rested) > RESTED:
+                self._rested.popitem(last=False)
 
     def _list(self, actor: Actor) -> None:
         if not actor.ready:
@@ -149,31 +169,40 @@ class Dispatcher:
             await self._turn()
 
     async def _turn(self) -> None:
-        steps = []
-        for _ in range(len(self._ready)):
-            actor = self._ready.popleft()
+        ready = [self._ready.popleft() for _ in range(len(self._ready))]
+        for actor in ready:
             actor.ready = False
-            if (actor.task is None or actor.stale) and not await self._loaded(actor):
-                continue
-            step = self._consider(actor)
-            if step is not None:
-                steps.append(step)
+        unknown = [actor for actor in ready if actor.task is None or actor.stale]
+        if unknown:
+            failed = await self._load_all(unknown)
+            ready = [actor for actor in ready if actor.id not in failed]
+        steps = [step for actor in ready if (step := self._consider(actor)) is not None]
         if steps:
             await self._commit(steps)
 
-    async def _loaded(self, actor: Actor) -> bool:
-        try:
-            actor.task = await self._load(actor.id)
-        except (TaskNotFound, TaskQuarantined) as missing:
-            self._refuse_all(actor, missing)
-            return False
-        except (JournalError, OSError) as error:
-            log.warning("task %s can't be read now (%s); trying again", actor.id, error)
+    async def _load_all(self, actors: Sequence[Actor]) -> set[TaskId]:
+        """Read the states of actors, all with one call. Returns those that have none to work with now."""
+        for actor in actors:
+            actor.stale = False  # whoever records a step while they are read raises it again
+        failed: set[TaskId] = set()
+        unreadable: list[Actor] = []
+        for actor, found in zip(actors, await self._load([each.id for each in actors]), strict=True):
+            if isinstance(found, TaskState):
+                actor.task = found
+                if not actor.stale:
+                    continue
+                self._list(actor)
+            elif isinstance(found, TaskNotFound | TaskQuarantined):
+                self._refuse_all(actor, found)
+            else:
+                log.warning("task %s can't be read now (%s); trying again", actor.id, found)
+                unreadable.append(actor)
+            failed.add(actor.id)
+        if unreadable:
             await anyio.sleep(REFUSED_PAUSE[0])
-            self._list(actor)
-            return False
-        actor.stale = False
-        return True
+            for actor in unreadable:
+                self._list(actor)
+        return failed
 
     def _refuse_all(self, actor: Actor, error: MeowcatError) -> None:
         while actor.mailbox:
@@ -280,10 +309,12 @@ class Dispatcher:
             self._accepts()
 
     async def _stored(self, step: _Step) -> bool:
-        try:
-            return (await self._load(step.actor.id)).seq >= step.entries[-1].seq
-        except (TaskNotFound, TaskQuarantined):
+        (found,) = await self._load([step.actor.id])
+        if isinstance(found, TaskState):
+            return found.seq >= step.entries[-1].seq
+        if isinstance(found, TaskNotFound | TaskQuarantined):
             return False  # the next look at the task says which
+        raise found
 
     def give_up(self, error: MeowcatError) -> None:
         """Nothing can be recorded any more, so nothing may happen any more."""

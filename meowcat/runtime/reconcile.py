@@ -88,17 +88,16 @@ class Reconciler:
 
     def _heed_host(self, task: TaskState, event: ev.Event) -> None:
         """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
-        host = host_of(task.request.url)
         if isinstance(event, ev.AttemptFailed) and event.delay is not None:
             if event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
-                until = self._clock.ticks() + event.delay
+                host, until = host_of(task.request.url), self._clock.ticks() + event.delay
                 self.scheduler.hold_host(host, until)
                 self._set_timer(until, TaskId(""), 0)
                 self._nudge(host)
-        elif isinstance(event, ev.Started | ev.Stored) and self.scheduler.release_host(
-            host, task.id, self._clock.ticks()
-        ):
-            self._nudge(host)
+        elif isinstance(event, ev.Started | ev.Stored):
+            host = host_of(task.request.url)
+            if self.scheduler.release_host(host, task.id, self._clock.ticks()):
+                self._nudge(host)
 
     def _nudge(self, host: str) -> None:
         for actor in tuple(self.dispatcher.actors.values()):

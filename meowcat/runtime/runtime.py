@@ -29,6 +29,7 @@ from meowcat.core.seal import Secrets, missing
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Position, TaskId
 from meowcat.core.wanted import Wanted, wanted, wants_slot
+from meowcat.journal.checkup import IMPORTING
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
 from meowcat.journal.replay import Quarantined, fold_all, fold_task
@@ -75,7 +76,7 @@ class Runtime:
         self._buckets: dict[TaskId, Bucket] = {}
         self._stop = anyio.CancelScope()
         self._writer: Writer | None = None
-        self.room = anyio.Semaphore(config.queue_capacity)
+        self.room = anyio.Semaphore(config.queue_capacity, fast_acquire=True)
         """Places for commands that wait."""
 
     # Opening and closing
@@ -94,6 +95,8 @@ class Runtime:
     async def _open(self, on_restart: OnRestart) -> None:
         owner = Owner(os.getpid(), socket.gethostname(), os.path.basename(sys.argv[0] or "python"))  # noqa: PTH119  # a name, not a path
         await self._threads.run(partial(self.journal.open, owner, self.config.durability))
+        if IMPORTING in await self._threads.run(self.journal.cursors):
+            raise JournalDamaged("an import into this journal was not finished: remove it and import again")
         self.writer = self._writer = Writer(self.journal, self.config.durability)
         self.reconciler = Reconciler(
             self._tasks,
@@ -109,7 +112,7 @@ class Runtime:
             self.writer,
             self.clock,
             self.journal.max_record,
-            self.load,
+            self.load_all,
             self._applied,
             self.reconciler.journal_accepts,
             self.bus.fail,
@@ -290,9 +293,7 @@ class Runtime:
     def _took_step(self, task: TaskState) -> None:
         self.reconciler.scheduler.withdraw(task.id)
         self.bus.publish(task)
-        actor = self.dispatcher.actors.get(task.id)
-        if actor is not None:
-            actor.stale = True
+        self.dispatcher.outdate(task.id)
         self._take_up(task)
 
     # What actors need
@@ -316,6 +317,16 @@ class Runtime:
             TaskNotFound: it has none. TaskQuarantined: they are damaged.
         """
         return await self._threads.run(partial(self._read, task))
+
+    async def load_all(self, tasks: Sequence[TaskId]) -> list[TaskState | Exception]:
+        """The states of many tasks with one hop to a thread, or of each why not."""
+        return await self._threads.run(lambda: [self._try_to_read(task) for task in tasks])
+
+    def _try_to_read(self, task: TaskId) -> TaskState | Exception:
+        try:
+            return self._read(task)
+        except (MeowcatError, OSError) as error:
+            return error
 
     def _read(self, task: TaskId) -> TaskState:
         records = self.journal.read(task)

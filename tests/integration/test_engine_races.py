@@ -305,3 +305,41 @@ async def test_half_a_character_is_refused(tmp_path):
             await engine.submit(
                 meowcat.Download("http://localhost/", str(tmp_path / "a"), client_file_sign="\ud800")
             )
+
+
+class CountingJournal(SQLiteJournal):
+    reads = 0
+
+    def read(self, task, after=0):
+        self.reads += 1
+        return super().read(task, after)
+
+
+async def test_commands_on_a_task_at_rest_read_its_history_once_at_most(tmp_path):
+    journal = CountingJournal(tmp_path / "t.db")
+    async with meowcat.Engine(journal, config=config(max_downloads=0)) as engine:
+        task = await engine.submit(meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / "x")))
+        before = journal.reads
+        for _ in range(20):
+            await task.pause()
+            await task.resume()
+        assert journal.reads - before <= 1
+        assert len([each async for each in task.history()]) == 41
+
+
+async def test_a_state_that_a_batch_has_changed_is_not_remembered_from_before(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", config=config(max_downloads=0)) as engine:
+        tasks = [
+            await engine.submit(meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / str(number))))
+            for number in range(3)
+        ]
+        for task in tasks:
+            await task.pause()
+            await task.resume()
+        assert sorted(await engine.pause_many()) == sorted(task.id for task in tasks)
+        for task in tasks:
+            assert (await engine.task(task.id)).state is meowcat.State.PAUSED
+            with pytest.raises(meowcat.InvalidTaskState, match="Paused"):
+                await task.pause()
+            await task.resume()
+            assert task.state is meowcat.State.QUEUED
