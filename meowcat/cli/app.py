@@ -14,6 +14,7 @@ from meowcat.cli.demo import demo
 from meowcat.cli.exits import Exit, exit_of
 from meowcat.cli.get import get
 from meowcat.cli.inspect import list_tasks, show, show_log
+from meowcat.cli.journal_tools import journal_group
 from meowcat.cli.resume import resume
 from meowcat.cli.views import error_object, json_line, printable
 from meowcat.core.errors import InvalidArgument, MeowcatError
@@ -120,5 +121,5 @@ def main() -> None:
     """
 
 
-for _command in (get, list_tasks, show, show_log, resume, demo):
+for _command in (get, list_tasks, show, show_log, resume, journal_group, demo):
     main.add_command(_command)

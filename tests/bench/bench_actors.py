@@ -2,7 +2,7 @@
 
 Each caller pauses and resumes a task of its own, one durable command after the other; no byte moves.
 
-    python tests/bench/bench_actors.py [--journal sqlite|jsonl|memory] [--callers N] [--events N] [--folder DIR]
+    python tests/bench/bench_actors.py [--journal sqlite|jsonl|memory|all] [--events N] [--folder DIR]
 """
 
 import argparse

@@ -1,0 +1,116 @@
+"""Golden journals: what any release has written replays for ever, in every adapter, to the same state."""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+import meowcat
+from meowcat.core.events import EVENT_TYPES
+from meowcat.journal.checkup import check
+from meowcat.journal.exchange import export_lines, read_export
+from meowcat.journal.locate import locate
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from make_history import seen
+
+HISTORIES = Path(__file__).parents[2] / "specs" / "histories"
+GOLDEN = sorted(path for path in HISTORIES.iterdir() if path.is_dir())
+JOURNALS = sorted(path for folder in GOLDEN for path in folder.glob("transfers.*") if path.suffix != ".lines")
+
+
+@pytest.fixture
+def copy(request, tmp_path):
+    """A golden journal where it can't be harmed."""
+    place = tmp_path / request.param.name
+    if request.param.is_dir():
+        shutil.copytree(request.param, place)
+    else:
+        shutil.copy(request.param, place)
+    return place
+
+
+def name_of(path):
+    return f"{path.parent.name}/{path.name}"
+
+
+def expected(path):
+    return json.loads((path.parent / "expected.json").read_text(encoding="utf-8"))
+
+
+golden = pytest.mark.parametrize(
+    ("copy", "expected"),
+    [(path, expected(path)) for path in JOURNALS],
+    indirect=["copy"],
+    ids=map(name_of, JOURNALS),
+)
+
+
+@golden
+def test_a_golden_journal_replays_to_what_it_always_did(copy, expected):
+    assert json.loads(msgspec.json.encode(seen(locate(copy)))) == expected
+
+
+@golden
+def test_a_golden_journal_is_sound_and_exports_as_it_always_did(copy, expected):
+    journal = locate(copy)
+    journal.open_for_reading()
+    assert check(journal).sound
+    assert check(journal).chain == expected["chain"]
+    lines = b"".join(export_lines(journal))
+    journal.close()
+    (export,) = [
+        path for path in HISTORIES.rglob("transfers.lines") if expected["chain"].encode() in path.read_bytes()
+    ]
+    assert lines == export.read_bytes()
+
+
+@golden
+def test_a_golden_journal_can_be_opened_and_gone_on_with(copy, expected):
+    async def go_on():
+        async with meowcat.Engine(copy, config=meowcat.Config(max_downloads=0), on_restart="pause") as engine:
+            assert engine.quarantined() == {}
+            await engine.cancel_many()
+            return (await engine.snapshot()).position
+
+    assert anyio.run(go_on) > expected["records"]
+    journal = locate(copy)
+    journal.open_for_reading()
+    assert check(journal).sound
+    journal.close()
+
+
+@pytest.mark.parametrize("path", sorted(HISTORIES.rglob("transfers.lines")), ids=name_of)
+def test_a_golden_export_reads_back(path):
+    with path.open("rb") as lines:
+        assert sum(len(batch.records) for batch in read_export(lines)) == expected(path)["records"]
+
+
+def test_the_golden_journals_hold_every_kind_of_event():
+    kinds = {event.split()[2] for folder in GOLDEN for event in expected(folder / "expected.json")["events"]}
+    assert kinds == set(EVENT_TYPES)
+
+
+def test_every_golden_folder_has_a_journal_of_each_kind():
+    for folder in GOLDEN:
+        assert {"transfers.db", "transfers.lines", "transfers.jsonl"} <= {
+            path.name for path in folder.iterdir()
+        }
+
+
+def test_no_golden_file_has_changed():
+    sums = (HISTORIES / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = dict(reversed(line.split("  ", 1)) for line in sums)
+    found = {
+        str(path.relative_to(HISTORIES)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in GOLDEN
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert found == listed

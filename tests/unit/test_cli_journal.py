@@ -1,0 +1,186 @@
+"""`meowcat journal`: what it says, what it makes, and what it leaves alone."""
+
+import hashlib
+import json
+import sqlite3
+
+import anyio
+import pytest
+from click.testing import CliRunner
+
+import meowcat
+from meowcat.cli import main
+from meowcat.cli.exits import Exit
+
+PATHS = {"sqlite": "transfers.db"}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEOWCAT_STATE_DIR", str(tmp_path / "state"))
+    return lambda *words, **more: CliRunner().invoke(main, ["journal", *words], **more)
+
+
+@pytest.fixture(params=PATHS)
+def journal(request, run, tmp_path):
+    """A journal of three tasks, over two openings: one of them was paused and resumed, one canceled."""
+    where = PATHS[request.param]
+
+    async def live():
+        config = meowcat.Config(max_downloads=0)
+        for number in range(2):
+            async with meowcat.Engine(where, config=config) as engine:
+                task = await engine.submit(meowcat.Download(f"http://127.0.0.1:9/{number}", f"{number}.bin"))
+                await task.pause()
+                await task.resume()
+        async with meowcat.Engine(where, config=config) as engine:
+            task = await engine.submit(meowcat.Download("http://127.0.0.1:9/x", "x.bin"))
+            await task.cancel()
+
+    anyio.run(live)
+    return where
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def damage(where, position):
+    connection = sqlite3.connect(where)
+    connection.execute("UPDATE record SET body = ? WHERE position = ?", (b"{}", position))
+    connection.commit()
+    connection.close()
+
+
+def events_of(where):
+    async def read():
+        async with meowcat.Engine(where, config=meowcat.Config(max_downloads=0)) as engine:
+            return [
+                (each.position, each.task, each.seq, each.at, each.event)
+                async for info in engine.tasks(state=list(meowcat.State))
+                async for each in engine.history(info.id)
+            ]
+
+    return sorted(anyio.run(read))
+
+
+def test_a_sound_journal_passes_and_says_what_it_holds(run, journal):
+    result = run("check", journal)
+    assert result.exit_code == Exit.COMPLETE
+    assert "8 records of 3 tasks, 2 unfinished; opened 3 times" in result.stdout
+    assert "sound" in result.stdout
+    document = json.loads(run("check", journal, "--json").stdout)
+    assert (document["sound"], document["records"], document["damage"]) == (True, 8, [])
+
+
+def test_damage_is_told_with_its_place_and_what_to_do(run, journal):
+    damage(journal, 5)
+    result = run("check", journal)
+    assert result.exit_code == Exit.JOURNAL
+    assert "record 5 is damaged" in result.stdout
+    assert "salvage" in result.stdout
+    places = json.loads(run("check", journal, "--json").stdout)["damage"]
+    assert 5 in [each["position"] for each in places]
+
+
+def test_salvage_saves_what_is_whole_and_changes_nothing(run, journal, tmp_path):
+    damage(journal, 5)
+    before = digest(tmp_path / journal)
+    result = run("salvage", journal, "saved.db")
+    assert result.exit_code == Exit.JOURNAL
+    assert "5 records of 2 tasks" in result.stdout
+    assert "left out" in result.stdout
+    assert digest(tmp_path / journal) == before
+    assert run("check", "saved.db").exit_code == Exit.COMPLETE
+
+
+def test_salvage_keeps_beginnings_when_asked_to(run, journal):
+    damage(journal, 5)
+    document = json.loads(run("salvage", journal, "saved.db", "--partial", "--json").stdout)
+    assert list(document["cut"].values()) == [1]
+    states = [event.state for *_, event in events_of("saved.db")]
+    assert states.count(meowcat.State.PAUSED) == 2
+    assert run("check", "saved.db").exit_code == Exit.COMPLETE
+
+
+@pytest.mark.parametrize("target", PATHS.values())
+def test_an_export_imports_as_the_same_history_in_any_kind_of_journal(run, journal, target):
+    assert run("export", journal, "-o", "lines").exit_code == Exit.COMPLETE
+    copy = f"copy-{target}"
+    result = run("import", "lines", copy)
+    assert (result.exit_code, result.stdout) == (Exit.COMPLETE, f"{copy}: 8 records\n"), result.output
+    assert run("check", copy).exit_code == Exit.COMPLETE
+    assert run("export", copy).stdout_bytes == run("export", journal).stdout_bytes
+    assert events_of(copy) == events_of(journal)
+
+
+def test_an_export_goes_through_a_pipe(run, journal):
+    lines = run("export", journal).stdout_bytes
+    assert run("import", "-", "copy.db", input=lines).exit_code == Exit.COMPLETE
+    assert run("export", "copy.db").stdout_bytes == lines
+
+
+def test_a_damaged_export_makes_no_journal(run, journal, tmp_path):
+    lines = run("export", journal).stdout_bytes
+    (tmp_path / "lines").write_bytes(lines.replace(b"Queued", b"Paused", 1))
+    result = run("import", "lines", "copy.db")
+    assert result.exit_code == Exit.JOURNAL
+    assert "lines: line 2: wrong CRC" in result.stderr
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_an_import_that_broke_off_is_never_taken_for_a_journal(run, journal, tmp_path, monkeypatch):
+    run("export", journal, "-o", "lines")
+    with monkeypatch.context() as patch:
+        patch.setattr("meowcat.cli.journal_tools._finish", lambda *_: 1 // 0)
+        assert run("import", "lines", "copy.db").exit_code == Exit.INTERNAL
+    with pytest.raises(meowcat.JournalDamaged, match="not finished"):
+        events_of("copy.db")
+    assert run("check", "copy.db").exit_code == Exit.JOURNAL
+    assert "expected a journal that does not exist yet" in run("import", "lines", "copy.db").stderr
+
+
+@pytest.mark.parametrize("words", [("salvage", "{}", "{}"), ("import", "lines", "{}")])
+def test_a_journal_that_is_there_is_never_written_over(run, journal, tmp_path, words):
+    run("export", journal, "-o", "lines")
+    other = f"other-{journal}"
+    run("import", "lines", other)
+    result = run(*(word.format(other if n == len(words) - 1 else journal) for n, word in enumerate(words)))
+    assert result.exit_code == Exit.JOURNAL
+    assert "expected a journal that does not exist yet" in result.stderr
+    assert run("export", other).stdout_bytes == (tmp_path / "lines").read_bytes()
+
+
+def test_an_export_never_overwrites_a_file_and_leaves_no_half_of_one(run, journal, tmp_path):
+    (tmp_path / "lines").write_text("mine")
+    assert "lines exists" in run("export", journal, "-o", "lines").stderr
+    assert (tmp_path / "lines").read_text() == "mine"
+    damage(journal, 5)
+    result = run("export", journal, "-o", "more")
+    assert result.exit_code == Exit.JOURNAL
+    assert "salvage" in result.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("more")] == []
+
+
+def test_a_kind_that_can_not_archive_says_so(run):
+    result = run("compact", "memory:")
+    assert result.exit_code == Exit.JOURNAL
+    assert "can't archive" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "none.db"), ("export", "none.db"), ("salvage", "none.db", "x.db")]
+)
+def test_a_journal_that_is_not_there_is_told_and_not_made(run, tmp_path, words):
+    result = run(*words)
+    assert result.exit_code == Exit.JOURNAL
+    assert "there is no journal" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["check", "salvage", "compact", "export", "import"])
+def test_every_command_has_help_with_an_example(run, command):
+    result = run(command, "--help")
+    assert result.exit_code == Exit.COMPLETE
+    assert f"Example: meowcat journal {command}" in result.output
