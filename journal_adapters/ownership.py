@@ -49,6 +49,13 @@ class Lock:
             self.release()
             raise JournalAccess(f"{path}: {error.strerror}") from error
 
+    def replaced(self) -> bool:
+        """Whether another file stands at the path, or none: then another owner may hold a lock as well."""
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))  # noqa: PTH116  # asked at each append
+        except OSError:
+            return True
+
     def release(self) -> None:
         """Give the lock back; in a forked child, leave it with the parent."""
         if self._descriptor >= 0 and self.pid == os.getpid():

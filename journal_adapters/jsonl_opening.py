@@ -1,0 +1,249 @@
+"""What an opening reads: the snapshot, and the segments behind it; and how a reader goes on from there."""
+# ruff: noqa: PTH118  # paths are texts here, as the system calls take them
+
+import os
+from dataclasses import dataclass
+
+from journal_adapters.jsonl_files import SNAPSHOT, Files, explained, read_file, read_from
+from journal_adapters.jsonl_folder import list_segments
+from journal_adapters.jsonl_index import GrowingIndex
+from journal_adapters.jsonl_reading import Reading, StoredSegment, View
+from journal_adapters.jsonl_segments import SnapshotWrong, Walk, header_of, is_torn, lines_of
+from journal_adapters.jsonl_state import Find, Ledger, Row, Snapshot, read_snapshot
+from meowcat.core.values import TaskId
+from meowcat.journal.contract import GENESIS
+from meowcat.journal.lines import Commit, Segment
+
+_HEAD = 4096
+"""Bytes within which a segment's first line ends."""
+
+
+@dataclass
+class Past:
+    """What an opening found in the segments."""
+
+    ledger: Ledger
+    view: View
+    journal: str
+    """The journal's id."""
+    header: Segment | None
+    """Of the last segment."""
+    content: bytes
+    """Of the last segment, as far as it counts."""
+    torn: bytes
+    """What stands behind it and was never acknowledged."""
+    damaged: bool
+    """Whether the last segment is damaged, and must not be written any more."""
+    walk: Walk
+    """Through the last segment: a reader goes on with it."""
+    undecided: int = 0
+    """Damaged records of which nobody knows whose they are."""
+
+
+def load(files: Files, folder: str, reading: Reading) -> Past:
+    """Read what an opening has to know: the snapshot, and the segments behind it.
+
+    Raises:
+        JournalDamaged: nothing says what the journal is.
+
+    """
+    with explained(folder):
+        numbers = list_segments(files, folder).numbers
+        try:
+            snapshot = read_snapshot(read_file(files, os.path.join(folder, SNAPSHOT)))
+        except OSError:
+            snapshot = None  # advisory: the log is replayed
+        if snapshot is not None and snapshot.segment in numbers:
+            try:
+                return _Loading(files, folder, reading, numbers, snapshot).load()
+            except SnapshotWrong:
+                pass  # advisory: the log is replayed
+        return _Loading(files, folder, reading, numbers, None).load()
+
+
+class _Loading:
+    """One pass over the segments from the snapshot on, or over all."""
+
+    def __init__(
+        self, files: Files, folder: str, reading: Reading, numbers: list[int], snapshot: Snapshot | None
+    ) -> None:
+        self._files, self._folder, self._reading = files, folder, reading
+        self._numbers, self._snapshot = numbers, snapshot
+        self._sealed: list[StoredSegment] = []
+        self._undecided = 0
+        self._journal = "" if snapshot is None else snapshot.journal
+
+    def load(self) -> Past:
+        self._list_sealed()
+        ledger = self._first_ledger()
+        ledger.whole = self._numbers[0] == 1
+        for number in self._numbers[len(self._sealed_numbers()) :]:
+            past = self._walk(number, ledger)
+        past.undecided = self._undecided
+        return past
+
+    def _sealed_numbers(self) -> list[int]:
+        """Those that the snapshot spares reading."""
+        if self._snapshot is None:
+            return []
+        return [number for number in self._numbers if number < self._snapshot.segment]
+
+    def _list_sealed(self) -> None:
+        for number in self._sealed_numbers():
+            header = self._header(number)
+            self._append_sealed(number, None if header is None else header.first)
+
+    def _append_sealed(self, number: int, first: int | None) -> None:
+        """The next sealed segment; one whose header is damaged begins where the one before it ends, and so
+        does a hole in the numbers, which is a segment of its own that has no file.
+        """
+        before = self._sealed[-1] if self._sealed else None
+        behind = None
+        hole = before is not None and before.number != number - 1
+        if before is not None and (first is None or hole):
+            behind = before.first + self._reading.count(before)
+        if before is not None and hole and behind is not None:
+            self._sealed.append(StoredSegment(before.number + 1, behind))
+        self._sealed.append(StoredSegment(number, first or behind or 1))
+
+    def _first_ledger(self) -> Ledger:
+        if self._snapshot is not None:
+            return self._snapshot.ledger()
+        header = self._header(self._numbers[0])
+        if header is None:
+            return Ledger(0, GENESIS)
+        return Ledger(header.first - 1, bytes.fromhex(header.chain))
+
+    def _walk(self, number: int, ledger: Ledger) -> Past:
+        """Read one segment into the ledger."""
+        content = read_file(self._files, self._reading.path(number))
+        header = header_of(content)
+        known = self._snapshot.offset if self._snapshot and number == self._snapshot.segment else 0
+        first = self._first_of(header, ledger, known)
+        if self._sealed and self._sealed[-1].number < number - 1:
+            self._sealed.append(StoredSegment(self._sealed[-1].number + 1, ledger.position + 1))
+        if not known and first > ledger.position + 1:
+            self._undecided += first - ledger.position - 1
+            ledger.position = first - 1
+        index = GrowingIndex(first)
+        current = StoredSegment(number, first, index)
+        walk = Walk(ledger, index, self._finder(current, index), begin=content.find(b"\n") + 1, known=known)
+        walk.start(None if header is None else bytes.fromhex(header.chain))
+        begin = walk.end
+        taken = begin + walk.good(content[begin:], begin)
+        tail = content[taken:]
+        last = number == self._numbers[-1]
+        torn = bool(tail) and last and taken >= known and is_torn(tail, ledger.sync)
+        if header is None or (tail and not torn) or taken < known:
+            walk.corrupt(b"" if torn else tail, taken)
+        self._undecided += max(0, walk.undecided)
+        self._journal = header.journal if header is not None else self._journal
+        view = View(tuple(self._sealed), current, walk.end, ledger.position)
+        if not last:
+            self._reading.keep(number, index.pack(number, len(content)))
+            self._sealed.append(StoredSegment(number, first))
+        return Past(
+            ledger=ledger,
+            view=view,
+            journal=self._journal,
+            header=header,
+            content=content[: walk.end],
+            torn=tail if torn else b"",
+            damaged=walk.damaged,
+            walk=walk,
+        )
+
+    def _first_of(self, header: Segment | None, ledger: Ledger, known: int) -> int:
+        if header is not None:
+            return header.first
+        if not known:
+            return ledger.position + 1
+        before = self._sealed[-1] if self._sealed else None
+        return 1 if before is None else before.first + self._reading.count(before)
+
+    def _finder(self, current: StoredSegment, index: GrowingIndex) -> Find:
+        def find(task: TaskId) -> Row | None:
+            view = View(tuple(self._sealed), current, 1 << 62, current.first + index.count - 1)
+            return self._reading.find(view, task)
+
+        return find
+
+    def _header(self, number: int) -> Segment | None:
+        fd = self._files.open(self._reading.path(number), os.O_RDONLY)
+        try:
+            return header_of(self._files.pread(fd, _HEAD, 0))
+        finally:
+            self._files.close(fd)
+
+
+class Following:
+    """A journal that another process may be writing."""
+
+    def __init__(self, files: Files, folder: str, reading: Reading) -> None:
+        self._files, self._folder, self._reading = files, folder, reading
+        self.past = load(files, folder, reading)
+
+    def refresh(self) -> None:
+        """Take in what was appended since."""
+        with explained(self._folder):
+            while not self._go_on():
+                self.past = load(self._files, self._folder, self._reading)
+
+    def _go_on(self) -> bool:
+        """Read on in the current segment, and in those behind it; False where what was read is not there any
+        more: a batch that could not be synced is cut off again.
+        """
+        while True:
+            past = self.past
+            behind = past.view.current.number + 1
+            sealed = self._files.exists(self._reading.path(behind))
+            if not self._read_on(past, sealed=sealed):
+                return False
+            if not sealed:
+                return True
+            if not self._next(past, behind):
+                return False
+
+    def _read_on(self, past: Past, *, sealed: bool) -> bool:
+        walk = past.walk
+        fd = self._files.open(self._reading.path(past.view.current.number), os.O_RDONLY)
+        try:
+            if self._files.size(fd) < walk.end:
+                return False
+            content = read_from(self._files, fd, walk.end)
+        finally:
+            self._files.close(fd)
+        if content:
+            begin = walk.end
+            taken = walk.good(content, begin)
+            tail = content[taken:]
+            if tail and not is_torn(tail, past.ledger.sync):
+                whole = tail if sealed else tail[: _last_commit(tail)]
+                if whole:
+                    walk.corrupt(whole, begin + taken)
+            past.view = past.view._replace(end=walk.end, last=past.ledger.position)
+        return True
+
+    def _next(self, past: Past, number: int) -> bool:
+        content = read_file(self._files, self._reading.path(number))
+        header = header_of(content)
+        first = past.ledger.position + 1
+        if header is not None and header.first != first:
+            return False
+        sealed = (*past.view.sealed, StoredSegment(past.view.current.number, past.view.current.first))
+        index = GrowingIndex(first)
+        current = StoredSegment(number, first, index)
+
+        def find(task: TaskId) -> Row | None:
+            view = View(sealed, current, 1 << 62, current.first + index.count - 1)
+            return self._reading.find(view, task)
+
+        past.walk = Walk(past.ledger, index, find, begin=content.find(b"\n") + 1)
+        past.walk.start(None if header is None else bytes.fromhex(header.chain))
+        past.view = View(sealed, current, past.walk.end, past.ledger.position)
+        return True
+
+
+def _last_commit(tail: bytes) -> int:
+    """Where the last whole commit of a tail ends."""
+    return max((end for _, end, said in lines_of(tail) if isinstance(said, Commit)), default=0)

@@ -1,0 +1,301 @@
+"""Records read from segments, each through its index, sealed or growing, archived or not."""
+# ruff: noqa: PTH118, PTH120  # paths are texts here, as the system calls take them
+
+import mmap
+import os
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import NamedTuple
+
+from journal_adapters.jsonl_files import (
+    ARCHIVE,
+    Files,
+    index_name,
+    read_file,
+    replace,
+    segment_name,
+)
+from journal_adapters.jsonl_index import GrowingIndex, Index, PackedIndex
+from journal_adapters.jsonl_segments import Walk, header_of, hints_of
+from journal_adapters.jsonl_state import Ledger, Row
+from meowcat.core.errors import JournalDamaged
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.contract import Damage, Record
+from meowcat.journal.lines import parse
+
+BLOCK = 4 << 20
+"""Bytes that are read at once."""
+
+_ALL = 1 << 62
+"""More than any offset."""
+
+MAPPED = 64
+"""Indexes that are open at a time."""
+
+
+class StoredSegment:
+    """One segment in its folder, or in the archive."""
+
+    def __init__(self, number: int, first: int, index: GrowingIndex | None = None) -> None:
+        self.number = number
+        self.first = first
+        """The position of its first record."""
+        self.index = index
+        """Of a segment that grows. A sealed one has its own in a file."""
+
+
+class View(NamedTuple):
+    """What readers see: replaced as a whole at each commit."""
+
+    sealed: tuple[StoredSegment, ...]
+    current: StoredSegment
+    end: int
+    """Bytes of the current segment that are committed."""
+    last: int
+    """The position of the last record."""
+
+    @property
+    def first(self) -> int:
+        """The position of the first record that is there."""
+        return self.sealed[0].first if self.sealed else self.current.first
+
+    def holding(self, position: int) -> tuple[StoredSegment, int]:
+        """The segment that holds the position, and the last position in it."""
+        if position >= self.current.first:
+            return self.current, self.last
+        place = bisect_right(self.sealed, position, key=attrgetter("first")) - 1
+        return self.sealed[place], self.behind(place) - 1
+
+    def behind(self, place: int) -> int:
+        """The first position behind the sealed segment at `place`."""
+        return self.sealed[place + 1].first if place + 1 < len(self.sealed) else self.current.first
+
+
+class Reading:
+    """Reads records for any thread."""
+
+    def __init__(self, files: Files, folder: str, *, save: bool) -> None:
+        """Read segments in `folder`; indexes that have to be made anew are kept there if `save`."""
+        self._files, self._folder, self._save = files, folder, save
+        self._indexes: OrderedDict[int, Index] = OrderedDict()
+        self._ranges: dict[int, tuple[str, str]] = {}
+        self._mutex = threading.Lock()
+
+    def path(self, number: int) -> str:
+        """Where the segment stands now."""
+        here = os.path.join(self._folder, segment_name(number))
+        archived = os.path.join(self._folder, ARCHIVE, segment_name(number))
+        return archived if not self._files.exists(here) and self._files.exists(archived) else here
+
+    def scan(self, view: View, after: int, limit: int) -> list[Record | Damage]:
+        """At most `limit` records behind the position `after`."""
+        found: list[Record | Damage] = []
+        position = max(after + 1, view.first)
+        stop = min(position + limit - 1, view.last)
+        while position <= stop:
+            segment, last = view.holding(position)
+            end = min(stop, last)
+            found += self._records(view, segment, position, end)
+            position = end + 1
+        return found
+
+    def read(self, view: View, task: TaskId, row: Row | None, after: int) -> list[Record | Damage]:
+        """The records of the task with a `seq` above `after`; `row` is its row where it is unfinished."""
+        found: list[Record | Damage] = []
+        seq = 0
+        for segment, numbers in self._places(view, task, 0 if row is None else row.first):
+            for each in self._lines(view, segment, numbers):
+                if isinstance(each, Record):
+                    if each.task != task:
+                        continue  # another one with the same hash
+                    gap = seq and each.seq > seq + 1
+                    if gap and not (found and isinstance(found[-1], Damage)):
+                        found.append(_missing(task, seq + 1, each.seq - 1))
+                    seq = each.seq
+                    if seq > after:
+                        found.append(each)
+                elif each.task is None or each.task == task:
+                    found.append(Damage(each.detail, each.position, task))
+        if row is not None and seq < row.seq and not (found and isinstance(found[-1], Damage)):
+            found.append(_missing(task, seq + 1, row.seq))
+        return found
+
+    def find(self, view: View, task: TaskId) -> Row | None:
+        """The place of a task in what `view` shows; None where it has no record."""
+        first = seq = damaged = 0
+        for segment, numbers in self._places(view, task, 0):
+            for number, each in zip(numbers, self._lines(view, segment, numbers), strict=True):
+                if each.task == task or (isinstance(each, Damage) and each.task is None):
+                    first = first or segment.first + number
+                    damaged = damaged + 1 if isinstance(each, Damage) else 0
+                    seq = each.seq if isinstance(each, Record) else seq
+        return Row(first, seq + damaged) if first else None
+
+    def has(self, view: View, task: TaskId) -> bool:
+        """Whether the task has a record; quick where its id is above all others, as a new one's is."""
+        return any(True for _ in self._places(view, task, 0)) and self.find(view, task) is not None
+
+    def _places(self, view: View, task: TaskId, begin: int) -> Iterator[tuple[StoredSegment, list[int]]]:
+        """Each segment, from the one with position `begin` on, and the numbers of the task's records."""
+        start = max(0, bisect_right(view.sealed, begin, key=attrgetter("first")) - 1)
+        for segment in view.sealed[start:]:
+            low, high = self._ranges.get(segment.number, ("", None))
+            if task < low or (high is not None and task > high):
+                continue
+            numbers = list(self._index(segment).numbers(task))
+            if numbers:
+                yield segment, numbers
+        numbers = list(self._index(view.current).numbers(task))
+        count = view.last - view.current.first + 1
+        if numbers := [number for number in numbers if number < count]:
+            yield view.current, numbers
+
+    def _records(self, view: View, segment: StoredSegment, first: int, last: int) -> list[Record | Damage]:
+        index = self._index(segment)
+        number, stop = first - segment.first, last - segment.first + 1
+        found: list[Record | Damage] = []
+        try:
+            fd = self._files.open(self.path(segment.number), os.O_RDONLY)
+        except FileNotFoundError:
+            return [_gone(segment, position) for position in range(first, last + 1)]
+        try:
+            while number < stop:
+                begin = index.offset(number)
+                end = min(number + index.fit(number, begin + BLOCK), stop)
+                content = self._files.pread(fd, self._end(view, segment, fd, index, end) - begin, begin)
+                found += self._parsed(segment, index, content, begin, range(number, end))
+                number = end
+        finally:
+            self._files.close(fd)
+        return found
+
+    def _parsed(
+        self, segment: StoredSegment, index: Index, content: bytes, base: int, numbers: range
+    ) -> Iterator[Record | Damage]:
+        offset, first, line_end = index.offset, segment.first, content.find
+        for number in numbers:
+            begin = offset(number) - base
+            line = content[begin : line_end(b"\n", begin) + 1]
+            try:
+                record = parse(line)
+            except JournalDamaged as error:
+                yield self._damage(segment, index, number, line, str(error))
+            else:
+                if isinstance(record, Record) and record.position == first + number:
+                    yield record
+                else:
+                    yield self._damage(segment, index, number, b"", "it is missing")
+
+    def _lines(self, view: View, segment: StoredSegment, numbers: list[int]) -> Iterator[Record | Damage]:
+        """The records with these numbers, each read by itself."""
+        index = self._index(segment)
+        try:
+            fd = self._files.open(self.path(segment.number), os.O_RDONLY)
+        except FileNotFoundError:
+            yield from (_gone(segment, segment.first + number) for number in numbers)
+            return
+        try:
+            for number in numbers:
+                begin = index.offset(number)
+                following = number + 1
+                while following < index.count and index.offset(following) == begin:
+                    following += 1
+                end = self._end(view, segment, fd, index, following)
+                content = self._files.pread(fd, end - begin, begin)
+                yield from self._parsed(segment, index, content, begin, range(number, number + 1))
+        finally:
+            self._files.close(fd)
+
+    def _end(self, view: View, segment: StoredSegment, fd: int, index: Index, number: int) -> int:
+        """Where the lines before the record with this number end."""
+        if number < index.count:
+            return index.offset(number)
+        return view.end if segment is view.current else self._files.size(fd)
+
+    def _damage(self, segment: StoredSegment, index: Index, number: int, line: bytes, detail: str) -> Damage:
+        position = Position(segment.first + number)
+        hints = [each.task for each in hints_of(line) if number in index.numbers(each.task)]
+        return Damage(f"record {position} is damaged: {detail}", position, hints[0] if hints else None)
+
+    def _index(self, segment: StoredSegment) -> Index:
+        if segment.index is not None:
+            return segment.index
+        with self._mutex:
+            index = self._indexes.get(segment.number)
+            if index is None:
+                index = self._indexes[segment.number] = self._load(segment)
+                if len(self._indexes) > MAPPED:
+                    self._indexes.popitem(last=False)
+            else:
+                self._indexes.move_to_end(segment.number)
+        return index
+
+    def count(self, segment: StoredSegment) -> int:
+        """How many records a segment has."""
+        return self._index(segment).count
+
+    def _load(self, segment: StoredSegment) -> Index:
+        """The index of a sealed segment, from its file or made anew."""
+        path = self.path(segment.number)
+        if not self._files.exists(path):
+            return GrowingIndex(segment.first)
+        content: bytes | mmap.mmap
+        try:
+            content = self._files.map(os.path.join(os.path.dirname(path), index_name(segment.number)))
+        except OSError:
+            content = b""
+        size = self._size(path)
+        index = PackedIndex.of(content, segment.number, size)
+        if index is None:
+            content = index_again(read_file(self._files, path), segment.first).pack(segment.number, size)
+            index = PackedIndex.of(content, segment.number, size)
+            assert index is not None  # noqa: S101  # it was packed just now
+            self.keep(segment.number, content)
+        self._ranges[segment.number] = index.range
+        return index
+
+    def _size(self, path: str) -> int:
+        fd = self._files.open(path, os.O_RDONLY)
+        try:
+            return self._files.size(fd)
+        finally:
+            self._files.close(fd)
+
+    def keep(self, number: int, content: bytes) -> None:
+        """Store the index of a segment beside it. It is derived: where that fails, it is made anew."""
+        if not self._save:
+            return
+        folder = os.path.dirname(self.path(number))
+        try:
+            replace(self._files, folder, index_name(number), content)
+        except OSError:
+            pass  # derived: it is made anew
+
+
+def index_again(content: bytes, first: int) -> GrowingIndex:
+    """The index of a segment, made from its bytes."""
+    index = GrowingIndex(first)
+    header = header_of(content)
+    begin = content.find(b"\n") + 1
+    walk = Walk(Ledger(first - 1), index, _nowhere, begin=begin, known=_ALL)
+    walk.start(None if header is None else bytes.fromhex(header.chain))
+    taken = begin + walk.good(content[begin:], begin)
+    if taken < len(content):
+        walk.corrupt(content[taken:], taken)
+    return index
+
+
+def _nowhere(task: TaskId) -> Row | None:
+    raise AssertionError(f"an index needs no rows, and that of {task} was asked for")
+
+
+def _gone(segment: StoredSegment, position: int) -> Damage:
+    return Damage(f"record {position} is missing with its segment {segment.number}", Position(position))
+
+
+def _missing(task: TaskId, first: int, last: int) -> Damage:
+    which = f"record {first} is" if first == last else f"records {first} to {last} are"
+    return Damage(f"{which} missing", task=task)

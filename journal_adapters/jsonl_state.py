@@ -1,0 +1,128 @@
+"""What a JSONL journal knows while it is open, and its advisory snapshot: a row for each unfinished task.
+
+Finished tasks cost nothing here. What is asked about one of them is looked up in the indexes of the segments.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct, field
+
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.contract import FORMAT, GENESIS, Record, Sync
+from meowcat.journal.lines import CRC_LENGTH, intact, seal_line
+
+
+class Row(NamedTuple):
+    """A task's place in the journal."""
+
+    first: int
+    """The position of its first record."""
+    seq: int
+    """Of its last record."""
+
+
+Find = Callable[[TaskId], Row | None]
+"""The row of a task that is not among the unfinished; None for a task without records."""
+
+
+class Ledger:
+    """The state of a journal up to one position."""
+
+    def __init__(self, position: int = 0, chain: bytes = GENESIS) -> None:
+        self.position = position
+        self.chain = chain
+        self.epoch = 0
+        """The greatest so far."""
+        self.recorded = 0
+        """The epoch of the last record: an import may bring older ones than the journal's own."""
+        self.sync: Sync = "power"
+        """As the last opening said."""
+        self.rows: dict[TaskId, Row] = {}
+        self.cursors: dict[str, Position] = {}
+        self.whole = True
+        """Whether the journal is there from its first record on, and not what was archived taken away."""
+
+    def take(self, record: Record, find: Find) -> int:
+        """The next record. Returns how many records of its task are missing before it."""
+        task, seq = record.task, record.seq
+        row = self.rows.get(task)
+        if row is None and seq > 1:
+            row = find(task)
+        before = row.seq if row is not None else 0 if self.whole else seq - 1
+        self.place(record.position, task, seq, row, open_=record.open)
+        self.chain, self.recorded = record.chain, record.epoch
+        self.epoch = max(self.epoch, record.epoch)
+        return max(0, seq - before - 1)
+
+    def place(self, position: int, task: TaskId, seq: int, row: Row | None, *, open_: bool) -> None:
+        """A record of the task at `position`, which had `row` before it."""
+        if open_:
+            self.rows[task] = Row(position if row is None else row.first, seq)
+        elif row is not None:
+            self.rows.pop(task, None)
+        self.position = position
+
+    def set_cursor(self, name: str, position: int | None) -> None:
+        if position is None:
+            self.cursors.pop(name, None)
+        else:
+            self.cursors[name] = Position(position)
+
+
+class Snapshot(Struct, frozen=True):
+    """A ledger as it stood behind `offset` bytes of a segment."""
+
+    format: int
+    journal: str
+    """The journal's id."""
+    segment: int
+    offset: int
+    position: int
+    chain: str
+    epoch: int
+    recorded: int
+    sync: Sync
+    cursors: dict[str, int] = field(default_factory=dict)
+    tasks: list[tuple[str, int, int]] = field(default_factory=list)
+    """Of each unfinished task its id, the position of its first record, and the `seq` of its last one."""
+
+    def ledger(self) -> Ledger:
+        ledger = Ledger(self.position, bytes.fromhex(self.chain))
+        ledger.epoch, ledger.recorded, ledger.sync = self.epoch, self.recorded, self.sync
+        ledger.cursors = {name: Position(position) for name, position in self.cursors.items()}
+        ledger.rows = {TaskId(task): Row(first, seq) for task, first, seq in self.tasks}
+        return ledger
+
+
+def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> bytes:
+    """The line that a snapshot file holds."""
+    snapshot = Snapshot(
+        format=FORMAT,
+        journal=journal,
+        segment=segment,
+        offset=offset,
+        position=ledger.position,
+        chain=ledger.chain.hex(),
+        epoch=ledger.epoch,
+        recorded=ledger.recorded,
+        sync=ledger.sync,
+        cursors=dict(ledger.cursors),
+        tasks=[(task, row.first, row.seq) for task, row in ledger.rows.items()],
+    )
+    return seal_line(msgspec.json.encode({"snapshot": snapshot}))
+
+
+_decode = msgspec.json.Decoder(dict[str, Snapshot]).decode
+
+
+def read_snapshot(content: bytes) -> Snapshot | None:
+    """The snapshot of a file; None where it is damaged, or of another version: then the log is replayed."""
+    if not intact(content):
+        return None
+    try:
+        snapshot = _decode(b"%b}" % content[:-CRC_LENGTH])["snapshot"]
+    except (msgspec.DecodeError, KeyError, ValueError):
+        return None
+    return snapshot if snapshot.format == FORMAT else None
