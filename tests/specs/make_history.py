@@ -199,8 +199,10 @@ def main(folder: Path) -> None:
     (folder / "expected.json").write_text(
         msgspec.json.format(msgspec.json.encode(seen(locate(str(database)))), indent=1).decode() + "\n"
     )
-    (folder / "transfers.db-lock").unlink()
-    (folder / "transfers.jsonl" / "lock").unlink(missing_ok=True)
+    for leftover in ("transfers.db-lock", "transfers.db-wal", "transfers.db-shm"):
+        (folder / leftover).unlink(missing_ok=True)
+    for leftover in ("lock", "reserve"):
+        (segments / leftover).unlink(missing_ok=True)
     print(json.dumps(sorted(path.name for path in folder.iterdir())))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+from pathlib import Path
 
 import anyio
 import pytest
@@ -12,7 +13,7 @@ import meowcat
 from meowcat.cli import main
 from meowcat.cli.exits import Exit
 
-PATHS = {"sqlite": "transfers.db"}
+PATHS = {"sqlite": "transfers.db", "jsonl": "transfers.jsonl"}
 
 
 @pytest.fixture
@@ -43,10 +44,17 @@ def journal(request, run, tmp_path):
 
 
 def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    return [hashlib.sha256(each.read_bytes()).hexdigest() for each in files]
 
 
 def damage(where, position):
+    if Path(where).is_dir():
+        (segment,) = Path(where).glob("*.jsonl")
+        lines = segment.read_bytes()
+        begin = lines.index(b'"body"', lines.index(b'{"position":%d,' % position))
+        segment.write_bytes(lines[:begin] + b'"Body"' + lines[begin + 6 :])
+        return
     connection = sqlite3.connect(where)
     connection.execute("UPDATE record SET body = ? WHERE position = ?", (b"{}", position))
     connection.commit()
