@@ -110,6 +110,7 @@ class Writer:
             JournalClosed: the writer is closed. JournalForked: it belongs to the parent process.
 
         """
+        self._refuse_use()
         batch = Batch(entries)
         await self._go_through(batch)
         outcome = batch.outcome
@@ -120,6 +121,7 @@ class Writer:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Call `work` between two groups: for the journal's `set_cursor`, `put_snapshot` and the like."""
+        self._refuse_use()
         call = _Call(work)
         await self._go_through(call)  # type: ignore[arg-type]  # the queue does not look at what it returns
         if isinstance(call.outcome, Exception):
@@ -139,15 +141,14 @@ class Writer:
         """Wait for what was asked for so far and end the thread. A second call does nothing."""
         if self._closed:
             return
+        self._closed = True  # first: what came behind the last call would be written while the journal closes
         with anyio.CancelScope(shield=True):
             await self._go_through(_Call(_nothing))
-            self._closed = True
         if self._thread is not None:
             self._thread.stop()
             self._thread = None
 
     async def _go_through(self, job: Batch | _Call[object]) -> None:
-        self._refuse_use()
         self._waiting.append(job)
         if not self._busy:
             self._busy = True

@@ -318,8 +318,9 @@ class Dispatcher:
 
     def give_up(self, error: MeowcatError) -> None:
         """Nothing can be recorded any more, so nothing may happen any more."""
-        self.broken = error
-        self._lost(error)
+        if self.broken is None:  # the first reason is the right one: a closed journal follows from a close
+            self.broken = error
+            self._lost(error)
         for actor in tuple(self.actors.values()):
             if actor.live is not None:
                 actor.live.scope.cancel()

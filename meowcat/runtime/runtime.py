@@ -154,6 +154,7 @@ class Runtime:
         if patience.cancelled_caught:
             log.warning("closing: not everything ended within %.0f s", CLOSE_WITHIN)
         with anyio.CancelScope(shield=True):
+            self.dispatcher.give_up(EngineClosed("the engine is closed; open a new one"))
             self._stop.cancel()
             await self.writer.aclose()
             await self._threads.run(self.journal.close)

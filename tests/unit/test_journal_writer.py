@@ -249,6 +249,20 @@ async def test_a_closed_writer_refuses_and_closing_waits_for_what_was_asked(jour
         await writer.append([entry("a", 2)])
 
 
+async def test_nothing_is_written_behind_the_close(journal):
+    writer = Writer(journal, "power")
+    journal.gate.clear()
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.append, [entry("a", 1)])
+        assert await anyio.to_thread.run_sync(journal.entered.wait, 10)
+        group.start_soon(writer.aclose)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(JournalClosed):  # whoever closes the writer closes the journal next
+            await writer.append([entry("a", 2)])
+        journal.gate.set()
+    check_stored(journal, [entry("a", 1)])
+
+
 async def test_a_full_disk_rejects_and_the_journal_goes_on(tmp_path, sync):
     journal = SQLiteJournal(tmp_path / "a.db")
     journal.open(OWNER, sync)
