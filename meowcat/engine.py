@@ -4,7 +4,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import anyio
 import httpx
@@ -30,6 +30,8 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
+from meowcat.runtime.forks import leave_to_parent, refuse_fork
+from meowcat.runtime.home import Home
 from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
@@ -77,22 +79,34 @@ class Engine:
         self._on_restart = on_restart
         self._http_client = http_client
         self._disk = disk
-        self._stack = AsyncExitStack()
+        self._home: Home | None = None
         self._runtime: Runtime | None = None
         self._closed = False
-        self._pid = os.getpid()
+        self._pid = 0
 
     async def __aenter__(self) -> Self:
-        if self._runtime is not None or self._closed:
+        return await self.open()
+
+    async def open(self) -> Self:
+        """What entering the block does, for code that closes the engine elsewhere, in any other task.
+
+        Raises:
+            JournalError: the journal can't be had; nothing stays open. EngineClosed: opened before.
+        """
+        if self._pid:
+            refuse_fork(self._pid)
+        if self._home is not None or self._closed:
             raise EngineClosed("this engine was opened before; make a new one")
+        self._pid = os.getpid()
+        self._home = Home(self._open)
         try:
-            await self._open()
-        except BaseException:  # whatever it was: nothing that was opened stays open
-            await self._stack.aclose()
+            await self._home.open()
+        except BaseException:  # raised again: an opening that failed may be tried again
+            self._home = None
             raise
         return self
 
-    async def _open(self) -> None:
+    async def _open(self, stack: AsyncExitStack) -> None:
         config = self.config
         timeouts = Timeouts(config.connect_timeout, config.read_timeout, config.pool_timeout)
         transport, ours = transport_for(
@@ -103,7 +117,7 @@ class Engine:
             proxy=config.proxy,
         )
         if ours:
-            self._stack.push_async_callback(transport.aclose)
+            stack.push_async_callback(transport.aclose)
         world = World(
             transport=transport,
             disk=self._disk or OsDisk(),
@@ -115,32 +129,45 @@ class Engine:
             wall=self.clock.wall,
             sleep=anyio.sleep,
         )
-        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         runtime = Runtime(locate(self._where), config, world, self.clock, tasks)
+        leave_to_parent(runtime)
         await runtime.open(self._on_restart)
         self._runtime = runtime
-        self._stack.push_async_callback(runtime.close)
+        stack.push_async_callback(runtime.close)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._where is None and not self._closed:
-            await self.drain()
-        await self.close()
+        try:
+            if kind is None and self._where is None and not self._closed and not self._forked:
+                await self.drain()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
-        """Stop what runs, record it, and give the journal back. Tasks stay in the journal; a second call does
-        nothing."""
-        if not self._closed:
-            self._closed = True
-            await self._stack.aclose()
+        """Stop what runs, record it, and give the journal back. Tasks stay in the journal.
+
+        A second call waits until that is over. In a forked child nothing is closed: it is the parent's.
+        """
+        if self._forked:
+            return
+        self._closed = True
+        if self._home is not None:
+            await self._home.close()
+
+    @property
+    def _forked(self) -> bool:
+        return self._pid not in (0, os.getpid())
+
+    def __reduce__(self) -> NoReturn:
+        raise EngineForked(
+            "an engine can't be sent to another process: open one there, on a journal of its own"
+        )
 
     def _opened(self) -> Runtime:
-        if os.getpid() != self._pid:
-            raise EngineForked(
-                f"this engine belongs to process {self._pid}; a forked child needs one of its own, "
-                "on a journal of its own"
-            )
+        if self._pid:
+            refuse_fork(self._pid)
         if self._closed:
             raise EngineClosed("the engine is closed; open a new one")
         if self._runtime is None:
@@ -359,11 +386,12 @@ class Engine:
             await runtime.command(TaskId(task), msg.Supply(names=names, request=sealed))
 
     def history(self, task: TaskId | str) -> Stream[LoggedEvent]:
-        runtime, seq = self._opened(), 0
+        self._opened()
+        seq = 0
 
         async def load() -> list[LoggedEvent]:
             nonlocal seq
-            found = [logged(record) for record in await runtime.records_of(TaskId(task), seq)]
+            found = [logged(record) for record in await self._opened().records_of(TaskId(task), seq)]
             seq = found[-1].seq if found else seq
             return found
 
@@ -406,7 +434,7 @@ class Engine:
         self, states: frozenset[State], direction: Direction | None
     ) -> Callable[[], Awaitable[list[TaskInfo]]]:
         """What `batches` loads: all that is asked for at once, and then nothing."""
-        runtime, read = self._opened(), False
+        read = False
 
         async def load() -> list[TaskInfo]:
             nonlocal read
@@ -415,7 +443,7 @@ class Engine:
             read = True
             return [
                 info_of(task)
-                for task in await runtime.all_tasks()
+                for task in await self._opened().all_tasks()
                 if task.state in states and direction in (None, task.request.direction)
             ]
 

@@ -1,5 +1,6 @@
 """How those who watch hear of what happened: the newest state of each watched task, and "there is more"."""
 
+import os
 from collections import deque
 from collections.abc import Callable
 from weakref import WeakValueDictionary
@@ -9,6 +10,7 @@ import anyio
 from meowcat.core.errors import MeowcatError
 from meowcat.core.state import TaskState
 from meowcat.core.values import Position, TaskId
+from meowcat.runtime.forks import refuse_fork
 
 RATE_WINDOW = 5.0
 """Seconds over which a rate is measured."""
@@ -25,6 +27,7 @@ class Feed:
         self._changed = anyio.Event()
         self._error: MeowcatError | None = None
         self._samples: deque[tuple[float, int]] = deque([(clock(), task.bytes_stored)])
+        self._pid = os.getpid()
 
     def publish(self, task: TaskState) -> None:
         if task.restarts != self.task.restarts or task.run != self.task.run:
@@ -51,8 +54,9 @@ class Feed:
         """Wait for a state later than the one that `version` was read with.
 
         Raises:
-            MeowcatError: the engine is closed, or has lost its journal.
+            MeowcatError: the engine is closed, has lost its journal, or is that of the parent process.
         """
+        refuse_fork(self._pid)
         while self.version <= version:
             if self._error is not None:
                 raise self._error
@@ -77,6 +81,7 @@ class Bus:
         self._stirred: anyio.Event | None = None
         """Made by the first who waits: most steps of a busy engine are watched by nobody."""
         self._error: MeowcatError | None = None
+        self._pid = os.getpid()
 
     def watch(self, task: TaskState) -> Feed:
         """The task's feed, made now where nobody watched it before."""
@@ -116,8 +121,9 @@ class Bus:
         """Wait until something happens.
 
         Raises:
-            MeowcatError: the engine is closed, or has lost its journal.
+            MeowcatError: the engine is closed, has lost its journal, or is that of the parent process.
         """
+        refuse_fork(self._pid)
         if self._error is None:
             if self._stirred is None:
                 self._stirred = anyio.Event()
