@@ -85,6 +85,11 @@ class SQLiteJournal:
         except JournalError:
             return True  # opening it tells what is wrong
 
+    @property
+    def control_socket(self) -> Path:
+        """See LocalJournal."""
+        return Path(f"{self.path}-control")
+
     def open(self, owner: Owner, sync: Sync) -> Epoch:
         self._refuse_second_opening()
         refuse_platform()

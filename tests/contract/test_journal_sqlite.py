@@ -26,7 +26,7 @@ from meowcat.core.errors import (
     JournalTooNew,
     NotAJournal,
 )
-from meowcat.journal.contract import Damage, Owner
+from meowcat.journal.contract import Damage, LocalJournal, Owner
 from meowcat.journal.replay import verify_chain
 from meowcat.testing.journal_suite import OWNER, check_stored, entry, scan_all
 
@@ -319,6 +319,16 @@ def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
     check_stored(journal, [entry(f"t{n}", 1, f"body {n}".encode() * 20) for n in range(5)])
     journal.close()
     assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db-lock"]
+
+
+def test_the_place_of_the_control_socket_is_the_same_by_whatever_link_and_whether_open_or_not(path):
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    closed = SQLiteJournal(link)
+    assert isinstance(closed, LocalJournal)
+    journal = filled(path)
+    assert closed.control_socket == journal.control_socket == path.with_name("journal.db-control").resolve()
+    journal.close()
 
 
 def test_one_journal_by_two_links_has_one_owner(path):
