@@ -32,7 +32,7 @@ from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
 from meowcat.runtime.forks import leave_to_parent, refuse_fork
 from meowcat.runtime.home import Home
-from meowcat.runtime.recovery import OnRestart
+from meowcat.runtime.recovery import ON_RESTART, OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
 from meowcat.streams import Stream, batches
@@ -54,7 +54,8 @@ class Engine:
             then leaving the block waits for the tasks, since nothing would be left of them.
         config: settings; the defaults are safe.
         on_restart: what becomes of tasks that were Queued or at work when the journal was last in use:
-            `resume`, `pause`, or a function that is asked for each.
+            `resume`, `pause`, or a function that is asked for each. With `leave` the engine only takes
+            commands: it begins no transfer, and what no command names stays as it is for the next opening.
         http_client: an `httpx.AsyncClient`, used as it is and never closed, or any Transport.
         clock, disk: the world of a simulation.
     """
@@ -69,9 +70,10 @@ class Engine:
         clock: Clock | None = None,
         disk: Disk | None = None,
     ) -> None:
-        if not callable(on_restart) and on_restart not in ("resume", "pause"):
+        if not callable(on_restart) and on_restart not in ON_RESTART:
             raise InvalidArgument(
-                f"on_restart {on_restart!r}: expected 'resume', 'pause' or a function TaskInfo -> bool"
+                f"on_restart {on_restart!r}: expected 'resume', 'pause', 'leave' or a function "
+                "TaskInfo -> bool"
             )
         self._where = journal
         self.config = config or Config()
@@ -460,6 +462,18 @@ class Engine:
     ) -> list[TaskId]:
         """Pause all tasks that are Queued or at work, or those in `state`, in batches. Returns which."""
         return await self._many(msg.Pause, Trigger.PAUSE, state, direction)
+
+    async def resume_many(
+        self, *, state: State | str | Iterable[State | str] | None = None, direction: Direction | None = None
+    ) -> list[TaskId]:
+        """Queue all Paused tasks again, in batches. Returns which."""
+        return await self._many(msg.Resume, Trigger.RESUME, state, direction)
+
+    async def retry_many(
+        self, *, state: State | str | Iterable[State | str] | None = None, direction: Direction | None = None
+    ) -> list[TaskId]:
+        """Queue all Failed tasks again, in batches, with what is stored of them. Returns which."""
+        return await self._many(msg.Retry, Trigger.RETRY, state, direction)
 
     async def _many(
         self,

@@ -22,7 +22,10 @@ from meowcat.runtime.world import Clock, Threads
 log = logging.getLogger("meowcat.journal")
 
 OnRestart = str | Callable[[TaskInfo], bool]
-"""`resume`, `pause`, or a function that is asked for each task that was not paused: go on with it?"""
+"""`resume`, `pause`, or a function that is asked for each task that was not paused: go on with it? Or
+`leave`: nobody is asked, and nothing is recorded of a task until a command names it."""
+
+ON_RESTART = ("resume", "pause", "leave")
 
 BATCH = 1000
 """Answers that are recorded with one append."""
@@ -91,6 +94,8 @@ async def recover(
 ) -> Past:
     """Load the past, decide on each task, and make the answers durable."""
     past = await threads.run(lambda: load(journal))
+    if on_restart == "leave":
+        return past
     steps = answers(tuple(past.tasks), on_restart, clock)
     while batch := list(islice(steps, BATCH)):
         await writer.append([entry for _, entries, _ in batch for entry in entries])

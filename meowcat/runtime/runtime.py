@@ -75,6 +75,8 @@ class Runtime:
         self._engine_bucket = self._bucket(config.limit_rate)
         self._buckets: dict[TaskId, Bucket] = {}
         self._stop = anyio.CancelScope()
+        self._leaves = False
+        """Whether the past stays as it is until a command names a task of it (`on_restart="leave"`)."""
         self._writer: Writer | None = None
         self.room = anyio.Semaphore(config.queue_capacity, fast_acquire=True)
         """Places for commands that wait."""
@@ -97,6 +99,8 @@ class Runtime:
         await self._threads.run(partial(self.journal.open, owner, self.config.durability))
         if IMPORTING in await self._threads.run(self.journal.cursors):
             raise JournalDamaged("an import into this journal was not finished: remove it and import again")
+        self._leaves = on_restart == "leave"
+        slots = (0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads)
         self.writer = self._writer = Writer(self.journal, self.config.durability)
         self.reconciler = Reconciler(
             self._tasks,
@@ -105,7 +109,7 @@ class Runtime:
             self._start,
             self.missing,
             self.bus.stir,
-            (self.config.max_downloads, self.config.max_uploads),
+            slots,
             self.config.max_per_host,
         )
         self.dispatcher = Dispatcher(
@@ -123,7 +127,10 @@ class Runtime:
         self.bus.position = await self._threads.run(self.journal.last)
         self._tasks.start_soon(self._run)
         for task in past.tasks:
-            self._take_up(task)
+            if self._leaves:  # no timer and no settling work either: it is the next opening's
+                self.registry.note(task)
+            else:
+                self._take_up(task)
         self.reconciler.grant()
 
     async def _run(self) -> None:
@@ -169,11 +176,21 @@ class Runtime:
             if actor.live is not None:
                 await actor.live.over.wait()
         for row in self.registry:
-            if row.state in ACTIVE:
+            if self._owes_a_record(row):
                 try:
                     await self.command(row.id, msg.Requeue(reason="the engine was closed"))
                 except MeowcatError as error:  # the next opening finds it as after a crash
                     log.warning("task %s was not requeued: %s", row.id, error)
+
+    def _owes_a_record(self, row: Row) -> bool:
+        """Whether a close has to wait for the task: it was at work here, or settling work has reported.
+
+        What was left as it was never ran here: to the next opening it is a crash, and has to stay one.
+        """
+        if row.state in ACTIVE:
+            return not self._leaves
+        actor = self.dispatcher.actors.get(row.id)
+        return actor is not None and bool(actor.mailbox)
 
     # Commands
 
@@ -289,6 +306,7 @@ class Runtime:
         await self._append(entries)
         for task in after:
             self._took_step(task)
+        self.reconciler.grant()  # to those that were set going
         return [task.id for task in after]
 
     def _took_step(self, task: TaskState) -> None:

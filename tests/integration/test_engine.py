@@ -217,6 +217,23 @@ async def test_many_are_paused_and_canceled_in_batches(tmp_path):
             assert len(await collect(engine.tasks(state="Canceled"))) == 50
 
 
+async def test_many_are_set_going_again_and_get_slots(tmp_path):
+    small = Content(1000)
+    with RangeServer({}) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            requests = [meowcat.Download(server.url, str(tmp_path / str(n))) for n in range(5)]
+            ids = await engine.submit_many(requests)
+            await engine.drain()
+            assert await engine.resume_many() == []  # Failed ones are for retry
+            server.replace(small)
+            assert sorted(await engine.retry_many(state="Failed")) == sorted(ids)
+            later = [meowcat.Download(server.url, str(tmp_path / f"later {n}")) for n in range(5)]
+            later_ids = await engine.submit_many(later, paused=True)
+            assert sorted(await engine.resume_many()) == sorted(later_ids)
+            await engine.drain()
+            assert len(await collect(engine.tasks(state="Complete"))) == 10
+
+
 async def test_imported_tasks_do_no_io_until_they_are_resumed(tmp_path):
     with RangeServer(Content(1000)) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:

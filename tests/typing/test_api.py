@@ -90,6 +90,8 @@ async def all_tasks(engine: meowcat.Engine) -> None:
     assert_type(await engine.submit_many(requests), list[meowcat.TaskId])
     assert_type(await engine.pause_many(state=meowcat.State.QUEUED), list[meowcat.TaskId])
     assert_type(await engine.cancel_many(state=["Queued", "Paused"]), list[meowcat.TaskId])
+    assert_type(await engine.resume_many(direction="download"), list[meowcat.TaskId])
+    assert_type(await engine.retry_many(), list[meowcat.TaskId])
     async for info in engine.tasks(state="Paused", direction="download"):
         assert_type(info, meowcat.TaskInfo)
     async for logged in engine.events(after=0):
