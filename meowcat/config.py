@@ -50,6 +50,9 @@ class Config:
     """Bytes of bodies held in memory in the whole engine, at most 512 MiB."""
     queue_capacity: int = 128
     """Commands that may wait at once: `submit` waits for room, `submit_nowait` raises QueueFull."""
+    control: bool = True
+    """Listen on a Unix socket beside the journal (mode 0600), where other processes of the same user can ask
+    for a pause, a list and so on. Without effect on a journal that has no place for it."""
     flush_bytes: int = 64 * MIB
     flush_seconds: float = 0.25
     """A flush begins after so many bytes or so much time, whichever is first."""

@@ -11,6 +11,7 @@ import httpx
 from msgspec.structs import replace
 
 from meowcat.config import Config
+from meowcat.control.server import ControlServer
 from meowcat.core import messages as msg
 from meowcat.core.errors import (
     DuplicateTask,
@@ -27,7 +28,7 @@ from meowcat.core.seal import Secrets, seal
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Direction, Download, changed_options, check, same_content
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.contract import Journal
+from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
 from meowcat.runtime.forks import leave_to_parent, refuse_fork
@@ -137,6 +138,10 @@ class Engine:
         await runtime.open(self._on_restart)
         self._runtime = runtime
         stack.push_async_callback(runtime.close)
+        if config.control and isinstance(runtime.journal, LocalJournal):
+            control = ControlServer(runtime.journal.control_socket, self, runtime)
+            stack.push_async_callback(control.aclose)
+            await control.start(tasks)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,7 +7,7 @@ import anyio
 from msgspec import Struct
 
 from meowcat.core.errors import TransferCanceled, TransferFailed
-from meowcat.core.info import TaskInfo, fraction_of, info_of
+from meowcat.core.info import TaskInfo, eta_of, fraction_of, info_of
 from meowcat.core.machine import TERMINAL, State
 from meowcat.core.values import Checksum, TaskId
 from meowcat.core.waits import WaitingFor
@@ -117,13 +117,12 @@ class Task:
 
     def _moment(self) -> Progress:
         info, rate = self.info, self._feed.rate()
-        eta = (info.size - info.bytes_done) / rate if rate > 0 and info.size is not None else None
         return Progress(
             state=info.state,
             bytes_done=info.bytes_done,
             size=info.size,
             rate=rate,
-            eta=eta,
+            eta=eta_of(info.size, info.bytes_done, rate),
             waiting_for=info.waiting_for,
         )
 

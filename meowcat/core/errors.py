@@ -55,6 +55,8 @@ class Code(IntEnum):
     TARGET_EXISTS = 141
     TARGET_OWNED = 142
     FORKED = 143
+    CONTROL = 150
+    """The owner of a journal can't be talked to over its control socket."""
 
 
 class MeowcatError(Exception):
@@ -207,6 +209,20 @@ class JournalConflict(JournalRejected):
 
 class JournalUncertain(JournalError):
     """May or may not be stored: reopen and read before anything else."""
+
+
+class ControlError(MeowcatError):
+    """The owner of a journal can't be talked to over its control socket."""
+
+    code = Code.CONTROL
+
+
+class NobodyListens(ControlError):
+    """Nobody answers beside the journal: it has no owner, or one that does not listen."""
+
+
+class OwnerLost(ControlError):
+    """The owner went away before it had answered: what was asked may have been done, or not."""
 
 
 class UnknownEvent(JournalError):

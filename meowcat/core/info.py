@@ -70,6 +70,11 @@ def fraction_of(state: State, done: int, size: int | None) -> float:
     return done / size if size else 0.0
 
 
+def eta_of(size: int | None, done: int, rate: float) -> float | None:
+    """Seconds to go at `rate` bytes a second; None where it can't be told."""
+    return (size - done) / rate if rate > 0 and size is not None else None
+
+
 def info_of(task: TaskState) -> TaskInfo:
     """The view of a task."""
     request = task.request

@@ -15,6 +15,7 @@ from meowcat.core.messages import Message
 from meowcat.core.state import TaskState
 from meowcat.core.values import TaskId
 from meowcat.core.wanted import AnyOperation
+from meowcat.runtime.bus import Feed
 from meowcat.transfer.context import Running
 
 
@@ -81,6 +82,8 @@ class Actor:
     live: Live | None = None
     stale: bool = False
     """Whether somebody else has recorded a step of the task: it is read anew before the next message."""
+    feed: Feed | None = None
+    """Held while the task is at work, so that whoever looks at it finds a rate that was measured."""
     timer: int = 0
     """The event that began the wait for which a timer runs; 0 = none."""
 

@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
 import anyio
@@ -77,6 +78,7 @@ class Bus:
     def __init__(self, clock: Callable[[], float], position: Position) -> None:
         self._clock = clock
         self._feeds: WeakValueDictionary[TaskId, Feed] = WeakValueDictionary()
+        self._collectors: list[dict[TaskId, TaskState]] = []
         self.position = position
         self._stirred: anyio.Event | None = None
         """Made by the first who waits: most steps of a busy engine are watched by nobody."""
@@ -98,6 +100,18 @@ class Bus:
         feed = self._feeds.get(task.id)
         if feed is not None:
             feed.publish(task)
+        for collector in self._collectors:
+            collector[task.id] = task
+
+    @contextmanager
+    def collected(self) -> Iterator[dict[TaskId, TaskState]]:
+        """The newest state of each task that changes meanwhile; whoever looks empties it."""
+        collector: dict[TaskId, TaskState] = {}
+        self._collectors.append(collector)
+        try:
+            yield collector
+        finally:
+            self._collectors = [each for each in self._collectors if each is not collector]
 
     def grew(self, position: Position) -> None:
         """The journal has records up to `position`, durably."""

@@ -7,6 +7,7 @@ heard again. It decides nothing: `wanted`, `wants_slot` and `due` do.
 import heapq
 import logging
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import anyio
 from anyio.abc import TaskGroup
@@ -230,6 +231,10 @@ class Reconciler:
     def _set_timer(self, at: int, task: TaskId, seq: int) -> None:
         heapq.heappush(self._timers, (at, task, seq))
         self._timer_set.set()
+
+    def wakes(self) -> dict[TaskId, int]:
+        """When each task that waits for a time goes on, in ticks of the clock."""
+        return {task: at for at, task, _ in sorted(self._timers, key=itemgetter(2)) if task}
 
     async def keep_time(self) -> None:
         """Wake those whose wait is over, until canceled."""

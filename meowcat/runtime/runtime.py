@@ -74,6 +74,8 @@ class Runtime:
         self.quarantined: dict[TaskId, str] = {}
         self._engine_bucket = self._bucket(config.limit_rate)
         self._buckets: dict[TaskId, Bucket] = {}
+        command = os.path.basename(sys.argv[0] or "python")  # noqa: PTH119  # a name, not a path
+        self.owner = Owner(os.getpid(), socket.gethostname(), command)
         self._stop = anyio.CancelScope()
         self._leaves = False
         """Whether the past stays as it is until a command names a task of it (`on_restart="leave"`)."""
@@ -95,8 +97,7 @@ class Runtime:
             raise
 
     async def _open(self, on_restart: OnRestart) -> None:
-        owner = Owner(os.getpid(), socket.gethostname(), os.path.basename(sys.argv[0] or "python"))  # noqa: PTH119  # a name, not a path
-        await self._threads.run(partial(self.journal.open, owner, self.config.durability))
+        await self._threads.run(partial(self.journal.open, self.owner, self.config.durability))
         if IMPORTING in await self._threads.run(self.journal.cursors):
             raise JournalDamaged("an import into this journal was not finished: remove it and import again")
         self._leaves = on_restart == "leave"
@@ -255,6 +256,7 @@ class Runtime:
         await self._append(entries)
         for task in tasks:
             row = self.registry.note(task)
+            self.bus.publish(task)
             if row is not None and wants_slot(task):
                 self.reconciler.scheduler.request(row.demand())
         self.reconciler.grant()
@@ -322,6 +324,10 @@ class Runtime:
             assert actor.task is not None  # noqa: S101  # events make a task
             self.bus.grew(self.writer.last_position)
             self.bus.publish(actor.task)
+            if actor.task.state not in ACTIVE:
+                actor.feed = None
+            elif actor.feed is None:
+                actor.feed = self.bus.watch(actor.task)
             if not actor.task.open:
                 self.secrets.pop(actor.id, None)
                 self._buckets.pop(actor.id, None)

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "transfer": {"transfer", "protocols", "transport", "core"},
     "journal": {"journal", "core"},
     "runtime": {"runtime", "transfer", "journal", "protocols", "transport", "core", "config"},
+    "control": {"control", "runtime", "transfer", "journal", "protocols", "transport", "core", "streams"},
     "config": {"core"},
 }
 """Which parts each part may import."""
