@@ -342,8 +342,9 @@ async def test_a_close_hangs_up_on_whoever_is_connected(journal):
         b'{"version":2,"command":"ping"}\n',
         b'{"command":"list"' + b"[" * 5000 + b"\n",
         b"x" * (ctl.MAX_REQUEST + 10) + b"\n",
+        b"x" * (ctl.MAX_REQUEST + (128 << 10)),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 async def test_what_is_no_request_is_told_so_and_hung_up_on(journal, place, line):
     async with engine(journal):
