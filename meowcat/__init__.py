@@ -10,6 +10,7 @@ from meowcat.core.errors import (
     EngineClosed,
     EngineForked,
     InvalidArgument,
+    InvalidSignature,
     InvalidTaskState,
     JournalAccess,
     JournalClosed,
@@ -27,6 +28,8 @@ from meowcat.core.errors import (
     NotAJournal,
     OwnerLost,
     QueueFull,
+    RetryLater,
+    SinkError,
     TaskNotFound,
     TaskQuarantined,
     TransferCanceled,
@@ -34,8 +37,9 @@ from meowcat.core.errors import (
     TransferFailed,
     UnknownEvent,
     UnknownJournal,
+    WouldDeadlock,
 )
-from meowcat.core.info import Snapshot, TaskInfo
+from meowcat.core.info import SinkInfo, Snapshot, TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.state import Phase
 from meowcat.core.transfers import Download
@@ -43,6 +47,8 @@ from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.engine import Engine
 from meowcat.journal.logged import LoggedEvent
+from meowcat.runtime.listeners import Subscription
+from meowcat.sinks import Sink, callback
 from meowcat.task import Progress, Result, Task
 
 __version__ = "0.1.0"
@@ -62,6 +68,7 @@ __all__ = [
     "Fault",
     "FaultKind",
     "InvalidArgument",
+    "InvalidSignature",
     "InvalidTaskState",
     "JournalAccess",
     "JournalClosed",
@@ -83,8 +90,13 @@ __all__ = [
     "Progress",
     "QueueFull",
     "Result",
+    "RetryLater",
+    "Sink",
+    "SinkError",
+    "SinkInfo",
     "Snapshot",
     "State",
+    "Subscription",
     "Task",
     "TaskId",
     "TaskInfo",
@@ -96,4 +108,6 @@ __all__ = [
     "UnknownEvent",
     "UnknownJournal",
     "WaitingFor",
+    "WouldDeadlock",
+    "callback",
 ]

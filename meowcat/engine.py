@@ -1,5 +1,6 @@
 """The engine: what an application opens, submits transfers to, and closes."""
 
+import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -33,9 +34,12 @@ from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
 from meowcat.runtime.forks import leave_to_parent, refuse_fork
 from meowcat.runtime.home import Home
+from meowcat.runtime.inside import refuse_inside_callback
+from meowcat.runtime.listeners import Listener, Subscription
 from meowcat.runtime.recovery import ON_RESTART, OnRestart
 from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock, new_id
+from meowcat.sinks.contract import Sink
 from meowcat.streams import Stream, batches
 from meowcat.task import Result, Task
 from meowcat.transfer.context import World
@@ -45,6 +49,8 @@ from meowcat.transport.defaults import transport_for
 
 CREATE_BATCH = 1000
 """Tasks that `submit_many` records with one append."""
+SINK_NAME = 200
+"""Characters that a sink's name may have."""
 
 
 class Engine:
@@ -130,7 +136,7 @@ class Engine:
             flush_seconds=config.flush_seconds,
             clock=self.clock.monotonic,
             wall=self.clock.wall,
-            sleep=anyio.sleep,
+            sleep=self.clock.sleep,
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         runtime = Runtime(locate(self._where), config, world, self.clock, tasks)
@@ -155,10 +161,16 @@ class Engine:
     async def close(self) -> None:
         """Stop what runs, record it, and give the journal back. Tasks stay in the journal.
 
-        A second call waits until that is over. In a forked child nothing is closed: it is the parent's.
+        Sinks finish the delivery under way, and pending calls of listeners are made, both within seconds. A
+        second call waits until that is over. In a forked child nothing is closed: it is the parent's.
+
+        Raises:
+            WouldDeadlock: called from inside a listener or a sink of this engine.
         """
         if self._forked:
             return
+        if self._runtime is not None:
+            refuse_inside_callback("Engine.close", self._runtime)
         self._closed = True
         if self._home is not None:
             await self._home.close()
@@ -522,6 +534,71 @@ class Engine:
 
         return batches(load)
 
+    # Sinks and listeners
+
+    async def add_sink(
+        self,
+        name: str,
+        sink: Sink,
+        *,
+        after: Position | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # of each delivery, not of this call
+    ) -> None:
+        """Deliver every durable event to `sink`, at least once, in the journal's order, in batches.
+
+        How far it has come is kept in the journal under `name`: a later opening that adds a sink of that name
+        goes on from there. A sink that fails gets the same events again, after 1 s and more, up to 5 minutes,
+        for as long as it takes; it holds up nothing else.
+
+        Args:
+            name: 1 to 200 printable characters.
+            sink: an object with `async def deliver(events)`: one of `meowcat.sinks`, one that
+                `meowcat.callback` makes of a function, or your own.
+            after: where a new name begins: a position of the journal; its beginning unless given. Where the
+                journal knows the name, it goes on from there and this is not looked at.
+            timeout: seconds after which a delivery is canceled and counts as failed; None waits.
+
+        Raises:
+            InvalidArgument: not a sink, a name that this engine has already, or no position.
+        """
+        runtime = self._opened()
+        _check_sink(name, sink, after, timeout)
+        await runtime.deliveries.add(name, sink, None if after is None else Position(after), timeout)
+
+    async def remove_sink(self, name: str) -> None:
+        """Stop the sink, after the delivery under way, and forget how far it has come.
+
+        Also for a name that was added by an earlier process only.
+
+        Raises:
+            InvalidArgument: there is neither a sink nor a cursor of that name. WouldDeadlock: called from
+            inside that sink.
+        """
+        runtime = self._opened()
+        refuse_inside_callback(f"remove_sink({name!r})", runtime, only=f"sink {name!r}")
+        await runtime.deliveries.remove(name)
+
+    def add_listener(self, function: Listener, *, task: Task | TaskId | str | None = None) -> Subscription:
+        """Call `function` with a `TaskInfo`, in a thread of its own, on each change of a task's state, and at
+        most ten times a second while it makes progress.
+
+        Of all tasks, from now on; or of one, beginning with its present state. While the function is busy
+        only the newest state of each task is kept for it, and a terminal one that came before. It may block
+        or raise without harm. Nothing of this is durable: `events` and sinks are.
+
+        Raises:
+            InvalidArgument: not a plain function. TaskNotFound: no such task, or one that has ended and of
+            which there is no handle.
+        """
+        runtime = self._opened()
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise InvalidArgument(
+                f"listener {function!r}: expected a plain function; in a coroutine iterate over "
+                "Task.progress or Engine.events"
+            )
+        chosen = task.id if isinstance(task, Task) else task
+        return runtime.listen(function, None if chosen is None else TaskId(chosen))
+
     async def drain(self) -> None:
         """Wait until nothing is left to do without help: every task has ended, is Paused or Failed, or waits
         for something that only `supply` brings."""
@@ -543,11 +620,26 @@ class Engine:
             queued_downloads=queued,
             quarantined=len(runtime.quarantined),
             position=runtime.bus.position,
+            sinks=await runtime.deliveries.infos(),
         )
 
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks whose records are damaged, and how. They are kept out; all others go on."""
         return dict(self._opened().quarantined)
+
+
+def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= SINK_NAME or not name.isprintable():
+        raise InvalidArgument(f"sink name {name!r}: expected 1 to {SINK_NAME} printable characters")
+    if not isinstance(sink, Sink) or not inspect.iscoroutinefunction(sink.deliver):
+        raise InvalidArgument(
+            f"sink {name!r}: {sink!r} has no 'async def deliver(events)'; "
+            "meowcat.callback makes a sink of a function"
+        )
+    if after is not None and after < 0:
+        raise InvalidArgument(f"after {after!r}: expected a position of the journal, 0 or more")
+    if timeout is not None and not timeout > 0:
+        raise InvalidArgument(f"timeout {timeout!r}: expected seconds, more than 0, or None")
 
 
 def _merged(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from meowcat.core.values import Checksum, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.journal.logged import LoggedEvent
 from meowcat.runtime.bus import Feed
+from meowcat.runtime.listeners import Listener, Subscription
 from meowcat.streams import Stream
 
 if TYPE_CHECKING:
@@ -167,6 +168,10 @@ class Task:
             InvalidArgument: nothing was given, or no http(s) URL. TaskNotFound: it has ended.
         """
         await self._engine.supply(self.id, url=url, headers=headers)
+
+    def add_listener(self, function: Listener) -> Subscription:
+        """Call `function` with a `TaskInfo`: the present state first, then as `Engine.add_listener`."""
+        return self._engine.add_listener(function, task=self)
 
     def history(self) -> Stream[LoggedEvent]:
         """The task's events from the first to the newest durable one."""

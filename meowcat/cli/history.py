@@ -1,12 +1,10 @@
-"""Events as lines for people and as JSON objects."""
+"""Events as lines for people."""
 
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from meowcat.cli.quantities import seconds_text, size_text
-from meowcat.cli.views import clock_text, when
+from meowcat.cli.views import clock_text
 from meowcat.core import events as ev
 from meowcat.core.transfers import Download
 from meowcat.core.urls import redact
@@ -14,21 +12,6 @@ from meowcat.core.values import Fault
 from meowcat.journal.logged import LoggedEvent
 
 _SHOWN_SPANS = 4
-
-
-def event_object(logged: LoggedEvent, journal: str) -> dict[str, Any]:
-    """An event as JSON: its place, and under `event` its own fields, as `specs/events` has them."""
-    return {
-        "journal": journal,
-        "task": logged.task,
-        "seq": logged.seq,
-        "position": logged.position,
-        "epoch": logged.epoch,
-        "at": when(logged.at),
-        "type": ev.TAGS[type(logged.event)],
-        "state": logged.event.state,
-        "event": msgspec.to_builtins(logged.event),
-    }
 
 
 def event_text(logged: LoggedEvent) -> str:

@@ -6,7 +6,7 @@ import anyio
 import click
 
 from meowcat.cli.exits import Exit
-from meowcat.cli.history import event_object, event_text
+from meowcat.cli.history import event_text
 from meowcat.cli.journals import Found, Past, pick, read_all, records_of
 from meowcat.cli.options import journal_option, json_option
 from meowcat.cli.quantities import percent_text, size_text
@@ -24,7 +24,7 @@ from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
 from meowcat.core.transfers import Download
 from meowcat.journal.contract import Damage, Record
-from meowcat.journal.logged import logged
+from meowcat.journal.logged import event_object, logged
 
 _HEAD = ("ID", "STATE", "DONE", "SIZE", "PATH", "")
 
@@ -157,7 +157,7 @@ def _print_record(record: Record | Damage, journal: str, *, as_json: bool) -> bo
         click.echo(f"meowcat: record {record.position}: {error}", err=True)
         return False
     if as_json:
-        json_line(event_object(event, journal))
+        json_line({"journal": journal, **event_object(event)})
     else:
         click.echo(printable(event_text(event)))
     return True

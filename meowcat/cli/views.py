@@ -12,6 +12,7 @@ from meowcat.core.errors import MeowcatError
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
+from meowcat.journal.logged import when
 from meowcat.task import Progress
 
 ID_SHOWN = 8
@@ -28,12 +29,6 @@ def json_line(document: Any) -> None:
 
 def json_document(document: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-
-
-def when(milliseconds: int) -> str:
-    """ISO 8601 in UTC, with milliseconds."""
-    moment = dt.datetime.fromtimestamp(milliseconds / 1000, tz=dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def clock_text(milliseconds: int) -> str:

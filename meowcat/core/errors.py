@@ -57,6 +57,8 @@ class Code(IntEnum):
     FORKED = 143
     CONTROL = 150
     """The owner of a journal can't be talked to over its control socket."""
+    SINK = 152
+    """A sink could not deliver, or a webhook's signature is wrong."""
 
 
 class MeowcatError(Exception):
@@ -90,9 +92,27 @@ class EngineForked(MeowcatError):
 
 
 class WouldDeadlock(MeowcatError, RuntimeError):
-    """A blocking call from inside a listener, which would wait for itself."""
+    """A call from inside a listener or a sink that would wait for the very listener or sink to return."""
 
     code = Code.COMMAND
+
+
+class SinkError(MeowcatError):
+    """A sink could not deliver; the same events are handed to it again later."""
+
+    code = Code.SINK
+
+
+class RetryLater(SinkError):
+    """What a sink raises that knows when to try again: in `seconds`, instead of after the growing delays."""
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(reason or f"asked to come again in {seconds:g} s")
+        self.seconds = seconds
+
+
+class InvalidSignature(SinkError, ValueError):
+    """A webhook that was not signed with the secret, was changed on its way, or is too old."""
 
 
 class TaskNotFound(MeowcatError, LookupError):

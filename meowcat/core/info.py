@@ -48,6 +48,24 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
         return fraction_of(self.state, self.bytes_done, self.size)
 
 
+class SinkInfo(Struct, frozen=True, kw_only=True):
+    """How far a sink has come. Of a cursor whose sink is not attached now, only the first three are known."""
+
+    name: str
+    position: Position
+    """The last record that was delivered."""
+    lag: int
+    """Records that are still to be delivered."""
+    attached: bool = False
+    """Whether a sink of this engine delivers from it."""
+    failures: int = 0
+    """Deliveries that failed in a row."""
+    error: str = ""
+    """Why the last one failed; without secrets."""
+    next_try: int | None = None
+    """When it is tried again, in milliseconds since 1970 UTC; None while it is not waiting for that."""
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """The engine at a glance."""
 
@@ -61,6 +79,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     quarantined: int
     position: Position
     """The newest durable record."""
+    sinks: dict[str, SinkInfo]
+    """Every cursor of the journal, by the name of its sink."""
 
 
 def fraction_of(state: State, done: int, size: int | None) -> float:

@@ -13,7 +13,7 @@ from meowcat.core.values import Fault, FaultKind
 
 DAY_MS = 24 * 60 * 60 * 1000
 HOST_PROBE_CAP_MS = 5 * 60 * 1000
-"""The longest wait between two looks at a host that can't be reached."""
+"""The longest wait between two looks at a host that can't be reached, or at a sink that fails."""
 DISK_PROBE_CAP_MS = 30 * 1000
 """The longest wait between two looks at a full disk: looking is cheap, and space often comes back soon."""
 _PROBE_BASE_MS = 1000
@@ -72,7 +72,7 @@ def backoff(attempt: int, roll: float, base_ms: int = 500, cap_ms: int = 30_000)
 
 
 def probe_delay(attempt: int, roll: float, cap_ms: int = HOST_PROBE_CAP_MS) -> int:
-    """The delay before look number `attempt` (1 for the first) at a host or a disk.
+    """The delay before look number `attempt` (1 for the first) at a host, a disk or a sink.
 
     Grows from about a second to `cap_ms`. Only half of it is jitter: these looks are not counted, so a delay
     of next to nothing would spin.

@@ -150,7 +150,7 @@ def check(request: Request) -> None:
     _within(request, "retries", 0, 1_000_000)
     _within(request, "priority", -(1 << 31), 1 << 31)
     for name, value in request.headers.items():
-        _check_header(name, value)
+        check_header(name, value)
     for name in request.__struct_fields__:
         value = getattr(request, name)
         if isinstance(value, str) and not _encodes(value):
@@ -197,7 +197,7 @@ def _encodes(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _check_header(name: str, value: str) -> None:
+def check_header(name: str, value: str) -> None:
     """A field name is a token, a value has no line breaks (RFC 9110 5.1, 5.5). The value is never shown."""
     if not name or not all(c.isascii() and (c.isalnum() or c in "!#$%&'*+-.^_`|~") for c in name):
         raise InvalidArgument(f"header {name!r}: expected a name of letters, digits and !#$%&'*+-.^_`|~")

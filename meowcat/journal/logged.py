@@ -1,11 +1,14 @@
 """A record as users see it: an event with its place in the journal."""
 
+import datetime as dt
 import logging
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from meowcat.core.errors import JournalDamaged, UnknownEvent
-from meowcat.core.events import Event
+from meowcat.core.events import TAGS, Event
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import Record
@@ -25,6 +28,35 @@ class LoggedEvent(Struct, frozen=True, kw_only=True):
     at: int
     """Milliseconds since 1970 UTC."""
     event: Event
+
+    @property
+    def id(self) -> str:
+        """Unique in the world, and the same at every delivery: what a receiver drops duplicates by."""
+        return f"{self.task}-{self.seq}"
+
+
+def when(milliseconds: int) -> str:
+    """ISO 8601 in UTC, with milliseconds."""
+    moment = dt.datetime.fromtimestamp(milliseconds / 1000, tz=dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def event_object(logged: LoggedEvent) -> dict[str, Any]:
+    """An event as JSON has it: its place, and under `event` its own fields, as `specs/events` has them.
+
+    These names are documented, and stay. Secrets are not in it, since the journal has none.
+    """
+    return {
+        "id": logged.id,
+        "task": logged.task,
+        "seq": logged.seq,
+        "position": logged.position,
+        "epoch": logged.epoch,
+        "at": when(logged.at),
+        "type": TAGS[type(logged.event)],
+        "state": logged.event.state,
+        "event": msgspec.to_builtins(logged.event),
+    }
 
 
 def logged(record: Record) -> LoggedEvent:

@@ -1,6 +1,7 @@
 """How those who watch hear of what happened: the newest state of each watched task, and "there is more"."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from meowcat.core.errors import MeowcatError
 from meowcat.core.state import TaskState
 from meowcat.core.values import Position, TaskId
 from meowcat.runtime.forks import refuse_fork
+
+Observer = Callable[[TaskState], None]
 
 RATE_WINDOW = 5.0
 """Seconds over which a rate is measured."""
@@ -78,12 +81,27 @@ class Bus:
     def __init__(self, clock: Callable[[], float], position: Position) -> None:
         self._clock = clock
         self._feeds: WeakValueDictionary[TaskId, Feed] = WeakValueDictionary()
-        self._collectors: list[dict[TaskId, TaskState]] = []
         self.position = position
         self._stirred: anyio.Event | None = None
         """Made by the first who waits: most steps of a busy engine are watched by nobody."""
         self._error: MeowcatError | None = None
         self._pid = os.getpid()
+        self._observers: dict[TaskId | None, tuple[Observer, ...]] = {}
+        self._observing = threading.Lock()
+
+    def observe(self, observer: Observer, task: TaskId | None = None) -> None:
+        """Call `observer` with each state of the task, or of every task. It must neither block nor raise."""
+        with self._observing:
+            self._observers[task] = (*self._observers.get(task, ()), observer)
+
+    def unobserve(self, observer: Observer, task: TaskId | None = None) -> None:
+        """No longer; a second call does nothing. From any thread."""
+        with self._observing:
+            kept = tuple(each for each in self._observers.get(task, ()) if each != observer)
+            if kept:
+                self._observers[task] = kept
+            else:
+                self._observers.pop(task, None)
 
     def watch(self, task: TaskState) -> Feed:
         """The task's feed, made now where nobody watched it before."""
@@ -100,18 +118,25 @@ class Bus:
         feed = self._feeds.get(task.id)
         if feed is not None:
             feed.publish(task)
-        for collector in self._collectors:
-            collector[task.id] = task
+        if self._observers:
+            for observer in (*self._observers.get(None, ()), *self._observers.get(task.id, ())):
+                observer(task)
+            if not task.open:
+                self._observers.pop(task.id, None)  # there is nothing more to be told of it
 
     @contextmanager
     def collected(self) -> Iterator[dict[TaskId, TaskState]]:
         """The newest state of each task that changes meanwhile; whoever looks empties it."""
         collector: dict[TaskId, TaskState] = {}
-        self._collectors.append(collector)
+
+        def collect(task: TaskState) -> None:
+            collector[task.id] = task
+
+        self.observe(collect)
         try:
             yield collector
         finally:
-            self._collectors = [each for each in self._collectors if each is not collector]
+            self.unobserve(collect)
 
     def grew(self, position: Position) -> None:
         """The journal has records up to `position`, durably."""

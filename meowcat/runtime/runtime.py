@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -36,8 +36,10 @@ from meowcat.journal.replay import Quarantined, fold_all, fold_task
 from meowcat.journal.writer import Writer
 from meowcat.runtime.actor import Actor, Answer
 from meowcat.runtime.bus import Bus
+from meowcat.runtime.delivery import Deliveries
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
 from meowcat.runtime.limits import Bucket, Budget, Throttle
+from meowcat.runtime.listeners import Listener, Listeners, Subscription
 from meowcat.runtime.reconcile import Reconciler
 from meowcat.runtime.recovery import OnRestart, recover
 from meowcat.runtime.registry import Registry, Row
@@ -70,6 +72,8 @@ class Runtime:
         self._threads = Threads(4)
         self.registry = Registry()
         self.bus = Bus(clock.monotonic, Position(0))
+        self.listeners = Listeners(self.bus, self)
+        self.deliveries = Deliveries(self, clock, tasks)
         self.secrets: dict[TaskId, Secrets] = {}
         self.quarantined: dict[TaskId, str] = {}
         self._engine_bucket = self._bucket(config.limit_rate)
@@ -161,8 +165,10 @@ class Runtime:
             await self._stop_operations()
         if patience.cancelled_caught:
             log.warning("closing: not everything ended within %.0f s", CLOSE_WITHIN)
+        await self.deliveries.close()
         with anyio.CancelScope(shield=True):
             self.dispatcher.give_up(EngineClosed("the engine is closed; open a new one"))
+            await self.listeners.close(self._threads)
             self._stop.cancel()
             await self.writer.aclose()
             await self._threads.run(self.journal.close)
@@ -405,17 +411,65 @@ class Runtime:
             raise TaskNotFound(f"task {task}: the journal has no such task")
         return [_sound(each) for each in found]
 
-    async def records_after(self, position: Position) -> tuple[list[Record], Position]:
-        """The next records of all tasks, at most a page of them, and how far they reach.
+    async def records_after(self, position: Position, limit: int = PAGE) -> tuple[list[Record], Position]:
+        """The next records of all tasks, at most `limit` of them, and how far they reach.
 
         What is damaged is left out: it is its task's alone, and is told by `history` and `quarantined`.
         """
-        found = await self._threads.run(partial(self.journal.scan, position, PAGE))
+        found = await self._threads.run(partial(self.journal.scan, position, limit))
         for each in found:
             if isinstance(each, Damage):
                 log.error("events: passed over a damaged record: %s", each.detail)
         reached = max((each.position or position for each in found), default=position)
         return [each for each in found if isinstance(each, Record)], Position(max(reached, position))
+
+    # What deliveries need
+
+    def newest(self) -> Position:
+        return self.bus.position
+
+    async def grown(self, position: Position) -> None:
+        await self.bus.beyond(position)
+
+    async def last(self) -> Position:
+        return await self._threads.run(self.journal.last)
+
+    async def cursors(self) -> Mapping[str, Position]:
+        return await self._threads.run(self.journal.cursors)
+
+    async def set_cursor(self, name: str, position: Position | None) -> None:
+        """Between two appends, as the contract asks for."""
+        await self.writer.run(partial(self.journal.set_cursor, name, position))
+
+    # Listening
+
+    def listen(self, function: Listener, task: TaskId | None) -> Subscription:
+        """Tell `function` of all tasks from now on; or of one, beginning with its present state.
+
+        Raises:
+            TaskNotFound: there is no such task, or it has ended and nobody holds a handle of it.
+        """
+        if task is None:
+            return self.listeners.add(function, None)
+        feed, actor = self.bus.watched(task), self.dispatcher.actors.get(task)
+        present = feed.task if feed is not None else actor.task if actor is not None else None
+        if present is None and self.registry.get(task) is None:
+            raise TaskNotFound(f"task {task}: there is none that has not ended; ask for its handle first")
+        subscription = self.listeners.add(function, task)
+        if present is not None:
+            subscription.offer(present)
+        else:
+            self._tasks.start_soon(self._tell_present, subscription, task)
+        return subscription
+
+    async def _tell_present(self, subscription: Subscription, task: TaskId) -> None:
+        try:
+            present = await self.load(task)
+        except Exception as error:  # noqa: BLE001  # an adapter may raise anything; the next step is told
+            log.warning("task %s: its state can't be told to a new listener: %s", task, error)
+        else:
+            if not subscription.told:  # what came since is newer
+                subscription.offer(present)
 
     async def all_tasks(self) -> list[TaskState]:
         """Every task of the journal that is not quarantined, ended or not. Reads all of it."""

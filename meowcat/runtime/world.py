@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -37,6 +37,8 @@ class Clock:
     monotonic: Callable[[], float] = time.monotonic
     """Seconds."""
     roll: Callable[[], float] = field(default=random.random)
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    """Waits so many seconds."""
 
     def now(self) -> Instant:
         return Instant(self.wall(), self.roll())

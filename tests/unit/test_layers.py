@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "protocols": {"protocols", "transport", "core"},
     "transfer": {"transfer", "protocols", "transport", "core"},
     "journal": {"journal", "core"},
-    "runtime": {"runtime", "transfer", "journal", "protocols", "transport", "core", "config"},
+    "sinks": {"sinks", "transfer", "journal", "transport", "core"},
+    "runtime": {"runtime", "sinks", "transfer", "journal", "protocols", "transport", "core", "config"},
     "control": {"control", "runtime", "transfer", "journal", "protocols", "transport", "core", "streams"},
     "config": {"core"},
 }

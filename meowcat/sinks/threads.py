@@ -1,0 +1,70 @@
+"""Blocking calls of sinks, each on a thread that nothing waits for at the interpreter's exit."""
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+T = TypeVar("T")
+
+
+class Lane:
+    """Makes blocking calls one after the other.
+
+    anyio's own worker threads keep the interpreter from exiting while a call hangs, and after a call that was
+    abandoned they begin the next one beside it. Here the next one waits until the abandoned one is over.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: _Call[Any] | None = None
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Call `work` in a thread. Canceled, the call is left alone; only its outcome is lost."""
+        while self._last is not None:
+            await self._last.over.wait()
+        call = _Call(work, self, self._name)
+        self._last = call
+        call.start()
+        await call.over.wait()
+        return call.outcome()
+
+    def free(self, call: "_Call[T]") -> None:
+        if self._last is call:
+            self._last = None
+
+
+class _Call(Generic[T]):
+    def __init__(self, work: Callable[[], T], lane: Lane, name: str) -> None:
+        self._work = work
+        self._name = name
+        self._lane = lane
+        self.over = anyio.Event()
+        self._value: list[T] = []
+        self._error: Exception | None = None
+
+    def start(self) -> None:
+        target, token = contextvars.copy_context().run, anyio.lowlevel.current_token()
+        threading.Thread(target=target, args=(self._run, token), name=self._name, daemon=True).start()
+
+    def _run(self, token: anyio.lowlevel.EventLoopToken) -> None:
+        try:
+            self._value.append(self._work())
+        except Exception as error:  # noqa: BLE001  # raised where it is waited for
+            self._error = error
+        except BaseException as error:  # noqa: BLE001  # a SystemExit in a thread is no reason to end the loop
+            self._error = RuntimeError(f"{type(error).__name__} in a thread of {self._name}")
+        self._lane.free(self)
+        try:
+            anyio.from_thread.run_sync(self.over.set, token=token)
+        except RuntimeError:
+            pass  # the loop is gone, and with it whoever waited
+
+    def outcome(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
