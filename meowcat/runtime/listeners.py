@@ -76,9 +76,8 @@ class Pending:
             waiting.states[-1] = task
             return
         if busy:
-            waiting.states.clear()
-            if newest.state in TERMINAL:
-                waiting.states.append(newest)
+            ends = [] if task.state in TERMINAL else [s for s in waiting.states if s.state in TERMINAL]
+            waiting.states = deque(ends[-1:])
         waiting.states.append(task)
         if waiting.due > now:
             waiting.due = now
