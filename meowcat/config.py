@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.transfers import check_digest
 
 Durability = Literal["power", "process"]
 
@@ -32,6 +33,9 @@ class Config:
     """Bytes in a piece, unless the task says otherwise; None = 4 MiB, more for huge files."""
     retries: int = 3
     """Extra attempts after a failure without progress in between, unless the task says otherwise."""
+    digest: str | None = None
+    """A digest to compute over each whole file, unless the task says otherwise: `sha256` or another that
+    `Download.checksum` knows. None: none, but `sha256` where the engine has an `Audit`; `none`: none."""
     limit_rate: int | None = None
     """For all tasks together."""
     connect_timeout: float = 10.0
@@ -73,6 +77,7 @@ class Config:
         self._within("queue_capacity", 1, 1_000_000)
         self._within("flush_bytes", MIB, 512 * MIB)
         self._within("flush_seconds", 0.001, 60)
+        check_digest(self.digest)
         if self.durability not in get_args(Durability):
             raise InvalidArgument(f"durability {self.durability!r}: expected 'power' or 'process'")
 

@@ -27,7 +27,7 @@ from meowcat.core.info import Snapshot, TaskInfo, info_of
 from meowcat.core.machine import ENDED, State, Trigger, may
 from meowcat.core.seal import Secrets, seal
 from meowcat.core.state import TaskState
-from meowcat.core.transfers import Direction, Download, changed_options, check, same_content
+from meowcat.core.transfers import NO_DIGEST, Direction, Download, changed_options, check, same_content
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
@@ -277,9 +277,15 @@ class Engine:
             connections=request.connections or config.connections,
             piece_size=request.piece_size or config.piece_size,
             retries=config.retries if request.retries is None else request.retries,
+            digest=self._digest_for(request),
         )
         sealed, secrets = seal(request)
         return sealed, secrets, request.key or request.to
+
+    def _digest_for(self, request: Download) -> str | None:
+        """What is computed over the whole file; a history that is to be proved wants one."""
+        chosen = request.digest or self.config.digest
+        return None if chosen == NO_DIGEST else chosen
 
     def _creation(self, sealed: Download, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
         """A new task's creation, with its secrets in memory."""

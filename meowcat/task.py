@@ -31,7 +31,8 @@ class Result(Struct, frozen=True, kw_only=True):
     size: int
     """Bytes."""
     digests: tuple[Checksum, ...]
-    """Digests of the whole content that were compared: the caller's, and those the server offered."""
+    """Digests of the whole content: the caller's and those the server offered, which were compared, and the
+    one that was asked for."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):

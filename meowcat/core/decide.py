@@ -225,13 +225,13 @@ def _proved(task: TaskState, message: msg.Proved, _: Instant) -> Decision:
 
 
 def _advance(story: _Story) -> _Story:
-    """When all bytes are stored and proven, and no digest of the whole is asked for: intend to publish."""
+    """When all bytes are stored and proven, and no digest is to be computed: intend to publish."""
     task = story.task
     if task.state in ACTIVE and task.covered and not task.unproven and task.intent is None:
         if task.state is State.PREPARING:
             assert task.generation is not None  # noqa: S101  # what is covered is known
             _started(story, task.generation, task.piece_size)
-        if not expected_digests(task):
+        if not digest_algorithms(task):
             _intend(story, ())
     return story
 
@@ -242,6 +242,14 @@ def expected_digests(task: TaskState) -> tuple[Checksum, ...]:
     asked = (parse_checksum(task.request.checksum),) if task.request.checksum else ()
     offered = task.generation.digests if task.generation else ()
     return asked + tuple(each for each in offered if each not in asked)
+
+
+def digest_algorithms(task: TaskState) -> tuple[str, ...]:
+    """What to compute over the whole: to compare with what is expected, and because it was asked for."""
+    assert isinstance(task.request, Download)  # noqa: S101  # as above
+    expected = [each.algorithm for each in expected_digests(task)]
+    asked = [task.request.digest] if task.request.digest else []
+    return tuple(dict.fromkeys((*expected, *asked)))
 
 
 def _intend(story: _Story, digests: tuple[Checksum, ...]) -> None:
@@ -262,6 +270,8 @@ def _digested(task: TaskState, message: msg.Digested, _: Instant) -> Decision:
             detail = f"the content has {got or 'no ' + expected.algorithm}; expected {expected}"
             story.tell(_restart(story, detail))
             return _fail(story, Fault(kind=FaultKind.CHECKSUM, detail=detail)).end()
+    if not found.keys() >= set(digest_algorithms(task)):
+        return NOTHING_HAPPENED  # asked for while the file was read: it is read again
     _intend(story, message.digests)
     return story.end()
 
@@ -367,6 +377,9 @@ def _published(task: TaskState, _: msg.Published, __: Instant) -> Decision:
             path=_target(task),
             size=task.intent.size,
             digests=task.intent.digests,
+            url=task.request.url,
+            created=task.created,
+            client_file_sign=task.request.client_file_sign,
         )
     )
     return story.end()

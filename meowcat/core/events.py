@@ -24,6 +24,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Created(Event, frozen=True, kw_only=True, tag="created"):
+    version: ClassVar[int] = 2
     task: TaskId
     key: str
     """The name that no other live task has: the target's path, unless the user chose one."""
@@ -101,6 +102,7 @@ class WaitEnded(Event, frozen=True, kw_only=True, tag="wait-ended"):
 class Supplied(Event, frozen=True, kw_only=True, tag="supplied"):
     """What a restart can't know was handed in again."""
 
+    version: ClassVar[int] = 2
     names: tuple[str, ...]
     """Of headers (`header:cookie`) and of the URL (`url`); never a value that may be secret."""
     request: Request | None = None
@@ -113,13 +115,22 @@ class PublishIntended(Event, frozen=True, kw_only=True, tag="publish-intended"):
     file: FileIdentity
     size: int
     digests: tuple[Checksum, ...]
-    """Of the whole content, those that were asked for or offered; each was compared."""
+    """Of the whole content: those that were expected, each compared, and the one that was asked for."""
 
 
 class Completed(Event, frozen=True, kw_only=True, tag="completed"):
+    """The file stands at its target. Says by itself what came from where: it is what a receipt proves."""
+
+    version: ClassVar[int] = 2
     path: str
     size: int
     digests: tuple[Checksum, ...]
+    """As in `PublishIntended`."""
+    url: str | None = None
+    """As it is stored: without secrets. None in a record of version 1, as are those below."""
+    created: int | None = None
+    """When the task was recorded: milliseconds since 1970 UTC."""
+    client_file_sign: str | None = None
 
 
 class Paused(Event, frozen=True, kw_only=True, tag="paused"):

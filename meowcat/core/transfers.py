@@ -21,6 +21,9 @@ Direction = Literal["download", "upload"]
 DIGEST_LENGTHS = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32, "blake3": 64, "crc32c": 8}
 """Known checksum algorithms and the length of their hexadecimal form."""
 
+NO_DIGEST = "none"
+"""What `digest` says where none is to be computed, whatever the engine's settings are."""
+
 
 def parse_checksum(text: str) -> Checksum:
     """Read `algorithm:hex`, as in `sha256:9f86d0…`.
@@ -95,6 +98,9 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     """Any text of the application's own, shown in TaskInfo and history: a database key, say."""
     key: str | None = None
     """The task's name, unique among live tasks; the target's path by default."""
+    digest: str | None = None
+    """An algorithm that `checksum` knows, to be computed over the whole file and recorded although there is
+    no digest to compare with; `none` computes none, whatever the `Config` says."""
     needs: tuple[str, ...] = ()
     """Set by `seal`: what was left out because it may be secret, by name (`header:authorization`)."""
 
@@ -180,11 +186,23 @@ def _check_download(request: Download) -> None:
         raise InvalidArgument("to is empty: expected the path of the file to make")
     if request.checksum is not None:
         parse_checksum(request.checksum)
+    check_digest(request.digest)
     if request.overwrite not in get_args(Overwrite):
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
     if request.probe not in get_args(Probe):
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
     _within(request, "total_size", 0, (1 << 63) - 1)
+
+
+def check_digest(algorithm: str | None) -> None:
+    """See that `algorithm` is one that can be computed, or none.
+
+    Raises:
+        InvalidArgument: it is another.
+    """
+    if algorithm is not None and algorithm not in (*DIGEST_LENGTHS, NO_DIGEST):
+        known = ", ".join((*DIGEST_LENGTHS, NO_DIGEST))
+        raise InvalidArgument(f"digest {algorithm!r}: expected one of {known}")
 
 
 def _within(request: Request, name: str, least: int, most: int) -> None:

@@ -109,6 +109,24 @@ class Codec:
         return self._decoders[tag], msgspec.json.encode(fields)
 
 
+def _with_digest(fields: JsonObject) -> JsonObject:
+    """Version 2 of a download has `digest`, and nobody asked for one before."""
+    request = fields.get("request")
+    if isinstance(request, dict) and request.get("kind") == "download":
+        return fields | {"request": {"digest": None} | request}
+    return fields
+
+
+upcaster("created", from_version=1)(_with_digest)
+upcaster("supplied", from_version=1)(_with_digest)
+
+
+@upcaster("completed", from_version=1)
+def _without_origin(fields: JsonObject) -> JsonObject:
+    """Version 2 says what came from where; one that did not is left without."""
+    return {"url": None, "created": None, "client_file_sign": None} | fields
+
+
 _CODEC = Codec(EVENT_TYPES, UPCASTERS)  # checks the chain at import: upcasters stand above this line
 
 encode = _CODEC.encode

@@ -3,7 +3,7 @@
 import anyio
 import anyio.to_thread
 
-from meowcat.core.decide import expected_digests
+from meowcat.core.decide import digest_algorithms
 from meowcat.core.messages import Digested, Faulted, Message
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Download
@@ -69,7 +69,7 @@ class VerifyOperation:
             if part.identity != task.file:
                 raise FileFault(FaultKind.LOCAL_REMOVED, f"{part.path} was removed or replaced")
             part.check(size)
-            algorithms = [each.algorithm for each in expected_digests(task)]
+            algorithms = digest_algorithms(task)
             found = digest_file(disk, part.path, algorithms, size, stop=lambda: self._stopped)
             return tuple(Checksum(name, digits) for name, digits in found.items())
         finally:

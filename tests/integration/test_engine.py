@@ -146,6 +146,19 @@ async def test_a_wrong_checksum_is_never_complete(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+async def test_a_digest_is_computed_where_it_is_asked_for_and_told_with_where_the_file_came_from(tmp_path):
+    with RangeServer(BIG) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config(digest="sha256")) as engine:
+            asked = await engine.download(server.url, tmp_path / "a", client_file_sign="row 7")
+            refused = await engine.download(server.url, tmp_path / "b", digest="none")
+            (*_, last) = [each.event async for each in engine.history(asked.task)]
+            info = (await engine.task(asked.task)).info
+    assert [str(each) for each in asked.digests] == [f"sha256:{BIG.sha256}"]
+    assert refused.digests == ()
+    assert (last.url, last.created, last.client_file_sign) == (server.url, info.created, "row 7")
+    assert last.digests == asked.digests
+
+
 async def test_the_same_request_attaches_and_another_is_refused(tmp_path):
     with RangeServer(BIG, rate=8 * MIB) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:

@@ -94,18 +94,19 @@ class Core(RuleBasedStateMachine):
         paused=st.booleans(),
         retries=st.sampled_from([None, 0, 1, 3]),
         checksum=st.booleans(),
+        asked=st.sampled_from([None, "md5"]),
         secret=st.booleans(),
         pieces=st.sampled_from([3, 2, 1, 0]),
         told=st.booleans(),
         strong=st.booleans(),
         head_start=st.integers(0, 7),
     )
-    def create(self, paused, retries, checksum, secret, pieces, told, strong, head_start):
+    def create(self, paused, retries, checksum, asked, secret, pieces, told, strong, head_start):  # noqa: PLR0917  # drawn by name
         self.server = Server(1, pieces, told, strong)
         self.missing = ("header:cookie",) if secret else ()
         whole = str(digest({1} if pieces else set())) if checksum else None
         request = Download(
-            "https://host.example/x", "/x", checksum=whole, retries=retries, needs=self.missing
+            "https://host.example/x", "/x", checksum=whole, digest=asked, retries=retries, needs=self.missing
         )
         self.deal(msg.Create(task=TaskId("T"), key="/x", request=request, paused=paused))
         for piece in range(head_start):
@@ -142,6 +143,8 @@ class Core(RuleBasedStateMachine):
             assert event.published == (self.target is not None) or self.part is None
         elif isinstance(event, ev.Completed):
             self.check_verified(self.target)
+            if self.task.request.digest:
+                assert event.digests == (digest(set(self.target.values())),)
 
     def check_verified(self, content: dict[int, int] | None) -> None:
         assert content is not None
@@ -343,7 +346,7 @@ class Core(RuleBasedStateMachine):
             return
         if isinstance(work.operation, Verify):
             versions = set(self.part.values()) if DAMAGED not in self.part.values() else {5, 6}
-            asked = self.task.request.checksum
+            asked = self.task.request.checksum or self.task.request.digest
             self.tell(msg.Digested, digests=(digest(versions),) if asked else ())
         elif isinstance(work.operation, Publish) and self.part is None and self.target is None:
             self.fail(work, [Fault(kind=FaultKind.LOCAL_REMOVED, detail="x")])
@@ -520,6 +523,7 @@ def test_a_random_walk(seed):
         told=dice.random() < 0.8,
         strong=dice.random() < 0.6,
         head_start=0,
+        asked=dice.choice([None, None, "md5"]),
     )
     core.a_long_story(dice.choices(STORY, k=80), dice.randrange(3))
     core.teardown()

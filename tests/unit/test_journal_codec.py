@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from meowcat.core.errors import JournalDamaged, UnknownEvent
-from meowcat.core.events import EVENT_TYPES, Canceled, Event, Paused, Stored
+from meowcat.core.events import EVENT_TYPES, Canceled, Completed, Created, Event, Paused, Stored
 from meowcat.core.machine import State
+from meowcat.core.transfers import Download
 from meowcat.core.values import FileIdentity
 from meowcat.journal.chain import UNFIT, canonical, crc, link
 from meowcat.journal.codec import Codec, check_chain, decode, encode, upcaster
@@ -70,6 +71,26 @@ def test_old_versions_are_read_as_the_current_one(version, field):
     codec = Codec({"thing": Thing}, steps())
     body = msgspec.json.encode({"type": "thing", "state": "Paused", field: "Tom"})
     assert codec.decode("thing", version, body) == Thing(state=State.PAUSED, whole_name="Tom")
+
+
+def test_records_of_every_released_version_are_read():
+    request = b'{"kind":"download","url":"https://host/x","to":"/x","retries":3}'
+    created = decode(
+        "created",
+        1,
+        b'{"type":"created","state":"Queued","task":"T","key":"/x","at":5,"request":' + request + b"}",
+    )
+    assert created == Created(
+        state=State.QUEUED, task="T", key="/x", at=5, request=Download("https://host/x", "/x", retries=3)
+    )
+    head = b'{"type":"supplied","state":"Queued","names":["url"],"request":'
+    assert decode("supplied", 1, head + request + b"}").request == created.request
+    assert decode("supplied", 1, head + b"null}").request is None
+    completed = decode(
+        "completed", 1, b'{"type":"completed","state":"Complete","path":"/x","size":7,"digests":[]}'
+    )
+    assert completed == Completed(state=State.COMPLETE, path="/x", size=7, digests=())
+    assert (completed.url, completed.created, completed.client_file_sign) == (None, None, None)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"\xff", b"{"])

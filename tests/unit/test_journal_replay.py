@@ -146,8 +146,8 @@ def test_an_epoch_that_goes_back_is_told():
     first, second = next(one), next(two)
     chain = link(GENESIS, first, 2, 1)
     forged = [
-        Record(1, "a", 1, 2, True, first.type, 1, 1, first.body, chain),
-        Record(2, "b", 1, 1, True, second.type, 1, 1, second.body, link(chain, second, 1, 2)),
+        Record(1, "a", 1, 2, True, first.type, first.version, 1, first.body, chain),
+        Record(2, "b", 1, 1, True, second.type, second.version, 1, second.body, link(chain, second, 1, 2)),
     ]
     (damage,) = verify_chain(forged)
     assert "epoch 1 after 2" in damage.detail

@@ -89,6 +89,7 @@ def test_numbers_have_bounds_and_the_bounds_are_allowed(request_, field, least, 
         ({"url": ""}, "url is empty"),
         ({"to": ""}, "to is empty"),
         ({"checksum": "md5:0"}, "md5 has 32 hexadecimal digits"),
+        ({"digest": "sha0"}, "digest 'sha0': expected one of sha256, .*none"),
         ({"overwrite": "maybe"}, "overwrite 'maybe': expected 'never' or 'replace'"),
         ({"probe": "options"}, "probe 'options': expected 'get' or 'head'"),
         ({"total_size": -1}, "total_size -1"),
@@ -104,7 +105,9 @@ def test_what_no_download_can_be_is_refused_and_no_secret_is_shown(changes, said
 
 
 def test_a_download_with_everything_given_is_within_its_bounds():
-    check(replace(DOWNLOAD, checksum="md5:" + "0" * 32, total_size=0, headers={"X-Token": "a b"}))
+    check(
+        replace(DOWNLOAD, checksum="md5:" + "0" * 32, digest="none", total_size=0, headers={"X-Token": "a b"})
+    )
 
 
 def test_a_request_shows_itself_without_its_secrets():
