@@ -57,6 +57,8 @@ class Code(IntEnum):
     FORKED = 143
     CONTROL = 150
     """The owner of a journal can't be talked to over its control socket."""
+    AUDIT = 151
+    """A history, a checkpoint or a receipt that is not proved, or that can't be signed."""
     SINK = 152
     """A sink could not deliver, or a webhook's signature is wrong."""
 
@@ -243,6 +245,12 @@ class NobodyListens(ControlError):
 
 class OwnerLost(ControlError):
     """The owner went away before it had answered: what was asked may have been done, or not."""
+
+
+class AuditError(MeowcatError):
+    """What was to be proved is not, or what was to be signed must not be; the text says why."""
+
+    code = Code.AUDIT
 
 
 class UnknownEvent(JournalError):

@@ -10,10 +10,11 @@ import struct
 
 import google_crc32c
 
-from meowcat.core.values import Position
+from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import FORMAT, Entry, Epoch, Record
 
-_pack = struct.Struct(">BqqqqI?III").pack
+_HEAD = struct.Struct(">BqqqqI?III")
+_pack = _HEAD.pack
 
 
 def canonical(entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
@@ -27,6 +28,29 @@ def canonical(entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
     lengths = len(task), len(kind), len(body)
     head = _pack(FORMAT, position, epoch, entry.seq, entry.at, entry.version, entry.open, *lengths)
     return head + task + kind + body
+
+
+def parse(form: bytes) -> Record:
+    """The record whose canonical bytes these are; without its chain value, which they do not have.
+
+    Raises:
+        ValueError: they are not the canonical bytes of any record of this format.
+
+    """
+    try:
+        format_, position, epoch, seq, at, version, open_, *lengths = _HEAD.unpack_from(form)
+        texts, start = [], _HEAD.size
+        for length in lengths:
+            texts.append(form[start : start + length])
+            start += length
+        task, kind = TaskId(texts[0].decode()), texts[1].decode()
+        record = Record(Position(position), task, seq, Epoch(epoch), open_, kind, version, at, texts[2], b"")
+    except struct.error as error:
+        raise ValueError(f"not the canonical bytes of a record: {error}") from error
+    # A flag that is neither 0 nor 1, a length beyond the end, bytes left over: none of them comes back.
+    if format_ != FORMAT or canonical(record, record.epoch, record.position) != form:
+        raise ValueError(f"not the canonical bytes of a record of format {FORMAT}")
+    return record
 
 
 UNFIT = (ValueError, TypeError, AttributeError, struct.error)

@@ -22,7 +22,18 @@ MAY_IMPORT = {
     "transfer": {"transfer", "protocols", "transport", "core"},
     "journal": {"journal", "core"},
     "sinks": {"sinks", "transfer", "journal", "transport", "core"},
-    "runtime": {"runtime", "sinks", "transfer", "journal", "protocols", "transport", "core", "config"},
+    "audit": {"audit", "journal", "core"},
+    "runtime": {
+        "runtime",
+        "sinks",
+        "audit",
+        "transfer",
+        "journal",
+        "protocols",
+        "transport",
+        "core",
+        "config",
+    },
     "control": {"control", "runtime", "transfer", "journal", "protocols", "transport", "core", "streams"},
     "config": {"core"},
 }
@@ -130,8 +141,8 @@ def test_no_product_code_imports_the_testing_package_but_the_demo():
 
 def test_dependencies_outside_the_standard_library_are_declared():
     declared = {
-        "anyio", "blake3", "click", "google_crc32c", "h2", "httpx", "msgspec", "platformdirs", "pyreqwest",
-        "rich", "transitions",
+        "anyio", "blake3", "click", "cryptography", "google_crc32c", "h2", "httpx", "msgspec", "platformdirs",
+        "pyreqwest", "rich", "transitions",
     }  # fmt: skip
     for_tests = {"hypothesis", "pytest", "trustme"}
     for package in PACKAGES:
