@@ -38,12 +38,13 @@ from meowcat.runtime.inside import refuse_inside_callback
 from meowcat.runtime.listeners import Listener, Subscription
 from meowcat.runtime.recovery import ON_RESTART, OnRestart
 from meowcat.runtime.runtime import Runtime, budget
-from meowcat.runtime.world import Clock, new_id
+from meowcat.runtime.world import Clock
 from meowcat.sinks.contract import Sink
 from meowcat.streams import Stream, batches
 from meowcat.task import Result, Task
 from meowcat.transfer.context import World
 from meowcat.transfer.disk import Disk, OsDisk
+from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.defaults import transport_for
 
@@ -64,7 +65,7 @@ class Engine:
             `resume`, `pause`, or a function that is asked for each. With `leave` the engine only takes
             commands: it begins no transfer, and what no command names stays as it is for the next opening.
         http_client: an `httpx.AsyncClient`, used as it is and never closed, or any Transport.
-        clock, disk: the world of a simulation.
+        clock, disk, workers: the world of a simulation (`meowcat.testing.world`).
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Engine:
         http_client: httpx.AsyncClient | Transport | None = None,
         clock: Clock | None = None,
         disk: Disk | None = None,
+        workers: Workers | None = None,
     ) -> None:
         if not callable(on_restart) and on_restart not in ON_RESTART:
             raise InvalidArgument(
@@ -88,6 +90,7 @@ class Engine:
         self._on_restart = on_restart
         self._http_client = http_client
         self._disk = disk
+        self._workers = workers
         self._home: Home | None = None
         self._runtime: Runtime | None = None
         self._closed = False
@@ -137,6 +140,7 @@ class Engine:
             clock=self.clock.monotonic,
             wall=self.clock.wall,
             sleep=self.clock.sleep,
+            workers=self._workers or Workers(),
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         runtime = Runtime(locate(self._where), config, world, self.clock, tasks)
@@ -290,7 +294,7 @@ class Engine:
     def _creation(self, sealed: Download, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
         """A new task's creation, with its secrets in memory."""
         runtime = self._opened()
-        task = new_id(self.clock.wall())
+        task = self.clock.new_id()
         if sealed.needs:
             runtime.secrets[task] = secrets
         return msg.Create(task=task, key=key, request=sealed, paused=paused)

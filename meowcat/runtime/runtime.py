@@ -69,7 +69,7 @@ class Runtime:
         self.clock = clock
         self._world = world
         self._tasks = tasks
-        self._threads = Threads(4)
+        self._threads = Threads(4, world.workers)
         self.registry = Registry()
         self.bus = Bus(clock.monotonic, Position(0))
         self.listeners = Listeners(self.bus, self)
@@ -106,7 +106,8 @@ class Runtime:
             raise JournalDamaged("an import into this journal was not finished: remove it and import again")
         self._leaves = on_restart == "leave"
         slots = (0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads)
-        self.writer = self._writer = Writer(self.journal, self.config.durability)
+        threaded = None if self._world.workers.threaded else False
+        self.writer = self._writer = Writer(self.journal, self.config.durability, threaded=threaded)
         self.reconciler = Reconciler(
             self._tasks,
             self.clock,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from meowcat.core.values import Instant, TaskId
+from meowcat.transfer.workers import Workers
 
 T = TypeVar("T")
 
@@ -18,9 +18,9 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32, as ULIDs have it."""
 
 
-def new_id(at: int) -> TaskId:
+def ulid(at: int, chance: bytes) -> TaskId:
     """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 bits of chance, 26 characters."""
-    number = (at << 80) | int.from_bytes(os.urandom(10))
+    number = (at << 80) | int.from_bytes(chance)
     return TaskId("".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)))
 
 
@@ -39,6 +39,8 @@ class Clock:
     roll: Callable[[], float] = field(default=random.random)
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     """Waits so many seconds."""
+    entropy: Callable[[int], bytes] = os.urandom
+    """So many bytes that nobody can guess: ids are made of them."""
 
     def now(self) -> Instant:
         return Instant(self.wall(), self.roll())
@@ -47,13 +49,17 @@ class Clock:
         """Monotonic milliseconds."""
         return int(self.monotonic() * 1000)
 
+    def new_id(self) -> TaskId:
+        return ulid(self.wall(), self.entropy(10))
+
 
 class Threads:
     """Worker threads of the engine's own, so that a busy application never starves the journal."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, workers: Workers) -> None:
         self._limiter = anyio.CapacityLimiter(count)
+        self._workers = workers
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run a blocking call in a thread and wait for it, also when canceled in between."""
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+        return await self._workers.run(call, self._limiter)

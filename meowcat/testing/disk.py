@@ -20,12 +20,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
-from threading import RLock
 from typing import Literal, Self
 
 from msgspec import Struct, field
 
 from meowcat.core.values import FileIdentity
+from meowcat.testing.power import Power, PowerLost, When
 from meowcat.transfer.disk import Buffer, FileStatus
 
 __all__ = ["SECTOR", "PowerLost", "SimulatedDisk"]
@@ -37,11 +37,6 @@ DEVICE = 7
 
 Choice = Literal["seed", "lost", "kept"]
 """What a power loss does to what was not synced: anything, by the seed; the worst; nothing."""
-When = Literal["before", "after"]
-
-
-class PowerLost(BaseException):
-    """The machine is off: no handler of failures may take part in it, just as in a real crash."""
 
 
 class Write(Struct, frozen=True):
@@ -99,6 +94,7 @@ class SimulatedDisk:
         capacity: bytes.
         without: operations that this file system has not: `rename_new`, `link`.
         short_writes: whether writes may take a part of the bytes only.
+        power: of the machine that the disk is a part of; by default it has its own.
 
     """
 
@@ -109,14 +105,13 @@ class SimulatedDisk:
         capacity: int = 1 << 30,
         without: frozenset[str] = frozenset(),
         short_writes: bool = False,
+        power: Power | None = None,
     ) -> None:
+        self.power = power or Power()
         self.seed = seed
         self.capacity = capacity
         self.without = without
         self.short_writes = short_writes
-        self.calls = 0
-        """How many were made; the first has the number 1."""
-        self.trace: list[str] = []
         self._random = Random(seed)  # noqa: S311  # to be repeated, not to be secret
         self._inodes: dict[int, Inode] = {}
         self._names: dict[str, int] = {}
@@ -125,10 +120,6 @@ class SimulatedDisk:
         self._folders: set[str] = {"/"}
         self._opened: dict[int, Opened] = {}
         self._locks: dict[int, int] = {}
-        self._crash: tuple[int, When] | None = None
-        self._failures: dict[int, int] = {}
-        self._off = False
-        self._mutex = RLock()
 
     # The hand from outside: not counted, and durable at once
 
@@ -162,14 +153,23 @@ class SimulatedDisk:
 
     # What happens when
 
+    @property
+    def calls(self) -> int:
+        """How many were made; the first has the number 1."""
+        return self.power.calls
+
+    @property
+    def trace(self) -> list[str]:
+        return self.power.trace
+
     def crash_at(self, number: int, when: When) -> Self:
         """Lose the power at the call with this number."""
-        self._crash = (number, when)
+        self.power.crash_at(number, when)
         return self
 
     def fail_at(self, number: int, error: int) -> Self:
         """Let the call with this number fail with this errno."""
-        self._failures[number] = error
+        self.power.fail_at(number, error)
         return self
 
     def reseed(self, seed: int) -> None:
@@ -183,12 +183,11 @@ class SimulatedDisk:
         disk.__dict__ |= {
             name: copy.deepcopy(value)
             for name, value in self.__dict__.items()
-            if name not in {"_mutex", "without"}
+            if name not in {"power", "without"}
         }
-        disk._mutex = RLock()
-        disk._crash, disk._off = None, False
-        disk._failures, disk._opened, disk._locks = {}, {}, {}
-        disk.calls, disk.trace = 0, [*self.trace, "-- the next process --"]
+        disk._opened, disk._locks = {}, {}
+        disk.power = Power()
+        disk.power.trace = [*self.trace, "-- the next process --"]
         disk._free_unnamed()
         return disk
 
@@ -252,7 +251,7 @@ class SimulatedDisk:
     # `Disk`
 
     def open(self, path: str, flags: int, mode: int = 0o666) -> int:  # noqa: ARG002  # there is one user here
-        with self._call("open", path, _flag_names(flags)):
+        with self.power.call("open", path, _flag_names(flags)):
             number = self._names.get(path)
             if path in self._folders:
                 raise _error(errno.EISDIR, path)
@@ -268,7 +267,7 @@ class SimulatedDisk:
             return fd
 
     def close(self, fd: int) -> None:
-        with self._call("close", fd):
+        with self.power.call("close", fd):
             inode = self._file(fd)
             del self._opened[fd]
             if self._locks.get(inode.number) == fd:
@@ -277,7 +276,7 @@ class SimulatedDisk:
 
     def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
         view = memoryview(data).cast("B")
-        with self._call("pwrite", fd, f"{len(view)} bytes at {offset}"):
+        with self.power.call("pwrite", fd, f"{len(view)} bytes at {offset}"):
             inode = self._file(fd)
             if not self._opened[fd].writable:
                 raise _error(errno.EBADF, str(fd))
@@ -290,26 +289,26 @@ class SimulatedDisk:
             return len(view)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
-        with self._call("pread", fd, f"{size} bytes at {offset}"):
+        with self.power.call("pread", fd, f"{size} bytes at {offset}"):
             return bytes(self._file(fd).content[offset : offset + size])
 
     def preadv(self, fd: int, buffer: bytearray | memoryview, offset: int) -> int:
         view = memoryview(buffer)
-        with self._call("preadv", fd, f"{len(view)} bytes at {offset}"):
+        with self.power.call("preadv", fd, f"{len(view)} bytes at {offset}"):
             data = self._file(fd).content[offset : offset + len(view)]
             view[: len(data)] = data
             return len(data)
 
     def fdatasync(self, fd: int) -> None:
         try:
-            with self._call("fdatasync", fd):
+            with self.power.call("fdatasync", fd):
                 self._file(fd).sync()
         except OSError:
             self._file(fd).unsynced.clear()
             raise
 
     def fsync_folder(self, path: str) -> None:
-        with self._call("fsync_folder", path):
+        with self.power.call("fsync_folder", path):
             if path not in self._folders:
                 raise _error(errno.ENOENT, path)
             for naming in self._unsynced_names:
@@ -319,84 +318,61 @@ class SimulatedDisk:
             self._free_unnamed()
 
     def ftruncate(self, fd: int, size: int) -> None:
-        with self._call("ftruncate", fd, size):
+        with self.power.call("ftruncate", fd, size):
             self._file(fd).do(Cut(size))
 
     def fstat(self, fd: int) -> FileStatus:
-        with self._call("fstat", fd):
+        with self.power.call("fstat", fd):
             return _status(self._file(fd))
 
     def stat(self, path: str, *, follow: bool = False) -> FileStatus | None:  # noqa: ARG002  # no links here
-        with self._call("stat", path):
+        with self.power.call("stat", path):
             if path in self._folders:
                 return FileStatus(FileIdentity(DEVICE, 0), 0, 0, stat.S_IFDIR | 0o755)
             number = self._names.get(path)
             return None if number is None else _status(self._inodes[number])
 
     def rename(self, source: str, target: str) -> None:
-        with self._call("rename", source, target):
+        with self.power.call("rename", source, target):
             self._move(source, target)
 
     def rename_new(self, source: str, target: str) -> None:
-        with self._call("rename_new", source, target):
+        with self.power.call("rename_new", source, target):
             self._refuse("rename_new", errno.EINVAL, target)
             self._move(source, target)
 
     def link(self, source: str, target: str) -> None:
-        with self._call("link", source, target):
+        with self.power.call("link", source, target):
             self._refuse("link", errno.EPERM, target)
             self._name(Naming(os.path.dirname(target), None, target, self._inode_at(source)))
 
     def unlink(self, path: str) -> None:
-        with self._call("unlink", path):
+        with self.power.call("unlink", path):
             self._name(Naming(os.path.dirname(path), path, None, self._inode_at(path)))
             self._free_unnamed()
 
     def flock(self, fd: int) -> bool:
-        with self._call("flock", fd):
+        with self.power.call("flock", fd):
             return self._locks.setdefault(self._file(fd).number, fd) == fd
 
     def unlock(self, fd: int) -> None:
-        with self._call("unlock", fd):
+        with self.power.call("unlock", fd):
             if self._locks.get(self._file(fd).number) == fd:
                 del self._locks[self._file(fd).number]
 
     def free_bytes(self, folder: str) -> int:
-        with self._call("free_bytes", folder):
+        with self.power.call("free_bytes", folder):
             return self._free()
 
     def list_folder(self, path: str) -> list[str]:
-        with self._call("list_folder", path):
+        with self.power.call("list_folder", path):
             return [os.path.basename(name) for name in self._names if os.path.dirname(name) == path]
 
     def writable(self, folder: str) -> bool:
-        with self._call("writable", folder):
+        with self.power.call("writable", folder):
             return folder in self._folders
 
     # Within
-
-    @contextmanager
-    def _call(self, name: str, *details: object) -> Iterator[None]:
-        with self._mutex:
-            if self._off:
-                raise PowerLost
-            self.calls += 1
-            number = self.calls
-            self.trace.append(f"{number} {name} " + " ".join(str(detail) for detail in details))
-            self._lose_power_if((number, "before"))
-            if number in self._failures:
-                self.trace[-1] += f" -> {errno.errorcode[self._failures[number]]}"
-                raise _error(self._failures[number], str(details[0]))
-            try:
-                yield
-            finally:  # also after a call that was refused
-                self._lose_power_if((number, "after"))
-
-    def _lose_power_if(self, now: tuple[int, When]) -> None:
-        if self._crash == now:
-            self._off = True
-            self.trace[-1] += f" -> power lost {now[1]} it"
-            raise PowerLost
 
     def _refuse(self, operation: str, unsupported: int, target: str) -> None:
         if operation in self.without:

@@ -8,7 +8,7 @@ import hashlib
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -222,79 +222,20 @@ class Connection:
         raise Gone
 
     async def _answer(self, seen: Seen, trouble: Trouble) -> None:
-        content = self._server.content(seen.path)
-        if trouble.status is not None:
-            await self._send(seen, trouble, trouble.status, {}, [trouble.body], len(trouble.body))
-        elif seen.method not in {"GET", "HEAD"}:
-            text = f"received {seen.received}\n".encode()
-            await self._send(seen, trouble, 200, {}, [text], len(text))
-        elif content is None:
-            await self._send(seen, trouble, 404, {}, [], 0)
-        else:
-            await self._send_content(seen, trouble, content)
-
-    async def _send_content(self, seen: Seen, trouble: Trouble, content: Content) -> None:
-        fields = {"Content-Type": content.content_type, "ETag": content.etag or ""}
-        fields["Last-Modified"] = content.last_modified or ""
-        ranged = self._server.ranges and not trouble.ignore_range
-        fields["Accept-Ranges"] = "bytes" if ranged else ""
-        if precondition_fails(seen.headers, content):
-            await self._send(seen, trouble, 412, {}, [], 0)
-            return
-        span = chosen_range(seen.headers, content) if ranged else None
-        start, stop = (0, content.size) if span is None else span
-        if start >= stop and span is not None:
-            fields["Content-Range"] = f"bytes */{content.size}"
-            await self._send(seen, trouble, 416, fields, [], 0)
-            return
-        if span is not None:
-            fields["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
-        if self._server.digests:
-            fields["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(content.sha256)).decode()}:"
-            fields["Content-Digest"] = f"sha-256=:{content_digest(content, start, stop)}:"
-        seen.start = start
-        size = stop - start
-        body: Iterator[bytes] = content.chunks(start + trouble.shift, stop + trouble.shift, self._step)
-        if trouble.gzip:
-            coded = gzip.compress(b"".join(body))
-            body, size = iter([coded]), len(coded)
-            fields["Content-Encoding"] = "gzip"
-        elif trouble.multipart:
-            fields["Content-Type"] = "multipart/byteranges; boundary=cut"
-            part = f"--cut\r\nContent-Range: {fields.pop('Content-Range', '')}\r\n\r\n".encode()
-            coded = part + b"".join(body) + b"\r\n--cut--\r\n"
-            body, size = iter([coded]), len(coded)
-        await self._send(seen, trouble, 200 if span is None else 206, fields, body, size)
-
-    @property
-    def _step(self) -> int:
-        return min(self._bucket.step, self._server.rate.step)
-
-    async def _send(
-        self,
-        seen: Seen,
-        trouble: Trouble,
-        status: int,
-        fields: dict[str, str],
-        body: "Iterator[bytes] | list[bytes]",
-        size: int,
-    ) -> None:
-        if trouble.framing == "chunked":
-            fields["Transfer-Encoding"] = "chunked"
-        elif trouble.framing == "length":
-            fields["Content-Length"] = str(size)
-        replaced = {name.lower() for name, _ in trouble.headers}
-        kept = [(name, value) for name, value in fields.items() if name.lower() not in replaced]
-        lines = [f"{name}: {value}" for name, value in [*kept, *trouble.headers] if value]
-        seen.status = status
-        head = "\r\n".join([f"HTTP/1.1 {status} {phrase(status)}", *lines, "", ""])
+        server = self._server
+        content = server.content(seen.path)
+        step = min(self._bucket.step, server.rate.step)
+        plan = planned(seen, content, trouble, ranges=server.ranges, digests=server.digests, step=step)
+        seen.status, seen.start = plan.status, plan.start
+        lines = [f"{name}: {value}" for name, value in plan.fields]
+        head = "\r\n".join([f"HTTP/1.1 {plan.status} {phrase(plan.status)}", *lines, "", ""])
         self._writer.write(head.encode("latin-1"))
         await self._writer.drain()
-        self._server.ledger.note()
+        server.ledger.note()
         if seen.method != "HEAD":
-            await self._send_body(seen, trouble, body)
+            await self._send_body(seen, trouble, plan.body)
 
-    async def _send_body(self, seen: Seen, trouble: Trouble, body: "Iterator[bytes] | list[bytes]") -> None:
+    async def _send_body(self, seen: Seen, trouble: Trouble, body: Iterable[bytes]) -> None:
         left = trouble.after
         for whole in body:
             chunk = whole if left is None else whole[:left]
@@ -316,6 +257,103 @@ class Connection:
             self._writer.write(b"0\r\n\r\n")
         if trouble.framing == "close":
             await self._end("close")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is answered, before anything of it is sent."""
+
+    status: int
+    fields: list[tuple[str, str]]
+    body: Iterable[bytes] = ()
+    start: int | None = None
+    """The offset of the first byte of content; None where the reply brings none."""
+
+
+def planned(
+    seen: Seen, content: Content | None, trouble: Trouble, *, ranges: bool, digests: bool, step: int
+) -> Plan:
+    """The answer of a server that honours conditions and ranges, but for what `trouble` makes of it.
+
+    `step` is how many bytes of content a chunk of the body has at the most.
+    """
+    if trouble.status is not None:
+        return _framed(trouble, trouble.status, {}, [trouble.body], len(trouble.body))
+    if seen.method not in {"GET", "HEAD"}:
+        text = f"received {seen.received}\n".encode()
+        return _framed(trouble, 200, {}, [text], len(text))
+    if content is None:
+        return _framed(trouble, 404, {}, [], 0)
+    if precondition_fails(seen.headers, content):
+        return _framed(trouble, 412, {}, [], 0)
+    return _with_content(seen, content, trouble, ranges=ranges, digests=digests, step=step)
+
+
+def _with_content(
+    seen: Seen, content: Content, trouble: Trouble, *, ranges: bool, digests: bool, step: int
+) -> Plan:
+    fields = {"Content-Type": content.content_type, "ETag": content.etag or ""}
+    fields["Last-Modified"] = content.last_modified or ""
+    ranged = ranges and not trouble.ignore_range
+    fields["Accept-Ranges"] = "bytes" if ranged else ""
+    span = chosen_range(seen.headers, content) if ranged else None
+    start, stop = (0, content.size) if span is None else span
+    if start >= stop and span is not None:
+        fields["Content-Range"] = f"bytes */{content.size}"
+        return _framed(trouble, 416, fields, [], 0)
+    if span is not None:
+        fields["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
+    if digests:
+        fields["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(content.sha256)).decode()}:"
+        fields["Content-Digest"] = f"sha-256=:{content_digest(content, start, stop)}:"
+    size = stop - start
+    body: Iterable[bytes] = content.chunks(start + trouble.shift, stop + trouble.shift, step)
+    if trouble.gzip:
+        coded = gzip.compress(b"".join(body))
+        body, size = [coded], len(coded)
+        fields["Content-Encoding"] = "gzip"
+    elif trouble.multipart:
+        fields["Content-Type"] = "multipart/byteranges; boundary=cut"
+        part = f"--cut\r\nContent-Range: {fields.pop('Content-Range', '')}\r\n\r\n".encode()
+        coded = part + b"".join(body) + b"\r\n--cut--\r\n"
+        body, size = [coded], len(coded)
+    return _framed(trouble, 200 if span is None else 206, fields, body, size, start)
+
+
+def _framed(
+    trouble: Trouble,
+    status: int,
+    fields: dict[str, str],
+    body: Iterable[bytes],
+    size: int,
+    start: int | None = None,
+) -> Plan:
+    """With the field that tells where the body ends, and those of the script."""
+    if trouble.framing == "chunked":
+        fields["Transfer-Encoding"] = "chunked"
+    elif trouble.framing == "length":
+        fields["Content-Length"] = str(size)
+    replaced = {name.lower() for name, _ in trouble.headers}
+    kept = [(name, value) for name, value in fields.items() if name.lower() not in replaced]
+    return Plan(status, [(name, value) for name, value in [*kept, *trouble.headers] if value], body, start)
+
+
+def bytes_served(requests: Iterable[Seen]) -> int:
+    """Body bytes sent in replies with content."""
+    return sum(seen.sent for seen in requests if seen.start is not None)
+
+
+def bytes_sent_twice(requests: Iterable[Seen]) -> int:
+    """Bytes sent although they had been sent before: served, minus the union of all ranges of each target."""
+    spans = sorted(
+        (seen.target, seen.start, seen.start + seen.sent) for seen in requests if seen.start is not None
+    )
+    covered, reached, current = 0, -1, None
+    for target, start, stop in spans:
+        reached = reached if target == current else -1
+        covered += max(0, stop - max(start, reached))
+        reached, current = max(reached, stop), target
+    return sum(stop - start for _, start, stop in spans) - covered
 
 
 def phrase(status: int) -> str:

@@ -18,7 +18,7 @@ from typing import Self
 import anyio.to_thread
 
 from meowcat.testing.content import Content
-from meowcat.testing.exchanges import Bucket, Connection, Seen, Trouble
+from meowcat.testing.exchanges import Bucket, Connection, Seen, Trouble, bytes_sent_twice, bytes_served
 
 Script = Iterable[Trouble | None] | Callable[[Seen], Trouble | None]
 """What goes wrong: one entry per request in order of arrival (then nothing), or a function of the request."""
@@ -197,7 +197,7 @@ class RangeServer:
 
     def bytes_served(self) -> int:
         """Body bytes handed to the kernel over all replies with content."""
-        return sum(seen.sent for seen in self.requests if seen.start is not None)
+        return bytes_served(self.requests)
 
     def bytes_received(self) -> int:
         """Request body bytes read."""
@@ -205,14 +205,7 @@ class RangeServer:
 
     def bytes_sent_twice(self) -> int:
         """Bytes that went out although they had been sent before: served, minus the union of all ranges."""
-        spans = sorted(
-            (seen.start, seen.start + seen.sent) for seen in self.requests if seen.start is not None
-        )
-        covered, reached = 0, -1
-        for start, stop in spans:
-            covered += max(0, stop - max(start, reached))
-            reached = max(reached, stop)
-        return self.bytes_served() - covered
+        return bytes_sent_twice(self.requests)
 
     def wait_for(self, claim: Callable[[Self], bool], timeout: float = 5.0) -> bool:
         """Block until `claim(server)` holds, looked at whenever something changes; False at the time-out."""

@@ -9,6 +9,7 @@ from meowcat.core.messages import Message
 from meowcat.core.seal import Secrets
 from meowcat.core.state import TaskState
 from meowcat.transfer.disk import Disk
+from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Transport
 
 Durability = Literal["power", "process"]
@@ -60,6 +61,7 @@ class World:
     wall: Callable[[], int]
     """Milliseconds since 1970 UTC; for HTTP dates only."""
     sleep: Callable[[float], Awaitable[None]]
+    workers: Workers = Workers()  # noqa: RUF009  # it has no state
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Whole, Wrong
@@ -72,12 +71,12 @@ class FetchOperation:
         self._errand = errand
         self._operation = operation
         self._protocol = protocol
-        self._threads = threads
+        self._threads = threads if world.workers.threaded else 0
         self._request: Download = task.request
         self._task = task
         self._stored = task.stored
         self._board = Board(task.request.connections or CONNECTIONS)
-        self._limiter = anyio.CapacityLimiter(4)  # of its own: the application may use up the common one
+        self._limiter = anyio.CapacityLimiter(4)
         self._news = anyio.Event()
         self._hold = False
         self._faulted = False
@@ -433,14 +432,14 @@ class FetchOperation:
         return part, True
 
     async def _thread(self, call: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+        return await self._world.workers.run(call, self._limiter)
 
     async def _recheck(self, pieces: IntervalSet) -> None:
         """Read again what earlier runs stored."""
         assert self._task.grid is not None  # noqa: S101  # nothing is kept of a content without a size
         rechecker = Rechecker(self._part, self._task.grid, pieces, lambda: self._stopped)
         await rechecker.learn(self._errand.history())
-        async for kept, lost in rechecker.run(self._limiter):
+        async for kept, lost in rechecker.run(self._world.workers, self._limiter):
             self._report_proof(kept, lost)
             self._board.lose(lost)
             self._tell()

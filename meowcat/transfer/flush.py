@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import anyio
-import anyio.to_thread
 
 from meowcat.core.pieces import IntervalSet
 from meowcat.transfer.context import World
@@ -87,7 +86,7 @@ class Flusher:
                     return
                 self._reach = max(self._reach, *(piece.stop for piece in done), 0)
                 try:
-                    await anyio.to_thread.run_sync(self._settle, limiter=self._limiter)
+                    await self._world.workers.run(self._settle, self._limiter)
                 except BaseException:  # raised again: after any failed sync nothing more is reported
                     self.broken = True
                     raise

@@ -2,14 +2,15 @@
 
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 import anyio
-import anyio.to_thread
 
 from meowcat.core.events import Event, Restarted, Stored
 from meowcat.core.pieces import Grid, IntervalSet
 from meowcat.transfer.digests import verify_pieces
 from meowcat.transfer.files import PartFile
+from meowcat.transfer.workers import Workers
 
 __all__ = ["Rechecker"]
 
@@ -59,10 +60,12 @@ class Rechecker:
         run = bisect_right(self._pieces.pairs, piece, key=_first) - 1
         return self._ranks[run] + piece - self._pieces.pairs[run][0]
 
-    async def run(self, limiter: anyio.CapacityLimiter) -> AsyncIterator[tuple[IntervalSet, IntervalSet]]:
+    async def run(
+        self, workers: Workers, limiter: anyio.CapacityLimiter
+    ) -> AsyncIterator[tuple[IntervalSet, IntervalSet]]:
         """What was kept and what is lost, batch by batch; ends early when stopped."""
         for batch in self._batches(max(1, AT_ONCE // self._grid.piece)):
-            kept = await anyio.to_thread.run_sync(self._compare, batch, limiter=limiter)
+            kept = await workers.run(partial(self._compare, batch), limiter)
             if self._stopped():
                 return
             yield kept, batch - kept

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import anyio
-import anyio.to_thread
 
 from meowcat.core.messages import Discarded, DiscardFailed, Message, Published, PublishFailed
 from meowcat.core.state import TaskState
@@ -36,9 +35,9 @@ class SettlingOperation:
         return self._over
 
     async def run(self) -> None:
-        limiter = anyio.CapacityLimiter(1)  # of its own: the application may use up the common one
+        limiter = anyio.CapacityLimiter(1)
         with anyio.CancelScope(shield=True):  # the outcome is known in a moment, and is worth its report
-            self._report(await anyio.to_thread.run_sync(self._settle, limiter=limiter))
+            self._report(await self._world.workers.run(self._settle, limiter))
         self._over = True
 
     def _settle(self) -> Message:

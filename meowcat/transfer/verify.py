@@ -1,7 +1,6 @@
 """Verifying: the whole part file is read once and its digests are reported."""
 
 import anyio
-import anyio.to_thread
 
 from meowcat.core.decide import digest_algorithms
 from meowcat.core.messages import Digested, Faulted, Message
@@ -43,8 +42,8 @@ class VerifyOperation:
                 self._stopped = True  # the thread looks for it every few megabytes
 
     async def _work(self, over: anyio.Event) -> None:
-        limiter = anyio.CapacityLimiter(1)  # of its own: the application may use up the common one
-        report = await anyio.to_thread.run_sync(self._verify, limiter=limiter)
+        limiter = anyio.CapacityLimiter(1)
+        report = await self._world.workers.run(self._verify, limiter)
         if report is not None:
             self._errand.report(report)
         over.set()

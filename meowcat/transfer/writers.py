@@ -90,7 +90,7 @@ class Writers:
         group: where the threads are waited for.
         write: called in the threads, never after `stop`.
         window: bytes that may be on their way at once; `put` waits for room.
-        threads: how many.
+        threads: how many; without any all is written on the loop, whatever its size.
         released: called on the loop with the number of bytes that are held in memory no more.
         finished: called on the loop when pieces were finished, or writing failed.
 
@@ -131,7 +131,8 @@ class Writers:
     def stream(self, piece: int, size: int | None, expect: int | None) -> Stream:
         """A new stream of about `expect` bytes; None where nobody knows."""
         stream = Stream(piece, size)
-        if expect is None or expect > INLINE or not self._inline:
+        small = expect is not None and expect <= INLINE and self._inline
+        if self._lanes and not small:
             stream.lane = self._next_lane
             self._next_lane = (self._next_lane + 1) % len(self._lanes)
         return stream
