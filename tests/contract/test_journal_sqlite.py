@@ -407,15 +407,20 @@ def test_a_page_that_is_garbage_hits_its_records_and_no_others(path):
 
 def test_the_lock_dies_with_its_owner_although_a_fork_of_it_lives(path):
     receive, send = os.pipe()
+    lives, tell = os.pipe()
     owner = fork()
     if owner == 0:
         filled(path)
         if fork() == 0:
             os.close(send)
+            os.write(tell, b".")  # what closes inherited locks has run before `fork` returned
             os.read(receive, 1)  # until the test closes its end
         os._exit(0)
     os.close(receive)
     os.waitpid(owner, 0)
+    os.read(lives, 1)
+    os.close(lives)
+    os.close(tell)
     journal = SQLiteJournal(path)
     assert journal.open(OWNER, "power") == 2
     assert journal.last() == 5
