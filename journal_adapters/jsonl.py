@@ -165,7 +165,8 @@ class JSONLJournal:
             raise NotAJournal(f"{self.path}: there is no journal")
         self._pid = os.getpid()
         self._reading = Reading(self._files, self._folder, save=False)
-        self._following = Following(self._files, self._folder, self._reading)
+        with explained(self._folder):
+            self._following = Following(self._files, self._folder, self._reading)
 
     def append(self, batch: Sequence[Entry]) -> Position:
         log = self._writable()
@@ -364,10 +365,13 @@ class JSONLJournal:
 
     def _row(self, task: TaskId, seq: int) -> Row | None:
         row = self._ledger.rows.get(task)
-        view = self._published()
-        if row is not None or (seq == 1 and not self._reading.has(view, task)):
+        if row is not None:
             return row
-        return self._reading.find(view, task)
+        view = self._published()
+        with explained(self._folder, JournalRejected):
+            if seq == 1 and not self._reading.has(view, task):
+                return None
+            return self._reading.find(view, task)
 
     def _store(
         self,
@@ -432,7 +436,7 @@ class JSONLJournal:
         sealed = StoredSegment(view.current.number, view.current.first)
         first = self._ledger.position + 1
         current = StoredSegment(log.number, first, GrowingIndex(first))
-        if view.current.index is not None:
+        if view.current.index is not None and log.reserved:
             self._reading.keep(sealed.number, view.current.index.pack(sealed.number, before))
         self._view = View((*view.sealed, sealed), current, log.size, self._ledger.position)
         self._keep_snapshot(log)
@@ -444,6 +448,8 @@ class JSONLJournal:
         )
 
     def _keep_snapshot(self, log: Log) -> None:
+        if not log.reserved:
+            return
         content = snapshot_of(self._ledger, self._id, log.number, log.size)
         try:
             replace(self._files, self._folder, SNAPSHOT, content)

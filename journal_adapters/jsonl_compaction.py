@@ -2,6 +2,7 @@
 # ruff: noqa: PTH118  # paths are texts here, as the system calls take them
 
 import os
+from itertools import chain
 
 from journal_adapters.jsonl_files import ARCHIVE, Files, explained, index_name, segment_name
 from journal_adapters.jsonl_reading import View
@@ -11,11 +12,8 @@ from meowcat.journal.contract import Compaction
 
 def limit(ledger: Ledger) -> int:
     """The last position that no unfinished task and no cursor stands in the way of."""
-    return min(
-        ledger.position,
-        *(row.first - 1 for row in ledger.rows.values()),
-        *ledger.cursors.values(),
-    )
+    firsts = (row.first - 1 for row in ledger.rows.values())
+    return min(chain([ledger.position], firsts, ledger.cursors.values()))
 
 
 def archive(files: Files, folder: str, view: View, last: int) -> Compaction:

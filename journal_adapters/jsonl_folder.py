@@ -50,12 +50,12 @@ def examine(files: Files, folder: str) -> bool:
         NotAJournal, JournalDamaged, JournalTooNew, JournalAccess: what stands there instead.
 
     """
-    if not files.exists(folder):
-        if not files.exists(os.path.dirname(folder)):
-            parent = os.path.dirname(folder)
-            raise JournalAccess(f"{folder}: the folder {parent} does not exist")
-        return False
     with explained(folder):
+        if not files.exists(folder):
+            parent = os.path.dirname(folder)
+            if not files.exists(parent):
+                raise JournalAccess(f"{folder}: the folder {parent} does not exist")
+            return False
         try:
             names = files.list_folder(folder)
         except NotADirectoryError:
@@ -65,7 +65,7 @@ def examine(files: Files, folder: str) -> bool:
         numbers = list_segments(files, folder).here
         if not numbers:
             return _refuse_foreign(folder, names)
-        _examine_newest(files, folder, numbers[-1], known=LOCK in names)
+        _examine_newest(files, folder, numbers[-1], known=not {LOCK, RESERVE, SNAPSHOT}.isdisjoint(names))
     return True
 
 

@@ -55,8 +55,8 @@ class Log:
         self.empty = True
         """Whether the segment has nothing but its header."""
         self._hash = sha256()
-        self._reserve = True
-        """Whether the reserve is there, as far as is known."""
+        self.reserved = True
+        """Whether the reserve is there. If not, no room is spent on what is derived."""
         self._doubt = ""
         """Why nothing can be written until `reopen`."""
 
@@ -90,16 +90,23 @@ class Log:
             write_all(self._files, self._fd, batch)
         except OSError as error:
             self._take_back(error, batch)
-        if self._files.size(self._fd) != self.size + len(batch):
-            self._doubt = "another owner writes here"
-            raise self._fenced()
-        if durable or self._sync == "power":
-            self._sync_or_doubt()
+        self._finish_write(self.size + len(batch), durable=durable or self._sync == "power")
         begin = self.size
         self.size += len(batch)
         self._hash.update(batch)
         self.empty = False
         return begin
+
+    def _finish_write(self, size: int, *, durable: bool) -> None:
+        try:
+            found = self._files.size(self._fd)
+            if durable:
+                self._files.fdatasync(self._fd)
+        except OSError as error:
+            self._in_doubt(error)
+        if found != size:
+            self._doubt = "another owner writes here"
+            raise self._fenced()
 
     def begin(self, header: Segment) -> int:
         """Start another segment, the first or the one behind this; nothing is lost if that fails.
@@ -125,8 +132,13 @@ class Log:
             Segment(header.format, header.journal, number, header.first, header.epoch, header.chain, previous)
         )
         self._create(number, line)
+        try:
+            fd = self._files.open(self._path(number), os.O_RDWR | os.O_APPEND)
+        except OSError as error:
+            self._in_doubt(error)
         self.close()
-        self.attach(number, line)
+        self._fd, self.number, self.size, self._hash = fd, number, len(line), sha256(line)
+        self.empty = True
         return before
 
     def reopen(self, header: Segment) -> int:
@@ -173,7 +185,11 @@ class Log:
             raise self._fenced()
         if self._doubt:
             raise JournalUncertain(f"{self._folder}: an append is in doubt ({self._doubt}); reopen first")
-        if self._fd >= 0 and self._files.size(self._fd) != self.size:
+        try:
+            written = self.size if self._fd < 0 else self._files.size(self._fd)
+        except OSError as error:
+            raise self._rejected(error) from error
+        if written != self.size:
             raise self._fenced()
 
     def finish(self) -> bool:
@@ -189,7 +205,10 @@ class Log:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            self._files.close(fd)
+            try:
+                self._files.close(fd)
+            except OSError:
+                pass  # what counts was synced before, and the descriptor is gone in any case (close(2))
 
     def keep_reserve(self) -> None:
         """Have a file of zeros that can be given up when the disk is full."""
@@ -197,12 +216,12 @@ class Log:
         try:
             if not self._files.exists(path):
                 if self._files.free_bytes(self._folder) < 4 * RESERVED:
-                    self._reserve = False
+                    self.reserved = False
                     return
                 replace(self._files, self._folder, RESERVE, bytes(RESERVED))
-            self._reserve = True
+            self.reserved = True
         except OSError:
-            self._reserve = False
+            self.reserved = False
             self._drop(path + NEW)
 
     def _path(self, number: int) -> str:
@@ -270,23 +289,25 @@ class Log:
         raise JournalUncertain(f"{self._folder}: perhaps not stored: {self._doubt}; reopen first") from error
 
     def _rejected(self, error: OSError) -> JournalRejected:
-        return JournalRejected(f"{self._folder}: not stored: {error.strerror}; free some space")
+        advice = "; free some space" if error.errno in FULL else ""
+        return JournalRejected(f"{self._folder}: not stored: {error.strerror}{advice}")
 
     def _fenced(self) -> JournalFenced:
         return JournalFenced(f"{self._folder}: another owner has taken the journal over")
 
     def _give_up_reserve(self) -> bool:
         """Whether there was a reserve, whose room is free now."""
-        self._reserve = False
+        self.reserved = False
         try:
             self._files.unlink(os.path.join(self._folder, RESERVE))
+            self._files.fsync_folder(self._folder)  # some file systems free the room with that only
         except OSError:
             return False
         return True
 
     def restore_reserve(self) -> None:
         """After an append: once there is room again, so there is a reserve."""
-        if not self._reserve:
+        if not self.reserved:
             self.keep_reserve()
 
     def _forget_later_segments(self) -> None:

@@ -111,7 +111,7 @@ class Reading:
                 if isinstance(each, Record):
                     if each.task != task:
                         continue  # another one with the same hash
-                    gap = seq and each.seq > seq + 1
+                    gap = each.seq > seq + 1 and (seq or view.first == 1)
                     if gap and not (found and isinstance(found[-1], Damage)):
                         found.append(_missing(task, seq + 1, each.seq - 1))
                     seq = each.seq
@@ -268,9 +268,8 @@ class Reading:
         """Store the index of a segment beside it. It is derived: where that fails, it is made anew."""
         if not self._save:
             return
-        folder = os.path.dirname(self.path(number))
         try:
-            replace(self._files, folder, index_name(number), content)
+            replace(self._files, os.path.dirname(self.path(number)), index_name(number), content)
         except OSError:
             pass  # derived: it is made anew
 

@@ -35,7 +35,7 @@ from meowcat.journal.lines import (
     parse,
 )
 
-_HINT = re.compile(rb'\{"position":(\d{1,19}),"task":("(?:[^"\\]|\\.)*"),"seq":(\d{1,19}),')
+_HINT = re.compile(rb'"position":(\d{1,19}),"task":("(?:[^"\\]|\\.)*"),"seq":(\d{1,19}),')
 _SIMILAR = 8
 """Bytes in which a damaged line may differ from the commit that is expected, to be taken for it."""
 

@@ -95,6 +95,8 @@ class SimulatedDisk:
         without: operations that this file system has not: `rename_new`, `link`.
         short_writes: whether writes may take a part of the bytes only.
         power: of the machine that the disk is a part of; by default it has its own.
+        leftovers: whether sectors that were allocated and not written may show another file's bytes, as where
+            a file system orders neither (ext4 with data=writeback); zeros otherwise.
 
     """
 
@@ -106,18 +108,21 @@ class SimulatedDisk:
         without: frozenset[str] = frozenset(),
         short_writes: bool = False,
         power: Power | None = None,
+        leftovers: bool = True,
     ) -> None:
         self.power = power or Power()
         self.seed = seed
         self.capacity = capacity
         self.without = without
         self.short_writes = short_writes
+        self.leftovers = leftovers
         self._random = Random(seed)  # noqa: S311  # to be repeated, not to be secret
         self._inodes: dict[int, Inode] = {}
         self._names: dict[str, int] = {}
         self._stable_names: dict[str, int] = {}
         self._unsynced_names: list[Naming] = []
         self._folders: set[str] = {"/"}
+        self._unsynced_folders: list[str] = []
         self._opened: dict[int, Opened] = {}
         self._locks: dict[int, int] = {}
 
@@ -219,6 +224,12 @@ class SimulatedDisk:
             if naming.added is not None and added:
                 self._stable_names[naming.added] = naming.inode
         self._unsynced_names = []
+        lost = [path for path in self._unsynced_folders if not self._happens(choice)]
+        self._unsynced_folders = []
+        self._folders -= set(lost)
+        self._stable_names = {
+            name: number for name, number in self._stable_names.items() if os.path.dirname(name) not in lost
+        }
         self._names = dict(self._stable_names)
 
     def _lose_bytes(self, inode: Inode, choice: Choice) -> None:
@@ -240,7 +251,7 @@ class SimulatedDisk:
             seen = {bytes(moment[start : start + SECTOR]) for moment in moments}
             sectors = sorted(seen)
             if start >= len(inode.stable):
-                sectors += [bytes(SECTOR), self._random.randbytes(SECTOR)]
+                sectors += [bytes(SECTOR), *([self._random.randbytes(SECTOR)] if self.leftovers else [])]
             sector = sectors[0] if len(sectors) == 1 else self._random.choice(sectors)
             torn[start : start + SECTOR] = sector[: size - start].ljust(min(SECTOR, size - start), b"\0")
         return bytes(torn)
@@ -288,6 +299,10 @@ class SimulatedDisk:
             inode.do(change)
             return len(view)
 
+    def append(self, fd: int, data: Buffer) -> int:
+        """A write at the end, as with O_APPEND."""
+        return self.pwrite(fd, data, len(self._file(fd).content))
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         with self.power.call("pread", fd, f"{size} bytes at {offset}"):
             return bytes(self._file(fd).content[offset : offset + size])
@@ -315,7 +330,19 @@ class SimulatedDisk:
                 if naming.folder == path:
                     _rename(self._stable_names, naming)
             self._unsynced_names = [each for each in self._unsynced_names if each.folder != path]
+            self._unsynced_folders = [
+                each for each in self._unsynced_folders if os.path.dirname(each) != path
+            ]
             self._free_unnamed()
+
+    def mkdir(self, path: str) -> None:
+        with self.power.call("mkdir", path):
+            if path in self._folders or path in self._names:
+                raise _error(errno.EEXIST, path)
+            if os.path.dirname(path) not in self._folders:
+                raise _error(errno.ENOENT, path)
+            self._folders.add(path)
+            self._unsynced_folders.append(path)
 
     def ftruncate(self, fd: int, size: int) -> None:
         with self.power.call("ftruncate", fd, size):
@@ -324,6 +351,17 @@ class SimulatedDisk:
     def fstat(self, fd: int) -> FileStatus:
         with self.power.call("fstat", fd):
             return _status(self._file(fd))
+
+    def size(self, fd: int) -> int:
+        return self.fstat(fd).size
+
+    def exists(self, path: str) -> bool:
+        return self.stat(path) is not None
+
+    def map(self, path: str) -> bytes:
+        """The content, as a memory map would show it."""
+        with self.power.call("map", path):
+            return bytes(self._inodes[self._inode_at(path)].content)
 
     def stat(self, path: str, *, follow: bool = False) -> FileStatus | None:  # noqa: ARG002  # no links here
         with self.power.call("stat", path):
@@ -366,7 +404,13 @@ class SimulatedDisk:
 
     def list_folder(self, path: str) -> list[str]:
         with self.power.call("list_folder", path):
-            return [os.path.basename(name) for name in self._names if os.path.dirname(name) == path]
+            if path not in self._folders:
+                raise _error(errno.ENOTDIR if path in self._names else errno.ENOENT, path)
+            return [
+                os.path.basename(name)
+                for name in (*self._names, *self._folders)
+                if os.path.dirname(name) == path != name
+            ]
 
     def writable(self, folder: str) -> bool:
         with self.power.call("writable", folder):
@@ -382,10 +426,10 @@ class SimulatedDisk:
 
     def _move(self, source: str, target: str) -> None:
         number = self._inode_at(source)
-        if os.path.dirname(source) != os.path.dirname(target):
-            raise _error(errno.EXDEV, target)
         if target in self._folders:
             raise _error(errno.EISDIR, target)
+        if os.path.dirname(target) not in self._folders:
+            raise _error(errno.ENOENT, target)
         if self._names.get(target) != number:  # else nothing happens: rename(2)
             self._name(Naming(os.path.dirname(target), source, target, number))
             self._free_unnamed()

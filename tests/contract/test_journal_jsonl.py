@@ -1,0 +1,741 @@
+"""What is JSONL's own: bad input, torn tails, damage, readers in other processes, rotation, compaction."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from journal_adapters import jsonl_log
+from journal_adapters.jsonl import JSONLJournal
+from journal_adapters.jsonl_files import Files
+from meowcat.core.errors import (
+    InvalidArgument,
+    JournalAccess,
+    JournalClosed,
+    JournalConflict,
+    JournalDamaged,
+    JournalError,
+    JournalFenced,
+    JournalOwned,
+    JournalRejected,
+    JournalTooNew,
+    NotAJournal,
+)
+from meowcat.core.values import Position
+from meowcat.journal.contract import (
+    CompactableJournal,
+    Damage,
+    LocalJournal,
+    Owner,
+    Record,
+    RestorableJournal,
+)
+from meowcat.journal.lines import Commit, Segment, control_line, parse, seal_line
+from meowcat.journal.replay import verify_chain
+from meowcat.testing.disk import SimulatedDisk
+from meowcat.testing.journal_suite import OTHER, OWNER, check_stored, entry, given, scan_all
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """What counts here is in the files, not when it reaches the disk: see the tests of power losses."""
+    monkeypatch.setattr(jsonl_log, "RESERVED", 4096)
+    monkeypatch.setattr(Files, "fdatasync", lambda *_: None)
+    monkeypatch.setattr(Files, "fsync_folder", lambda *_: None)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.jsonl"
+
+
+def opened(path, **how):
+    journal = JSONLJournal(path, **how)
+    journal.open(OWNER, "power")
+    return journal
+
+
+def reading(path):
+    journal = JSONLJournal(path)
+    journal.open_for_reading()
+    return journal
+
+
+def segments(path):
+    return sorted(path.glob("*.jsonl"))
+
+
+def crashed(journal):
+    """The process is gone: no close, no snapshot."""
+    journal._log.close()
+    journal._lock.release()
+    journal._log = journal._lock = None
+
+
+ENTRIES = [entry("a", 1, b'{"x":1}'), entry("b", 1, b"\x00raw"), entry("a", 2), entry("c", 1, b"{}")]
+
+
+def filled(path, **how):
+    journal = opened(path, **how)
+    journal.append(ENTRIES[:2])
+    journal.append(ENTRIES[2:])
+    return journal
+
+
+def test_it_can_do_all_that_a_journal_can(path):
+    journal = JSONLJournal(path)
+    assert isinstance(journal, RestorableJournal)
+    assert isinstance(journal, CompactableJournal)
+    assert isinstance(journal, LocalJournal)
+    assert journal.control_socket == path.resolve() / "control"
+
+
+# What stands there instead
+
+
+def text_file(path):
+    path.write_text("my notes")
+
+
+def empty_file(path):
+    path.write_text("")
+
+
+def foreign_folder(path):
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def foreign_lines(path):
+    path.mkdir()
+    (path / "00000000000000000001.jsonl").write_text('{"mine":true}\n')
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def newer(path):
+    filled(path).close()
+    segment = segments(path)[0]
+    _, _, rest = segment.read_bytes().partition(b"\n")
+    segment.write_bytes(seal_line(b'{"segment":{"format":2,"unheard":"of"}}') + rest)
+
+
+def without_segments(path):
+    filled(path).close()
+    segments(path)[0].unlink()
+
+
+def without_first_line(path):
+    filled(path).close()
+    segment = segments(path)[0]
+    segment.write_bytes(b"x" + segment.read_bytes()[1:])
+    (path / "snapshot").unlink()
+
+
+def image(folder):
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file() and each.name != "lock"}
+
+
+@pytest.mark.parametrize("as_reader", [False, True])
+@pytest.mark.parametrize(
+    ("stands", "error"),
+    [
+        (text_file, NotAJournal),
+        (empty_file, NotAJournal),
+        (foreign_folder, NotAJournal),
+        (foreign_lines, NotAJournal),
+        (fifo, NotAJournal),
+        (newer, JournalTooNew),
+        (without_segments, JournalDamaged),
+        (without_first_line, JournalDamaged),
+    ],
+)
+def test_bad_input_is_told_within_a_second_and_nothing_is_changed(path, stands, error, as_reader):
+    stands(path)
+    if stands is without_first_line and as_reader:
+        return  # what is left of it can be read
+    before = image(path.parent)
+    journal = JSONLJournal(path)
+    begin = time.monotonic()
+    with pytest.raises(error) as told:
+        journal.open_for_reading() if as_reader else journal.open(Owner(1, "x"), "power")
+    assert time.monotonic() - begin < 1
+    assert type(told.value) is error
+    assert str(path) in str(told.value)
+    assert image(path.parent) == before
+    journal.close()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(JournalAccess, match="does not exist"):
+        opened(tmp_path / "no" / "x.jsonl")
+    with pytest.raises(NotAJournal, match="there is no journal"):
+        reading(tmp_path / "x.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_claims_its_suffix_and_a_folder_that_is_one(tmp_path):
+    filled(tmp_path / "plain").close()
+    (tmp_path / "other").mkdir()
+    assert JSONLJournal.claims(tmp_path / "new.jsonl")
+    assert JSONLJournal.claims(tmp_path / "plain")
+    assert not JSONLJournal.claims(tmp_path / "other")
+    assert not JSONLJournal.claims(tmp_path / "new.db")
+    assert not JSONLJournal.claims(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("size", [0, -1, (64 << 20) + 1])
+def test_a_segment_has_at_most_64_mib(path, size):
+    with pytest.raises(InvalidArgument, match="segment_size"):
+        JSONLJournal(path, segment_size=size)
+
+
+def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
+    path.mkdir()
+    (path / "lock").write_text("")
+    (path / "00000000000000000001.jsonl.new").write_text("half")
+    journal = filled(path)
+    check_stored(journal, ENTRIES)
+    journal.close()
+    assert {each.name for each in path.iterdir()} == {
+        "lock",
+        "reserve",
+        "snapshot",
+        "00000000000000000001.jsonl",
+    }
+
+
+# Torn tails
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_batch_of_which_bytes_are_missing_does_not_count_and_is_kept_aside(path, tmp_path, hole):
+    journal = filled(path)
+    before = journal._log.size
+    journal.append([entry("a", 3, b"x" * 2000), entry("d", 1, b'{"y":2}'), entry("d", 2)])
+    crashed(journal)
+    segment = segments(path)[0]
+    whole = segment.read_bytes()
+    for cut in range(before, len(whole)):
+        torn = whole[:cut]
+        if hole:  # the sector with the cut did not reach the disk, and what stands behind it did
+            end = (cut // 512 + 1) * 512
+            if cut != before and cut % 512:
+                continue
+            torn = whole[:cut] + bytes(min(end, len(whole)) - cut) + whole[end:]
+        segment.write_bytes(torn)
+        again = opened(path)
+        check_stored(again, ENTRIES)
+        assert list(again.unfinished()) == ["a", "b", "c"]
+        assert again.append([entry("a", 3)]) == 5
+        crashed(again)
+        if cut > before:
+            (aside,) = (path / "torn").iterdir()
+            assert aside.name == f"{1:020d}-{before}"
+            assert aside.read_bytes() == torn[before:]
+            aside.unlink()
+
+
+def test_a_whole_batch_that_nobody_was_told_of_counts(path):
+    journal = filled(path)
+    crashed(journal)
+    again = opened(path)
+    check_stored(again, ENTRIES)
+    again.close()
+    assert not (path / "torn").exists()
+
+
+def test_under_process_a_hole_takes_what_is_behind_it_along(path):
+    journal = JSONLJournal(path)
+    journal.open(OWNER, "process")
+    entries = [entry("a", seq, b"x" * 700) for seq in range(1, 9)]
+    sizes = []
+    for each in entries:
+        sizes.append(journal._log.size)
+        journal.append([each])
+    crashed(journal)
+    segment = segments(path)[0]
+    content = segment.read_bytes()
+    hole = (sizes[4] // 512 + 1) * 512
+    segment.write_bytes(content[:hole] + bytes(512) + content[hole + 512 :])
+    again = opened(path)
+    check_stored(again, entries[:4])
+    again.close()
+
+
+def test_what_a_snapshot_knows_of_was_never_torn(path):
+    """After a clean close a short file is damage: nothing is cut, and the tasks that it hit are known."""
+    journal = filled(path)
+    journal.close()
+    segment = segments(path)[0]
+    content = segment.read_bytes()
+    segment.write_bytes(content[:-150])
+    again = opened(path)
+    assert segment.read_bytes() == content[:-150]
+    assert len(segments(path)) == 2
+    assert again.last() == 4
+    damaged = {task for task in "abc" if any(isinstance(each, Damage) for each in again.read(task))}
+    assert damaged == {"c"}
+    assert again.append([entry("e", 1)]) == 5
+    again.close()
+
+
+# Corruption
+
+
+class InMemory(JSONLJournal):
+    """On a simulated disk: thousands of openings need no real one."""
+
+    def __init__(self, disk):
+        super().__init__("/data/x.jsonl", files=disk)
+
+    def _take_lock(self, owner):
+        return Held()
+
+
+class Held:
+    def replaced(self):
+        return False
+
+    def release(self):
+        pass
+
+
+SEGMENT = "/data/x.jsonl/00000000000000000001.jsonl"
+
+
+def life_of_all_lines():
+    """A small journal with each kind of line and two openings, and the disk that it is on."""
+    disk = SimulatedDisk()
+    disk.make_folder("/data")
+    journal = InMemory(disk)
+    journal.open(OWNER, "power")
+    journal.append(ENTRIES[:2])
+    journal.set_cursor("sink", Position(2))
+    journal.close()
+    journal = InMemory(disk)
+    journal.open(OWNER, "power")
+    journal.append(ENTRIES[2:])
+    return journal, disk
+
+
+def flip_every_bit(step, *, clean):
+    journal, disk = life_of_all_lines()
+    if clean:
+        journal.close()
+    good = disk.get(SEGMENT)
+    outcomes = {"harmless": 0, "damage": 0, "refused": 0}
+    for bit in range(0, len(good) * 8, step):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged = disk.killed()
+        damaged.put(SEGMENT, bytes(flipped))
+        try:
+            outcomes[outcome_of(damaged)] += 1
+        except BaseException as error:
+            error.add_note(f"bit {bit}: {good[bit // 8 - 20 : bit // 8 + 20]!r}")
+            raise
+        assert damaged.get(SEGMENT).startswith(flipped), f"bit {bit}: something was cut"
+    return outcomes
+
+
+@pytest.mark.parametrize("clean", [False, True], ids=["after a crash", "after a close"])
+def test_flipped_bits_are_detected_or_harmless(clean):
+    """Whoever opens it sees all records as they were, or damage where the bit is; no record is lost
+    silently, none comes back changed, and nothing is cut.
+    """
+    outcomes = flip_every_bit(13, clean=clean)  # each byte, and each place in a byte
+    assert outcomes["damage"] > 10 * outcomes["refused"], outcomes
+    assert outcomes["harmless"] > 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("clean", [False, True], ids=["after a crash", "after a close"])
+def test_every_flipped_bit_is_detected_or_harmless(clean):
+    flip_every_bit(1, clean=clean)
+
+
+def outcome_of(disk):
+    journal = InMemory(disk)
+    try:
+        assert journal.open(OWNER, "power") >= 3
+    except JournalDamaged:
+        return "refused"
+    return look(journal)
+
+
+def look(journal):
+    found = scan_all(journal)
+    assert [each.position for each in found] == [1, 2, 3, 4]
+    damaged = [each for each in found if isinstance(each, Damage)]
+    for each, expected in zip(found, ENTRIES, strict=True):
+        if isinstance(each, Record):
+            assert given(each) == expected
+    assert len(damaged) <= 2
+    for damage in damaged:
+        task = ENTRIES[damage.position - 1].task
+        read = list(journal.read(task))
+        told = any(isinstance(each, Damage) for each in read)
+        assert told or task not in set(journal.unfinished())
+    journal.append([entry("new", 1)])
+    assert journal.last() == 5
+    return "damage" if damaged else "harmless"
+
+
+def test_damage_in_a_sealed_segment_is_kept_to_its_task(path):
+    journal = opened(path, segment_size=3000)
+    for number in range(40):
+        journal.append([entry(f"t{number}", 1, b'{"n":%d}' % number)])
+    journal.close()
+    victim = segments(path)[2]
+    content = bytearray(victim.read_bytes())
+    at = content.index(b'{"n":') + 5
+    position = json.loads(content[content.rindex(b"\n", 0, at) + 1 : content.index(b"\n", at)])["position"]
+    content[at] ^= 1
+    victim.write_bytes(content)
+    for keep_index in (True, False):
+        if not keep_index:
+            for each in path.glob("*.index"):
+                each.unlink()
+        again = opened(path)
+        found = scan_all(again)
+        assert [each.position for each in found] == list(range(1, 41))
+        (damage,) = [each for each in found if isinstance(each, Damage)]
+        assert (damage.position, damage.task) == (position, f"t{position - 1}")
+        assert [type(each) for each in again.read(f"t{position - 1}")] == [Damage]
+        assert [type(each) for each in again.read(f"t{position}")] == [Record]
+        again.close()
+
+
+def test_without_a_snapshot_damage_that_fits_no_task_is_refused_and_told_what_to_do(path):
+    journal = filled(path)
+    crashed(journal)
+    segment = segments(path)[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if line.startswith(b'{"position":2'))
+    lines[place] = b"x" * (len(lines[place]) - 1) + b"\n"
+    segment.write_bytes(b"".join(lines))
+    before = image(path)
+    with pytest.raises(JournalDamaged, match=r"meowcat journal salvage .*x\.jsonl"):
+        opened(path)
+    assert image(path) == before
+    reader = reading(path)
+    assert [type(each) for each in scan_all(reader)] == [Record, Damage, Record, Record]
+    reader.close()
+
+
+def test_damage_that_later_records_of_its_task_tell_is_kept_to_that_task(path):
+    journal = filled(path)
+    journal.append([entry("b", 2)])
+    crashed(journal)
+    segment = segments(path)[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if line.startswith(b'{"position":2'))
+    lines[place] = b"x" * (len(lines[place]) - 1) + b"\n"
+    segment.write_bytes(b"".join(lines))
+    again = opened(path)
+    assert [type(each) for each in again.read("a")] == [Record, Record]
+    assert [each.seq for each in again.read("b") if isinstance(each, Record)] == [2]
+    again.close()
+
+
+def test_a_segment_that_is_gone_is_damage_at_its_positions(path):
+    journal = opened(path, segment_size=1500)
+    for number in range(20):
+        journal.append([entry(f"t{number}", 1)])
+    journal.close()
+    victim = segments(path)[2]
+    gone = [
+        json.loads(line)["position"] for line in victim.read_text().splitlines() if "position" in line[:12]
+    ]
+    victim.unlink()
+    again = opened(path)
+    found = scan_all(again)
+    assert [each.position for each in found if isinstance(each, Damage)] == gone
+    assert [each.position for each in found] == list(range(1, 21))
+    again.close()
+
+
+def test_a_wrong_snapshot_is_not_believed(path):
+    journal = filled(path)
+    journal.close()
+    other = opened(path.with_name("other.jsonl"))
+    other.append([entry("foreign", 1)])
+    other.close()
+    for wrong in (b"", b"rubbish", (path.with_name("other.jsonl") / "snapshot").read_bytes()):
+        (path / "snapshot").write_bytes(wrong)
+        again = opened(path)
+        check_stored(again, ENTRIES)
+        assert list(again.unfinished()) == ["a", "b", "c"]
+        again.close()
+
+
+def test_a_wrong_index_is_made_anew(path):
+    journal = opened(path, segment_size=1500)
+    entries = [entry(f"t{number % 7}", number // 7 + 1) for number in range(35)]
+    for each in entries:
+        journal.append([each])
+    journal.close()
+    for each in sorted(path.glob("*.index"))[::2]:
+        content = bytearray(each.read_bytes())
+        content[-1] ^= 1
+        each.write_bytes(content)
+    again = opened(path)
+    check_stored(again, entries)
+    assert [each.seq for each in again.read("t3")] == [1, 2, 3, 4, 5]
+    again.close()
+
+
+# Owners
+
+
+def test_a_stray_second_writer_is_seen(path):
+    journal = filled(path)
+    with segments(path)[0].open("ab") as stray:
+        stray.write(b"stray\n")
+    with pytest.raises(JournalFenced):
+        journal.append([entry("a", 3)])
+    with pytest.raises(JournalFenced):
+        journal.set_cursor("x", Position(1))
+    crashed(journal)
+
+
+def test_a_lock_file_that_was_replaced_ends_the_ownership(path):
+    journal = filled(path)
+    (path / "lock").unlink()
+    with pytest.raises(JournalFenced):
+        journal.append([entry("a", 3)])
+    with pytest.raises(JournalFenced):
+        journal.reopen()
+    journal.close()
+
+
+def test_one_journal_by_two_links_has_one_owner(path):
+    journal = filled(path)
+    link = path.with_name("link.jsonl")
+    link.symlink_to(path)
+    with pytest.raises(JournalOwned):
+        opened(link)
+    journal.close()
+
+
+READ = """
+import json, sys
+from journal_adapters.jsonl import JSONLJournal
+from journal_adapters.jsonl_files import Files
+from meowcat.core.errors import JournalOwned
+from meowcat.journal.contract import Owner
+journal = JSONLJournal(sys.argv[1])
+try:
+    journal.open(Owner(1, "x"), "power")
+except JournalOwned as error:
+    owner = error.owner
+journal.open_for_reading()
+print(json.dumps([owner, journal.last(), list(journal.unfinished()), len(journal.scan(0, 10))]))
+"""
+
+
+def test_another_process_reads_a_journal_that_is_owned_and_is_told_by_whom(path):
+    journal = filled(path)
+    told = subprocess.run(
+        [sys.executable, "-c", READ, path], capture_output=True, check=True, text=True
+    ).stdout
+    assert json.loads(told) == [str(OWNER), 4, ["a", "b", "c"], 4]
+    journal.close()
+
+
+def test_a_reader_follows_over_segments_and_into_the_archive_and_can_not_write(path):
+    journal = opened(path, segment_size=1500)
+    reader = reading(path)
+    entries = []
+    for number in range(30):
+        entries.append(entry(f"t{number}", 1, unfinished=number > 20))
+        journal.append(entries[-1:])
+        assert reader.last() == number + 1
+        if number % 10 == 9:
+            journal.compact()
+            check_stored(reader, entries)
+    journal.set_cursor("sink", Position(7))
+    assert dict(reader.cursors()) == {"sink": 7}
+    assert list(reader.unfinished()) == [f"t{number}" for number in range(21, 30)]
+    assert [each.position for each in reader.read("t3")] == [4]
+    with pytest.raises(JournalError, match="reading only"):
+        reader.append([entry("mine", 1)])
+    journal.close()
+    assert reader.last() == 30
+    reader.close()
+    with pytest.raises(JournalClosed):
+        reader.last()
+
+
+def test_a_reader_ignores_the_batch_that_is_being_written(path):
+    journal = filled(path)
+    reader = reading(path)
+    begin = journal._log.size
+    journal.append([entry("a", 3), entry("a", 4)])
+    segment = segments(path)[0]
+    whole = segment.read_bytes()
+    for cut in range(begin, len(whole)):
+        segment.write_bytes(whole[:cut])
+        assert reader.last() == 4
+    segment.write_bytes(whole)
+    assert reader.last() == 6
+    reader.close()
+    journal.close()
+
+
+def test_a_reader_forgets_a_batch_that_was_cut_off_again(path):
+    journal = filled(path)
+    reader = reading(path)
+    before = segments(path)[0].read_bytes()
+    journal.append([entry("a", 3)])
+    assert reader.last() == 5
+    crashed(journal)
+    segments(path)[0].write_bytes(before)
+    (path / "snapshot").unlink(missing_ok=True)
+    assert reader.last() == 4
+    again = opened(path)
+    again.append([entry("z", 1)])
+    assert [given(each) for each in scan_all(reader)] == [*ENTRIES, entry("z", 1)]
+    reader.close()
+    again.close()
+
+
+# Tasks
+
+
+def test_a_task_goes_on_where_it_was_and_nowhere_else(path):
+    journal = opened(path, segment_size=1500)
+    journal.append([entry("a", 1), entry("b", 1, unfinished=False)])
+    for number in range(20):
+        journal.append([entry(f"t{number}", 1, unfinished=False)])
+    for wrong in (entry("a", 1), entry("a", 3), entry("b", 1), entry("b", 3), entry("t4", 1), entry("n", 2)):
+        with pytest.raises(JournalConflict):
+            journal.append([wrong])
+    journal.append([entry("b", 2), entry("t4", 2), entry("t4", 3)])
+    assert list(journal.unfinished()) == ["a", "b", "t4"]
+    assert [each.seq for each in journal.read("t4")] == [1, 2, 3]
+    assert [each.seq for each in journal.read("t4", after=2)] == [3]
+    journal.close()
+    again = opened(path)
+    assert list(again.unfinished()) == ["a", "b", "t4"]
+    again.close()
+
+
+# Compaction
+
+
+def test_a_compaction_moves_finished_tasks_behind_every_cursor_and_rewrites_nothing(path):
+    journal = opened(path, segment_size=1500)
+    entries = [entry(f"t{number}", 1, unfinished=number == 25) for number in range(40)]
+    for each in entries:
+        journal.append([each])
+    before = {each.name: each.read_bytes() for each in segments(path)}
+    journal.set_cursor("sink", Position(12))
+    first = journal.compact()
+    assert 0 < first.records <= 12
+    journal.set_cursor("sink", None)
+    second = journal.compact()
+    assert first.records + second.records <= 25
+    assert second.records > 0
+    assert first.archive == str(path / "archive")
+    archived = {each.name: each.read_bytes() for each in (path / "archive").glob("*.jsonl")}
+    assert archived == {name: before[name] for name in archived}
+    assert sum(map(len, archived.values())) == first.bytes + second.bytes
+    check_stored(journal, entries)
+    assert [each.position for each in journal.read("t2")] == [3]
+    with pytest.raises(JournalConflict):
+        journal.append([entry("t2", 1)])
+    assert journal.compact().records == 0
+    journal.close()
+    again = opened(path)
+    check_stored(again, entries)
+    again.close()
+    for each in (path / "archive").iterdir():
+        each.unlink()
+    for journal in (reading(path), opened(path)):
+        found = scan_all(journal)
+        gone = first.records + second.records
+        assert [each.position for each in found] == list(range(gone + 1, 41))
+        assert list(verify_chain(found[1:], found[0].chain, found[0].position)) == []
+        assert list(journal.unfinished()) == ["t25"]
+        journal.close()
+
+
+def test_where_all_is_finished_the_segment_that_is_written_goes_too(path):
+    journal = opened(path)
+    journal.append([entry("a", 1, unfinished=False)])
+    assert journal.compact().records == 1
+    assert journal.append([entry("b", 1)]) == 2
+    check_stored(journal, [entry("a", 1, unfinished=False), entry("b", 1)])
+    journal.close()
+
+
+# Restoring
+
+
+def test_another_journals_records_are_taken_over_as_they_are(path):
+    source = opened(path.with_name("source.jsonl"), segment_size=1500)
+    for number in range(20):
+        source.append([entry(f"t{number}", 1)])
+    source.close()
+    source = opened(path.with_name("source.jsonl"))
+    source.append([entry("t0", 2)])
+    records = scan_all(source)
+    source.close()
+    target = opened(path, segment_size=1500)
+    assert target.restore(records[:10]) == 10
+    for wrong in (
+        records[11:],
+        records[:1],
+        [msgspec.structs.replace(records[10], chain=bytes(32))],
+    ):
+        with pytest.raises(JournalRejected):
+            target.restore(wrong)
+    assert target.restore(records[10:]) == 21
+    assert scan_all(target) == records
+    with pytest.raises(JournalRejected, match="open it again"):
+        target.append([entry("new", 1)])
+    target.close()
+    again = JSONLJournal(path)
+    assert again.open(OTHER, "power") == 3
+    assert scan_all(again) == records
+    assert again.append([entry("new", 1)]) == 22
+    assert list(verify_chain(scan_all(again))) == []
+    again.close()
+
+
+# The files
+
+
+def test_each_segment_names_the_digest_of_the_one_before_and_the_chain_that_it_follows(path):
+    import hashlib  # noqa: PLC0415  # this test alone computes what a stranger would
+
+    journal = opened(path, segment_size=1500)
+    for number in range(20):
+        journal.append([entry(f"t{number}", 1)])
+    journal.close()
+    opened(path, segment_size=1500).close()
+    previous, chain, last = "0" * 64, "0" * 64, 0
+    for number, segment in enumerate(segments(path), 1):
+        lines = [parse(line) for line in segment.read_bytes().splitlines(keepends=True)]
+        header = lines[0]
+        assert isinstance(header, Segment)
+        assert (header.number, header.previous, header.chain, header.first) == (
+            number,
+            previous,
+            chain,
+            last + 1,
+        )
+        commits = [line for line in lines if isinstance(line, Commit)]
+        previous = hashlib.sha256(segment.read_bytes()).hexdigest()
+        chain, last = commits[-1].chain, commits[-1].last
+    assert last == 20
+    assert control_line(header).count(b"\n") == 1
