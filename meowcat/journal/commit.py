@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import anyio
-
 from meowcat.core.errors import (
     JournalClosed,
     JournalConflict,
@@ -19,12 +17,14 @@ from meowcat.journal.contract import Damage, Entry, Journal, Record
 class Batch:
     """What one caller wants stored together, and what became of it."""
 
-    __slots__ = ("done", "entries", "outcome", "size")
+    __slots__ = ("entries", "outcome", "over", "size", "waiter")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        self.size = sum(len(entry.body) for entry in entries)
-        self.done = anyio.Event()
+        self.size = len(entries[0].body) if len(entries) == 1 else sum(len(entry.body) for entry in entries)
+        self.over = False
+        self.waiter: object = None
+        """What the caller waits on; see Writer."""
         self.outcome: Position | Exception | None = None
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 
@@ -37,12 +37,13 @@ _FINAL = (JournalFenced, JournalForked, JournalClosed)
 class _Call(Generic[T]):
     """Another piece of work for the journal, between two groups."""
 
-    __slots__ = ("done", "outcome", "size", "work")
+    __slots__ = ("outcome", "over", "size", "waiter", "work")
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
         self.size = 0
-        self.done = anyio.Event()
+        self.over = False
+        self.waiter: object = None
         self.outcome: T | Exception | None = None
 
     def run(self) -> None:
@@ -83,7 +84,7 @@ class Writer:
         self._closed = False
         self._pid = os.getpid()
         self._thread: _Worker | None = None
-        self._soon: Callable[[Callable[[], object]], object] | None = None
+        self._loop: _Loop | None = None
 
     @property
     def last_position(self) -> Position:
@@ -150,24 +151,27 @@ class Writer:
 
     async def _go_through(self, job: Batch | _Call[object]) -> None:
         self._waiting.append(job)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = _running_loop()
         if not self._busy:
             self._busy = True
-            self._call_soon(self._start)  # a turn later, so that all who are ready come into the group
+            loop.soon(self._start)  # a turn later, so that all who are ready come into the group
         try:
-            await job.done.wait()
+            await loop.wait(job)
         except anyio.get_cancelled_exc_class():
-            await self._withdraw(job)
+            await self._withdraw(job, loop)
             raise
 
-    async def _withdraw(self, job: Batch | _Call[object]) -> None:
+    async def _withdraw(self, job: Batch | _Call[object], loop: "_Loop") -> None:
         """Take a cancelled job back, or see it through where it has begun."""
         if job in self._waiting:
             self._waiting.remove(job)
             return
         with anyio.CancelScope(shield=True):
-            while not job.done.is_set():
+            while not job.over:
                 try:
-                    await job.done.wait()
+                    await loop.wait(job)
                 except anyio.get_cancelled_exc_class():
                     continue  # asyncio's own cancel pierces the shield; the first one is raised by the caller
 
@@ -176,11 +180,6 @@ class Writer:
             raise JournalClosed("the journal's writer is closed")
         if self._pid != os.getpid():
             raise JournalForked(f"the writer belongs to process {self._pid}, and this is a fork of it")
-
-    def _call_soon(self, callback: Callable[[], object]) -> None:
-        if self._soon is None:
-            self._soon = _scheduler()
-        self._soon(callback)
 
     def _start(self) -> None:
         """Take the next group and have it written."""
@@ -211,7 +210,7 @@ class Writer:
     def _write_in_thread(self, group: list[Batch | _Call[object]]) -> None:
         self._write(group)
         try:
-            self._call_soon(lambda: self._finish(group))
+            self._running().soon(lambda: self._finish(group))
         except RuntimeError:
             pass  # the loop is gone, and with it everybody who waited
 
@@ -222,12 +221,18 @@ class Writer:
             self._committer.commit([job for job in group if isinstance(job, Batch)])
 
     def _finish(self, group: list[Batch | _Call[object]]) -> None:
+        loop = self._running()
         for job in group:
-            job.done.set()
+            job.over = True
+            loop.wake(job)
         if self._waiting:
-            self._call_soon(self._start)
+            loop.soon(self._start)
         else:
             self._busy = False
+
+    def _running(self) -> "_Loop":
+        assert self._loop is not None  # noqa: S101  # whoever waits has found it
+        return self._loop
 
 
 def _nothing() -> None:
@@ -254,9 +259,49 @@ class _Worker:
             job()
 
 
-def _scheduler() -> Callable[[Callable[[], object]], object]:
-    """What runs a callback on the running loop's next turn, called from any thread."""
+class _Loop(Protocol):
+    """What the writer needs of the event loop. One future a wait: anyio's events cost three times that."""
+
+    def soon(self, callback: Callable[[], object]) -> object:
+        """Run it on the loop's next turn; from any thread."""
+
+    async def wait(self, job: Batch | _Call[object]) -> None:
+        """Until `wake`, on the loop."""
+
+    def wake(self, job: Batch | _Call[object]) -> None:
+        """Let go on who waits for the job, if anybody does."""
+
+
+class _Asyncio:
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.soon: Callable[[Callable[[], object]], object] = loop.call_soon_threadsafe
+        self._future = loop.create_future
+
+    async def wait(self, job: Batch | _Call[object]) -> None:
+        job.waiter = future = self._future()
+        await future
+
+    def wake(self, job: Batch | _Call[object]) -> None:
+        future = job.waiter
+        if isinstance(future, asyncio.Future) and not future.done():  # done: cancelled
+            future.set_result(None)
+
+
+class _Trio:
+    def __init__(self) -> None:
+        token = sys.modules["trio"].lowlevel.current_trio_token()
+        self.soon: Callable[[Callable[[], object]], object] = token.run_sync_soon
+
+    async def wait(self, job: Batch | _Call[object]) -> None:
+        job.waiter = event = anyio.Event()
+        await event.wait()
+
+    def wake(self, job: Batch | _Call[object]) -> None:
+        if isinstance(job.waiter, anyio.Event):
+            job.waiter.set()
+
+
+def _running_loop() -> _Loop:
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.current_trio_token().run_sync_soon  # type: ignore[no-any-return]  # an untyped module
-    return asyncio.get_running_loop().call_soon_threadsafe
+    return _Trio() if trio is not None and trio.lowlevel.in_trio_run() else _Asyncio()
