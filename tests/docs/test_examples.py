@@ -14,6 +14,10 @@ SAYS = {
     "resume_after_crash.py": ["killed with SIGKILL", "SHA-256 is right"],
     "selective_resume.py": ["a.bin: Complete", "b.bin: Paused", "c.bin: Complete"],
     "many_files.py": ["200 tasks are recorded", "200 files, 3,276,800 bytes"],
+    "own_database.py": [
+        "a.bin: Complete, 3,145,728 bytes, 0 failures",
+        "no.bin: Failed, 0 bytes, 1 failures",
+    ],
     "own_client.py": ["8,388,608 bytes", "the server saw our-app/1.0"],
 }
 """What each example that brings its own server prints."""
