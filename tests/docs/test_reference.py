@@ -57,6 +57,10 @@ def test_every_public_name_is_documented():
     assert set(meowcat.__all__) <= quoted("api.md") | headings("api.md")
 
 
+def test_every_shipped_sink_is_documented():
+    assert set(meowcat.sinks.__all__) <= quoted("api.md")
+
+
 @pytest.mark.parametrize("kind", [meowcat.Engine, meowcat.Task])
 def test_every_public_method_is_documented(kind):
     assert public_members(kind) <= quoted("api.md")
@@ -64,7 +68,15 @@ def test_every_public_method_is_documented(kind):
 
 @pytest.mark.parametrize(
     "kind",
-    [meowcat.Download, meowcat.Result, meowcat.Progress, meowcat.TaskInfo, meowcat.Snapshot, meowcat.Fault],
+    [
+        meowcat.Download,
+        meowcat.Result,
+        meowcat.Progress,
+        meowcat.TaskInfo,
+        meowcat.Snapshot,
+        meowcat.SinkInfo,
+        meowcat.Fault,
+    ],
 )
 def test_every_field_is_documented(kind):
     assert {field.name for field in msgspec.structs.fields(kind)} <= quoted("api.md")

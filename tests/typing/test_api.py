@@ -3,12 +3,16 @@
 A change that makes a type weaker (an Any, a lost Optional) fails the check, not a test at run time.
 """
 
+import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_type
 
 import httpx
 
 import meowcat
+from meowcat import sinks
 
 
 async def the_shortest_program() -> None:
@@ -101,6 +105,41 @@ async def all_tasks(engine: meowcat.Engine) -> None:
     assert_type(snapshot.states, dict[str, int])
     assert_type(engine.quarantined(), dict[meowcat.TaskId, str])
     await engine.drain()
+
+
+def told(info: meowcat.TaskInfo) -> None: ...
+
+
+def taken(logged: meowcat.LoggedEvent) -> None: ...
+
+
+async def taken_at_leisure(logged: meowcat.LoggedEvent) -> None: ...
+
+
+class OwnSink:
+    async def deliver(self, events: Sequence[meowcat.LoggedEvent]) -> None:
+        assert_type(events[0].id, str)
+        raise meowcat.RetryLater(30)
+
+
+async def sinks_and_listeners(engine: meowcat.Engine, task: meowcat.Task) -> None:
+    sink: meowcat.Sink = OwnSink()
+    assert_type(await engine.add_sink("own", sink, after=0, timeout=30.0), None)
+    await engine.add_sink("function", meowcat.callback(taken))
+    await engine.add_sink("coroutine", meowcat.callback(taken_at_leisure))
+    await engine.add_sink("lines", sinks.JSONLines(Path("events.jsonl"), sync=False))
+    await engine.add_sink("stream", sinks.JSONLines(sys.stdout))
+    await engine.add_sink("log", sinks.Logging(logging.getLogger("app"), level=logging.DEBUG))
+    hook = sinks.Webhook("https://host/hook", secret=["whsec_00", b"key"], types=["completed"])
+    await engine.add_sink("hook", hook)
+    await engine.remove_sink("own")
+    snapshot = await engine.snapshot()
+    assert_type(snapshot.sinks, dict[str, meowcat.SinkInfo])
+    assert_type(snapshot.sinks["own"].next_try, int | None)
+    assert_type(engine.add_listener(told, task=task.id), meowcat.Subscription)
+    with task.add_listener(told) as subscription:
+        assert_type(subscription, meowcat.Subscription)
+    subscription.close()
 
 
 async def errors(task: meowcat.Task) -> None:
