@@ -111,8 +111,7 @@ class Delivery:
         self._resting = anyio.CancelScope()
         self._scope = anyio.CancelScope()
         self._over = anyio.Event()
-        self._gone = anyio.Event()
-        self._running = False
+        self._running = self._sink_closed = False
 
     def info(self) -> SinkInfo:
         return SinkInfo(
@@ -246,10 +245,7 @@ class Delivery:
 
     async def end(self, within: float) -> None:
         """Finish the delivery under way, and where one page is all that is left, that page as well; at most
-        `within` seconds. Then close the sink. A second call waits for the first one."""
-        if self._stopping:
-            await self._gone.wait()
-            return
+        `within` seconds. Then close the sink. May be called again, also after a call that was canceled."""
         self._stopping = True
         self._resting.cancel()
         if self._running:
@@ -260,8 +256,9 @@ class Delivery:
                 self._scope.cancel()
                 await self._over.wait()
             await self.keep()
-        await self._close_sink()
-        self._gone.set()
+        if not self._sink_closed:
+            self._sink_closed = True
+            await self._close_sink()
 
     async def _close_sink(self) -> None:
         aclose = getattr(self._sink, "aclose", None)
@@ -326,13 +323,13 @@ class Deliveries:
         delivery = self._attached.get(name)
         if delivery is not None:
             await delivery.end(CLOSE_WITHIN)
+        elif name not in (known := await self._source.cursors()):
+            names = ", ".join(sorted({*known, *self._attached})) or "none"
+            raise InvalidArgument(f"sink {name!r}: no such sink or cursor; there are: {names}")
+        try:
+            await self._source.set_cursor(name, None)
+        finally:
             self._attached.pop(name, None)
-        else:
-            known = await self._source.cursors()
-            if name not in known:
-                names = ", ".join(sorted({*known, *self._attached})) or "none"
-                raise InvalidArgument(f"sink {name!r}: no such sink or cursor; there are: {names}")
-        await self._source.set_cursor(name, None)
 
     async def infos(self) -> dict[str, SinkInfo]:
         """Every sink, and every cursor of one that is not attached."""

@@ -2,10 +2,13 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 import meowcat
@@ -299,6 +302,24 @@ async def test_a_sink_is_removed_while_it_fails(tmp_path):
     assert sink.calls == 1
 
 
+async def test_a_removal_that_is_canceled_can_be_done_again_and_does_not_wedge_the_close(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 0.2)
+    sink = Recorder()
+    sink.block = True
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        await engine.submit_many(imported(tmp_path, 3), paused=True)
+        await engine.add_sink("audit", sink)
+        await sink.until(lambda at: at.calls)
+        async with anyio.create_task_group() as group:
+            group.start_soon(engine.remove_sink, "audit")
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    assert await stored(tmp_path / "t.db") == {"audit": 0}
+    assert sink.closed == 1
+
+
 async def test_the_cursor_of_a_sink_that_is_gone_shows_and_can_be_removed(tmp_path):
     sink = Recorder()
     async with meowcat.Engine(tmp_path / "t.db") as engine:
@@ -476,3 +497,79 @@ async def test_a_cancellation_of_the_sinks_own_making_is_a_failure_like_any_othe
         with anyio.fail_after(10):
             await done.wait()
     assert seen == [1, 1]
+
+
+async def test_an_engine_that_is_canceled_keeps_what_was_delivered_and_nothing_else(tmp_path):
+    class SecondBlocks(Recorder):
+        async def deliver(self, events):
+            self.block = bool(self.events)
+            await super().deliver(events)
+
+    sink = SecondBlocks()
+    with anyio.CancelScope() as scope:
+        async with meowcat.Engine(tmp_path / "t.db") as engine:
+            await engine.submit_many(imported(tmp_path, 100), paused=True)
+            await engine.add_sink("audit", sink)
+            await sink.until(lambda at: at.calls == 2)
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert await stored(tmp_path / "t.db") == {"audit": len(sink.events)}
+    assert sink.closed == 1
+
+
+async def test_a_sink_of_a_journal_that_was_lost_ends_and_says_why(tmp_path):
+    sink = Recorder()
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        await engine.add_sink("audit", sink)
+        (task,) = await engine.submit_many(imported(tmp_path, 1), paused=True)
+        await sink.has(1)
+        with sqlite3.connect(tmp_path / "t.db") as other:
+            other.execute("UPDATE journal SET epoch = epoch + 1")
+        other.close()
+        with pytest.raises(meowcat.JournalFenced):
+            await engine.resume(task)
+        with anyio.fail_after(10):
+            while "JournalFenced" not in (await engine.snapshot()).sinks["audit"].error:
+                await anyio.lowlevel.checkpoint()
+    assert sink.closed == 1
+
+
+async def test_a_sink_whose_closing_fails_or_hangs_holds_up_no_close(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(delivery, "ACLOSE_WITHIN", 0.1)
+
+    class Raises(Recorder):
+        async def aclose(self):
+            raise RuntimeError("no")
+
+    class Hangs(Recorder):
+        async def aclose(self):
+            await anyio.sleep_forever()
+
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        await engine.add_sink("raises", Raises())
+        await engine.add_sink("hangs", Hangs())
+    assert caplog.text.count("closing it failed") == 2
+
+
+async def test_a_function_that_blocks_holds_up_no_transfer_and_is_called_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 0.1)
+    release, entered = threading.Event(), threading.Event()
+
+    def blocks(event):
+        entered.set()
+        release.wait(30)
+
+    later = Recorder()
+    try:
+        with RangeServer(Content(MIB)) as server:
+            async with meowcat.Engine(tmp_path / "t.db") as engine:
+                await engine.add_sink("audit", meowcat.callback(blocks))
+                await engine.download(server.url, tmp_path / "a")
+                assert await anyio.to_thread.run_sync(entered.wait, 20)
+            async with meowcat.Engine(tmp_path / "t.db") as engine:
+                await engine.add_sink("audit", later)
+                await later.has(1)
+    finally:
+        release.set()
+    assert later.positions[0] == 1
