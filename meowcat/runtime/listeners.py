@@ -31,7 +31,7 @@ log = logging.getLogger("meowcat.listener")
 
 PROGRESS_INTERVAL = 0.1
 """Seconds at least between two calls for one task whose state is the same."""
-IDLE = 1.0
+IDLE = 0.5
 """Seconds that a listener's thread waits for more before it ends."""
 DRAIN_WITHIN = 2.0
 """Seconds that a close waits for calls that are pending; then they are abandoned."""
@@ -215,22 +215,26 @@ class Listeners:
         self._bus = bus
         self._engine = engine
         self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._leaving = threading.Lock()
 
     def add(self, function: Listener, task: TaskId | None) -> Subscription:
         """Tell `function` of all tasks, or of one."""
 
         def leave(subscription: Subscription) -> None:
             self._bus.unobserve(subscription.offer, task)
-            self._subscriptions.discard(subscription)
+            with self._leaving:  # from any thread
+                self._subscriptions.discard(subscription)
 
         subscription = Subscription(function, self._engine, leave)
-        self._subscriptions.add(subscription)
+        with self._leaving:
+            self._subscriptions.add(subscription)
         self._bus.observe(subscription.offer, task)
         return subscription
 
     async def close(self, threads: Threads) -> None:
         """Tell what is pending, for a while; then end all of them."""
-        subscriptions = tuple(self._subscriptions)
+        with self._leaving:
+            subscriptions = tuple(self._subscriptions)
         if not subscriptions:
             return
 

@@ -162,6 +162,22 @@ async def test_closing_delivers_what_is_left_where_it_is_little(tmp_path):
     assert isinstance(sink.events[-1].event, ev.Completed)
 
 
+async def test_closing_in_the_middle_of_a_delivery_delivers_the_little_that_came_since(tmp_path):
+    class ReturnsWhenTheEngineCloses(Recorder):
+        async def deliver(self, events):
+            await super().deliver(events)
+            while not engine._runtime.deliveries._closed:
+                await anyio.lowlevel.checkpoint()
+
+    sink = ReturnsWhenTheEngineCloses()
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        await engine.submit_many(imported(tmp_path, 3), paused=True)
+        await engine.add_sink("audit", sink)
+        await sink.has(3)
+        await engine.submit_many(imported(tmp_path, 3, first=3), paused=True)
+    assert sink.positions == [1, 2, 3, 4, 5, 6]
+
+
 async def test_a_large_backlog_does_not_hold_up_a_close(tmp_path):
     sink = Recorder()
     async with meowcat.Engine(tmp_path / "t.db") as engine:
