@@ -1,5 +1,6 @@
 """The commands together, and the one place where errors become lines and exit codes."""
 
+import io
 import logging
 import sys
 import traceback
@@ -10,11 +11,14 @@ from typing import Any, NoReturn
 import click
 
 import meowcat
+from meowcat.cli.completion import completion
+from meowcat.cli.control import cancel, pause, retry
 from meowcat.cli.demo import demo
 from meowcat.cli.exits import Exit, exit_of
 from meowcat.cli.get import get
-from meowcat.cli.inspect import list_tasks, show, show_log
+from meowcat.cli.inspect import show, show_log
 from meowcat.cli.journal_tools import journal_group
+from meowcat.cli.listing import list_tasks
 from meowcat.cli.resume import resume
 from meowcat.cli.views import error_object, json_line, printable
 from meowcat.core.errors import InvalidArgument, MeowcatError
@@ -44,6 +48,7 @@ class Commands(click.Group):
         arguments = sys.argv[1:] if args is None else list(args)
         settings |= {"standalone_mode": False, "prog_name": "meowcat"}
         as_json = "--json" in arguments
+        _never_fail_to_print()
         _configure_logging()
         try:
             code = super().main(args=arguments, **settings)
@@ -58,6 +63,13 @@ class Commands(click.Group):
         except Exception as error:  # noqa: BLE001  # the outermost border: a traceback helps nobody here
             code = _failure(_single(error), as_json=as_json)
         sys.exit(int(code or 0))
+
+
+def _never_fail_to_print() -> None:
+    """A name that the terminal's encoding has no letters for is shown with question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _configure_logging() -> None:
@@ -121,5 +133,7 @@ def main() -> None:
     """
 
 
-for _command in (get, list_tasks, show, show_log, resume, journal_group, demo):
+for _command in (
+    get, list_tasks, show, show_log, pause, resume, cancel, retry, journal_group, demo, completion
+):  # fmt: skip
     main.add_command(_command)

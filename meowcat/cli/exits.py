@@ -3,6 +3,7 @@
 from enum import IntEnum
 
 from meowcat.core.errors import (
+    ControlError,
     DuplicateTask,
     InvalidArgument,
     InvalidTaskState,
@@ -24,7 +25,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The command makes no sense: an option, a URL, a path, a task that does not exist."""
     JOURNAL = 3
-    """The journal can't be used: another process owns it, it is damaged, it is no journal."""
+    """The journal can't be used: another process owns it and does not answer, it is damaged …"""
     UNFINISHED = 4
     """Nothing failed, but a task is Paused, Canceled, or waits for something that has to be supplied."""
     INTERNAL = 70
@@ -40,7 +41,9 @@ _USAGE = (InvalidArgument, DuplicateTask, InvalidTaskState, TaskNotFound)
 
 def exit_of(error: MeowcatError) -> Exit:
     """The exit code that an error leads to."""
-    if isinstance(error, JournalError | TaskQuarantined):  # first: an unknown journal is a ValueError, too
+    if isinstance(
+        error, ControlError | JournalError | TaskQuarantined
+    ):  # first: an unknown journal is a ValueError, too
         return Exit.JOURNAL
     if isinstance(error, _USAGE):
         return Exit.USAGE

@@ -1,24 +1,26 @@
-"""`meowcat ls | show | log`: what journals hold, read beside whoever owns them."""
-
-from collections.abc import Sequence
+"""`meowcat show | log`: what journals hold, read beside whoever owns them."""
 
 import anyio
 import click
 
+from meowcat.cli.board import seen_in
+from meowcat.cli.completion import unfinished_tasks
 from meowcat.cli.exits import Exit
 from meowcat.cli.history import event_text
 from meowcat.cli.journals import Found, Past, pick, read_all, records_of
+from meowcat.cli.listing import warn
 from meowcat.cli.options import journal_option, json_option
-from meowcat.cli.quantities import percent_text, size_text
+from meowcat.cli.quantities import rate_text, seconds_text, size_text
 from meowcat.cli.views import (
-    ID_SHOWN,
+    Seen,
     amount_text,
     clock_text,
     json_document,
     json_line,
+    live_object,
+    owner_text,
     printable,
-    standing_text,
-    task_object,
+    waits_text,
 )
 from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
@@ -26,80 +28,41 @@ from meowcat.core.transfers import Download
 from meowcat.journal.contract import Damage, Record
 from meowcat.journal.logged import event_object, logged
 
-_HEAD = ("ID", "STATE", "DONE", "SIZE", "PATH", "")
-
-
-@click.command(name="ls", epilog="Example: meowcat ls --journal transfers.db --state Failed")
-@journal_option
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice(State, case_sensitive=False),
-    help="Only tasks in this state; may be repeated.",
-)
-@json_option
-def list_tasks(*, journal: str | None, states: Sequence[State], as_json: bool) -> Exit:
-    """List the tasks, in the order of their creation; also of a journal that another process owns."""
-    past = anyio.run(read_all, journal)
-    chosen = [each for each in past.tasks if not states or each.task.state in states]
-    if as_json:
-        json_document([task_object(each.info, each.journal) for each in chosen])
-    else:
-        _print_table([_HEAD, *(_row(each) for each in chosen)] if chosen else [])
-    _warn(past)
-    return Exit.COMPLETE
-
-
-def _row(found: Found) -> tuple[str, ...]:
-    info = found.info
-    done = percent_text(info.fraction) if info.size is not None else size_text(info.bytes_done)
-    return (info.id[-ID_SHOWN:], info.state, done, size_text(info.size), info.path, standing_text(info))
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo(printable("  ".join(cells).rstrip()))
-
-
-def _warn(past: Past) -> None:
-    """On standard error, so that a table or a document stays what it is."""
-    for where, error in past.unreadable.items():
-        click.echo(f"meowcat: skipped {where}: {error}", err=True)
-    for task, detail in past.quarantined.items():
-        click.echo(f"meowcat: task {task} is quarantined: {detail}", err=True)
-
 
 @click.command(epilog="Example: meowcat show 7Q3KX2", no_args_is_help=True)
-@click.argument("task")
+@click.argument("task", shell_complete=unfinished_tasks(set(State)))
 @journal_option
 @json_option
 def show(task: str, *, journal: str | None, as_json: bool) -> Exit:
     """Show one task in detail. TASK is an id, or a beginning or end of one that no other task has."""
     found = pick(anyio.run(read_all, journal), task)
+    (seen,), silent = anyio.run(seen_in, Past([found], {}, {}, [found.journal]))
     if as_json:
-        json_document(task_object(found.info, found.journal))
+        json_document(live_object(seen))
         return Exit.COMPLETE
-    for label, value in _details(found):
+    for error in silent.values():
+        click.echo(printable(f"meowcat: {error}"), err=True)
+    for label, value in _details(found, seen):
         if value:
             click.echo(printable(f"{label:<13}{value}"))
     return Exit.COMPLETE
 
 
-def _details(found: Found) -> list[tuple[str, str]]:
-    info, task = found.info, found.task
+def _details(found: Found, seen: Seen) -> list[tuple[str, str]]:
+    info, task = seen.info, found.task
     return [
         ("Task", info.id),
         ("State", f"{info.state} ({info.phase})"),
-        ("Waiting for", standing_text(info) if info.waiting_for else ""),
+        ("Waiting for", waits_text(seen) if info.waiting_for else ""),
         ("Reason", info.reason),
         ("URL", info.url),
         ("Path", info.path),
         ("Journal", found.journal),
+        ("Owner", owner_text(seen.owner)),
         ("Created", clock_text(info.created)),
         ("Progress", amount_text(info)),
+        ("Rate", rate_text(seen.rate) if seen.rate else ""),
+        ("Left", seconds_text(seen.eta) if seen.eta is not None else ""),
         ("Pieces", _pieces_text(found)),
         ("Connections", str(task.request.connections or "")),
         ("Content", _content_text(found)),
@@ -129,7 +92,7 @@ def _content_text(found: Found) -> str:
 
 
 @click.command(name="log", epilog="Example: meowcat log 7Q3KX2 --json | jq .type")
-@click.argument("task", required=False)
+@click.argument("task", required=False, shell_complete=unfinished_tasks(set(State)))
 @journal_option
 @json_option
 def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
@@ -142,7 +105,7 @@ def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
             click.echo(f"{'' if number == 0 else chr(10)}{found.task.id}  {found.info.path}")
         for record in anyio.run(records_of, found):
             sound &= _print_record(record, found.journal, as_json=as_json)
-    _warn(past)
+    warn(past)
     return Exit.COMPLETE if sound else Exit.JOURNAL
 
 

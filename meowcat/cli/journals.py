@@ -104,7 +104,7 @@ async def read_all(journal: str | None) -> Past:
 
 
 async def _read_into(past: Past, where: str) -> None:
-    journal = await anyio.to_thread.run_sync(_opened, where)
+    journal = await anyio.to_thread.run_sync(opened, where)
     try:
         fold = await fold_all(journal, evolve)
     finally:
@@ -113,7 +113,7 @@ async def _read_into(past: Past, where: str) -> None:
     past.quarantined.update({task: each.detail for task, each in fold.quarantined.items()})
 
 
-def _opened(where: str) -> Journal:
+def opened(where: str) -> Journal:
     journal = locate(where)
     if not isinstance(journal, ReadableJournal):
         raise NotAJournal(f"{where}: a journal of this kind can't be read from outside")
@@ -124,7 +124,7 @@ def _opened(where: str) -> Journal:
 
 async def records_of(found: Found) -> list[Record | Damage]:
     """All records of one task, in order."""
-    journal = await anyio.to_thread.run_sync(_opened, found.journal)
+    journal = await anyio.to_thread.run_sync(opened, found.journal)
     try:
         return list(await anyio.to_thread.run_sync(journal.read, found.task.id))
     finally:

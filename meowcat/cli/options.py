@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
+from meowcat.cli.completion import files
 from meowcat.cli.quantities import seconds_option
 from meowcat.config import Config, Durability
+from meowcat.core.machine import State
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -17,6 +19,19 @@ journal_option = click.option(
     "--journal",
     metavar="PATH",
     help="The journal: a path, or a URL such as sqlite:PATH. Default: those of the state folder.",
+    shell_complete=files,
+    is_eager=True,  # so that the completion of tasks knows it
+)
+state_option = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([str(state.value) for state in State], case_sensitive=False),
+    callback=lambda _, __, given: tuple(State(each) for each in given),
+    help="Only tasks in this state; may be repeated.",
+)
+direction_option = click.option(
+    "--direction", type=click.Choice(["download", "upload"]), help="Only tasks of this direction."
 )
 header_option = click.option(
     "--header",

@@ -1,16 +1,20 @@
 """`meowcat resume`: take up what journals hold, and wait for it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import anyio
 import click
 
-from meowcat.cli.display import Display, display_for
-from meowcat.cli.exits import Exit
-from meowcat.cli.journals import Found, Past, pick, read_all
+from meowcat.cli.completion import unfinished_tasks
+from meowcat.cli.control import ORDERS, Report, apply
+from meowcat.cli.display import Display, display_for, exit_of_task
+from meowcat.cli.exits import Exit, exit_of_all
+from meowcat.cli.journals import Found, Past, pick, read_all, resume_command
 from meowcat.cli.options import (
     EngineOptions,
     engine_options,
@@ -20,12 +24,15 @@ from meowcat.cli.options import (
     json_option,
     taken,
 )
-from meowcat.cli.running import Stop, Watched, run_until_done, say_how_to_go_on, wait_for_all
-from meowcat.core.errors import JournalOwned
-from meowcat.core.machine import ENDED, State, Trigger, may
+from meowcat.cli.running import Stop, Watched, at_rest, run_until_done, say_how_to_go_on, wait_for_all
+from meowcat.control import messages as ctl
+from meowcat.control.client import Control, connect
+from meowcat.core.errors import EngineClosed, JournalOwned, NobodyListens, OwnerLost
+from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may
 from meowcat.core.urls import check_url, host_of
+from meowcat.core.values import TaskId
 from meowcat.engine import Engine
-from meowcat.task import Task
+from meowcat.task import Progress, Task
 
 _EXAMPLES = """\b
 Examples:
@@ -35,6 +42,7 @@ Examples:
   meowcat resume 7Q3KX2 -H 'Authorization: …'      one task, with a header that was never journaled
 
 Tasks that were Paused by a user and tasks that Failed are left alone, unless named or with --all.
+Where another process owns the journal, it is asked to go on, and its progress is shown.
 """
 
 
@@ -59,12 +67,34 @@ class Wish:
     supply: Supply
     engine: EngineOptions
 
+    @property
+    def particular(self) -> bool:
+        """Whether more is asked for than that all which is under way goes on."""
+        return bool(self.references or self.journal is not None or self.everything or self.supply)
+
+
+@dataclass(frozen=True)
+class Entrusted:
+    """Tasks that the owner of their journal is to go on with."""
+
+    journal: str
+    control: Control
+    tasks: list[Found]
+
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.argument(
+    "tasks",
+    nargs=-1,
+    metavar="[TASK]...",
+    shell_complete=unfinished_tasks({State.PAUSED, State.FAILED, State.QUEUED, *ACTIVE}),
+)
 @journal_option
 @click.option("--all", "everything", is_flag=True, help="Resume Paused tasks and retry Failed ones, too.")
 @header_option
+@click.option(
+    "--no-wait", is_flag=True, help="Only set going: the owner, or a later 'resume', does the rest."
+)
 @click.option("--url", help="A fresh URL for the task, a signed one for example. For one task.")
 @engine_options
 @json_option
@@ -79,6 +109,8 @@ def resume(tasks: tuple[str, ...], *, as_json: bool, **options: Any) -> Exit:
     if supply.url is not None:
         check_url(supply.url)
     wish = Wish(tasks, options["journal"], options["everything"], supply, engine)
+    if options["no_wait"]:
+        return anyio.run(partial(_set_going_only, wish, as_json=as_json))
     display = display_for(as_json=as_json)
     return run_until_done(lambda stop: _resume(wish, display, stop))
 
@@ -95,9 +127,9 @@ async def _resume(wish: Wish, display: Display, stop: Stop) -> Exit:
         display.say(_nothing_text(past))
         return Exit.COMPLETE
     watched: list[Watched] = []
-    code = Exit.COMPLETE
-    async with AsyncExitStack() as engines:
-        opened = await _open_all(wish, dict.fromkeys(each.journal for each in chosen), engines, display)
+    codes: list[Exit] = []
+    async with AsyncExitStack() as stack:
+        opened, entrusted = await _open_all(wish, chosen, stack, display)
         with stop.scope:
             for found in chosen:
                 if found.journal in opened:
@@ -106,11 +138,110 @@ async def _resume(wish: Wish, display: Display, stop: Stop) -> Exit:
             with display:
                 for each in watched:
                     display.begin(each.task.info, each.journal)
-                code = await wait_for_all(watched, display)
+                async with anyio.create_task_group() as waiting:
+                    for owned in entrusted:
+                        waiting.start_soon(_entrust, owned, wish.supply, display, codes)
+                    codes.append(await wait_for_all(watched, display))
     if stop.exit is not None:
         say_how_to_go_on(stop, watched, display)
         return stop.exit
-    return code
+    return exit_of_all(codes)
+
+
+async def _entrust(owned: Entrusted, supply: Supply, display: Display, codes: list[Exit]) -> None:
+    """Have the owner set the tasks going, and show their progress until all are at rest."""
+    try:
+        for found in owned.tasks:
+            if supply and found.task.state not in ENDED:
+                await owned.control.supply(found.task.id, url=supply.url, headers=supply.headers)
+            for trigger in (Trigger.RESUME, Trigger.RETRY):
+                if may(found.task.state, trigger):  # refused where somebody else was faster
+                    await owned.control.order(ORDERS[trigger](tasks=(found.task.id,)))
+        codes.extend(await follow(owned.control, owned.journal, owned.tasks, display))
+    except (OwnerLost, EngineClosed):
+        display.say(f"the owner of {owned.journal} is gone. Go on with:\n  {resume_command(owned.journal)}")
+        codes.append(Exit.UNFINISHED)
+
+
+async def follow(control: Control, journal: str, tasks: Sequence[Found], display: Display) -> list[Exit]:
+    """Show what the owner tells of the tasks, until none of them moves any more without help.
+
+    Raises:
+        OwnerLost: before that.
+    """
+    left = {each.task.id for each in tasks}
+    begun: set[TaskId] = set()
+    codes = []
+    named = tuple(left) if len(left) <= ctl.TASKS_AT_ONCE else ()
+    async for changed in control.watch(named):
+        for live in changed:
+            if live.info.id not in left:
+                continue
+            if live.info.id not in begun:
+                begun.add(live.info.id)
+                display.begin(live.info, journal)
+            if at_rest(live.info):
+                left.discard(live.info.id)
+                display.end(live.info, journal)
+                codes.append(exit_of_task(live.info))
+            else:
+                display.advance(live.info, moment_of(live))
+        if not left:
+            break
+    return codes
+
+
+def moment_of(live: ctl.LiveTask) -> Progress:
+    info = live.info
+    return Progress(
+        state=info.state,
+        bytes_done=info.bytes_done,
+        size=info.size,
+        rate=live.rate,
+        eta=live.eta,
+        waiting_for=info.waiting_for,
+    )
+
+
+async def _set_going_only(wish: Wish, *, as_json: bool) -> Exit:
+    """Resume and retry without waiting for the rest, whoever owns the journal."""
+    past = await read_all(wish.journal)
+    chosen = _chosen(past, wish)
+    _check_supply(wish.supply, chosen)
+    report = Report(past, Trigger.RESUME, as_json=as_json)
+    if not chosen:
+        report.note(_nothing_text(past))
+    if wish.supply:
+        for found in chosen:
+            await _supply_to_owner(found, wish.supply)
+    for journal, founds in _by_journal(chosen).items():
+        orders = [
+            ORDERS[trigger](tasks=tuple(tasks))
+            for trigger in (Trigger.RESUME, Trigger.RETRY)
+            if (tasks := [each.task.id for each in founds if may(each.task.state, trigger)])
+        ]
+        if not orders:
+            report.note(f"{journal}: nothing is Paused or Failed of what is to go on")
+        await apply(report, journal, orders)
+    return report.code
+
+
+async def _supply_to_owner(found: Found, supply: Supply) -> None:
+    try:
+        async with connect(found.journal) as control:
+            await control.supply(found.task.id, url=supply.url, headers=supply.headers)
+    except NobodyListens:
+        raise click.UsageError(
+            f"--url and --header are kept in memory only, and nobody works on {found.journal}: "
+            "leave --no-wait out"
+        ) from None
+
+
+def _by_journal(chosen: Sequence[Found]) -> dict[str, list[Found]]:
+    found: dict[str, list[Found]] = {}
+    for each in chosen:
+        found.setdefault(each.journal, []).append(each)
+    return found
 
 
 def _chosen(past: Past, wish: Wish) -> list[Found]:
@@ -143,19 +274,29 @@ def _check_supply(supply: Supply, chosen: list[Found]) -> None:
 
 
 async def _open_all(
-    wish: Wish, journals: Iterable[str], engines: AsyncExitStack, display: Display
-) -> dict[str, Engine]:
-    """Open the journals. What another process works on is left to it, unless it was named."""
+    wish: Wish, chosen: Sequence[Found], stack: AsyncExitStack, display: Display
+) -> tuple[dict[str, Engine], list[Entrusted]]:
+    """Open the journals; what another process owns is asked of that process.
+
+    Where nothing particular is asked for, an owned journal is left to its owner, who is at it.
+    """
     opened: dict[str, Engine] = {}
-    for journal in journals:
-        engine = Engine(journal, config=wish.engine.config())
+    entrusted: list[Entrusted] = []
+    for journal, founds in _by_journal(chosen).items():
         try:
-            opened[journal] = await engines.enter_async_context(engine)
+            opened[journal] = await stack.enter_async_context(Engine(journal, config=wish.engine.config()))
         except JournalOwned as error:
-            if wish.journal is not None or wish.references:
-                raise
-            display.say(f"meowcat: left alone: {error}")
-    return opened
+            if not wish.particular:
+                display.say(f"meowcat: left alone: {error}")
+                continue
+            try:
+                control = await stack.enter_async_context(connect(journal))
+            except NobodyListens:  # it may have gone at this moment; if not, this says who it is
+                engine = Engine(journal, config=wish.engine.config())
+                opened[journal] = await stack.enter_async_context(engine)
+            else:
+                entrusted.append(Entrusted(journal, control, founds))
+    return opened, entrusted
 
 
 async def _set_going(engine: Engine, found: Found, supply: Supply) -> Task:

@@ -1,7 +1,9 @@
 """What is printed of a task: JSON objects with stable names, and the words that people read."""
 
 import datetime as dt
+from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from meowcat.core.errors import MeowcatError
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
+from meowcat.journal.contract import Owner
 from meowcat.journal.logged import when
 from meowcat.task import Progress
 
@@ -19,16 +22,27 @@ ID_SHOWN = 8
 """Characters of an id in tables, from its end: its beginning is the time, which neighbours share."""
 
 
-_UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+@dataclass(frozen=True)
+class Seen:
+    """A task as it is seen from outside: out of its journal, and with what its owner adds."""
+
+    journal: str
+    info: TaskInfo
+    rate: float = 0.0
+    eta: float | None = None
+    """Seconds."""
+    waits_until: int | None = None
+    """Milliseconds since 1970 UTC."""
+    owner: Owner | None = None
 
 
 def json_line(document: Any) -> None:
-    """One JSON document on one line of standard output, out at once."""
-    click.echo(msgspec.json.encode(document).decode())
+    """One JSON document on one line of standard output, out at once; UTF-8 whatever the terminal speaks."""
+    click.echo(msgspec.json.encode(document))
 
 
 def json_document(document: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
 def clock_text(milliseconds: int) -> str:
@@ -63,6 +77,32 @@ def task_object(info: TaskInfo, journal: str) -> dict[str, Any]:
         else {"code": int(fault.code), "kind": fault.kind, "status": fault.status, "detail": fault.detail},
         "digests": [str(digest) for digest in info.digests],
     }
+
+
+def live_object(seen: Seen) -> dict[str, Any]:
+    """A task as JSON with what only its owner knows. These names are documented, and stay."""
+    owner = seen.owner
+    return task_object(seen.info, seen.journal) | {
+        "rate": round(seen.rate),
+        "eta": None if seen.eta is None else round(seen.eta, 1),
+        "waits_until": None if seen.waits_until is None else when(seen.waits_until),
+        "owner": None if owner is None else {"pid": owner.pid, "host": owner.host, "command": owner.command},
+    }
+
+
+def owner_text(owner: Owner | None) -> str:
+    """Who owns a journal, as far as somebody answers for it."""
+    if owner is None:
+        return "nobody"
+    return f"pid {owner.pid}" if owner.host == gethostname() else f"pid {owner.pid} on {owner.host}"
+
+
+def waits_text(seen: Seen) -> str:
+    """What keeps the task, and until when where that is known."""
+    standing = standing_text(seen.info)
+    if seen.waits_until is None:
+        return standing
+    return f"{standing} until {clock_text(seen.waits_until)[11:19]}"
 
 
 def progress_object(info: TaskInfo, moment: Progress) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meowcat.core.errors import ControlError
+from meowcat.core.errors import NobodyListens
 from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
 
@@ -20,11 +20,11 @@ def place_of(journal: str | os.PathLike[str] | Journal) -> Path:
     """The path of the journal's control socket, whether somebody listens there or not.
 
     Raises:
-        ControlError: a journal of this kind has none. UnknownJournal: as `locate`.
+        NobodyListens: a journal of this kind has none. UnknownJournal: as `locate`.
     """
     found = locate(journal)
     if not isinstance(found, LocalJournal):
-        raise ControlError(f"{journal}: a journal of this kind has no place for a control socket")
+        raise NobodyListens(f"{journal}: a journal of this kind has no place for a control socket")
     return found.control_socket
 
 

@@ -102,6 +102,26 @@ class Commands(Protocol):
     async def snapshot(self) -> Snapshot: ...
 
 
+async def obey(commands: Commands, order: ctl.Order) -> list[ctl.Outcome]:
+    """Do what is ordered; a task for which it makes no sense keeps no other from it."""
+    trigger = ctl.ORDERS[type(order)]
+    state = TABLE[trigger][1]
+    if order.all:
+        many = getattr(commands, f"{trigger}_many")
+        done = await many(state=order.states or None, direction=order.direction)
+        return [ctl.Outcome(task=task, state=state) for task in done]
+    command = getattr(commands, trigger)
+    outcomes = []
+    for task in order.tasks:
+        try:
+            await command(task)
+        except MeowcatError as error:
+            outcomes.append(ctl.Outcome(task=task, error=ctl.failure_of(error)))
+        else:
+            outcomes.append(ctl.Outcome(task=task, state=state))
+    return outcomes
+
+
 class ControlServer:
     """Listens at `path` from `start` to `aclose`, for whoever may open a socket of mode 0600."""
 
@@ -275,26 +295,8 @@ class ControlServer:
             case ctl.Glance():
                 await send(ctl.Glanced(snapshot=await self._commands.snapshot()))
             case ctl.Pause() | ctl.Resume() | ctl.Cancel() | ctl.Retry():
-                for outcomes, more in ctl.pages(await self._obey(request)):
+                for outcomes, more in ctl.pages(await obey(self._commands, request)):
                     await send(ctl.Done(outcomes=outcomes, more=more))
-
-    async def _obey(self, order: ctl.Order) -> list[ctl.Outcome]:
-        trigger = ctl.ORDERS[type(order)]
-        state = TABLE[trigger][1]
-        if order.all:
-            many = getattr(self._commands, f"{trigger}_many")
-            done = await many(state=order.states or None, direction=order.direction)
-            return [ctl.Outcome(task=task, state=state) for task in done]
-        command = getattr(self._commands, trigger)
-        outcomes = []
-        for task in order.tasks:
-            try:
-                await command(task)
-            except MeowcatError as error:
-                outcomes.append(ctl.Outcome(task=task, error=ctl.failure_of(error)))
-            else:
-                outcomes.append(ctl.Outcome(task=task, state=state))
-        return outcomes
 
     async def _send_all(self, infos: Stream[TaskInfo], send: Send) -> None:
         """Page by page, so that a long list is never in memory as a whole."""

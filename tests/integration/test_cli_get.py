@@ -54,7 +54,7 @@ class Shell:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def tasks(self, *words) -> list[dict]:
-        return json.loads(self.run("ls", "--json", *words).stdout)
+        return json.loads(self.run("ls", "--all", "--json", *words).stdout)
 
 
 def wait_until_served(server, count):
@@ -245,7 +245,7 @@ def test_a_journal_is_read_while_it_is_owned_and_owned_by_one(shell, slow):
         shown = shell.run("show", task["task"][-6:], "--journal", "t.db")
         assert f"{shell.folder}/big.bin" in shown.stdout
         assert "started" in shell.run("log", "--journal", "t.db").stdout
-        second = shell.run("resume", "--journal", "t.db")
+        second = shell.run("get", slow.url, "-o", "other.bin", "--journal", "t.db")
         assert second.returncode == 3
         assert f"process {process.pid}" in second.stderr
 

@@ -1,19 +1,29 @@
 """Commands from outside: help, bad input, exit codes, JSON errors. No network."""
 
+import io
 import json
+import re
+import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import meowcat
 from meowcat.cli import main
+from meowcat.cli.control import outcome_object
 from meowcat.cli.display import closing_text, exit_of_task, pace_text, stopped_text
 from meowcat.cli.exits import Exit, exit_of, exit_of_all
-from meowcat.cli.views import printable, task_object
+from meowcat.cli.listing import Filter
+from meowcat.cli.tables import table_of
+from meowcat.cli.views import Seen, live_object, owner_text, printable, task_object, waits_text
+from meowcat.control.messages import Outcome
 from meowcat.core.errors import (
     DuplicateTask,
     JournalOwned,
     MeowcatError,
+    OwnerLost,
     TaskNotFound,
     TaskQuarantined,
     TransferCanceled,
@@ -21,10 +31,11 @@ from meowcat.core.errors import (
     UnknownJournal,
 )
 from meowcat.core.info import TaskInfo
-from meowcat.core.machine import State
+from meowcat.core.machine import State, Trigger
 from meowcat.core.state import Phase
 from meowcat.core.values import Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
+from meowcat.journal.contract import Owner
 from meowcat.task import Progress
 
 
@@ -69,7 +80,10 @@ def test_the_version_is_the_packages(run):
     assert result.output == f"meowcat, version {meowcat.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["get", "ls", "show", "log", "resume", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["get", "ls", "show", "log", "pause", "resume", "cancel", "retry", "demo", "completion"],
+)
 def test_every_command_has_help_with_an_example(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -99,6 +113,12 @@ def test_every_command_has_help_with_an_example(run, command):
         (["resume", "--url", "x"], "expected http or https"),
         (["resume", "--header", "A: b"], "no task to supply them to"),
         (["demo", "--size", "1M"], "at least 8MiB"),
+        (["pause"], "expected TASKs; or --all"),
+        (["cancel", "01X", "--all"], "and no TASK"),
+        (["retry", "01X"], "no task '01X'"),
+        (["ls", "--state", "asleep"], "'asleep' is not one of"),
+        (["ls", "--sort", "mood"], "'mood' is not one of"),
+        (["completion", "tcsh"], "'tcsh' is not one of"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, words, told):
@@ -116,9 +136,9 @@ def test_bad_input_leaves_no_journal_behind(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["ls", "log", "resume"])
+@pytest.mark.parametrize("command", [["ls"], ["ls", "--watch"], ["log"], ["resume"], ["pause", "--all"]])
 def test_a_journal_that_is_not_there_is_exit_code_3_and_is_not_made(run, tmp_path, command):
-    result = run(command, "--journal", "none.db")
+    result = run(*command, "--journal", "none.db")
     assert result.exit_code == Exit.JOURNAL
     assert "none.db" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -172,12 +192,16 @@ def test_an_empty_state_folder_is_no_error(run):
     assert run("log").output == ""
     result = run("resume")
     assert (result.exit_code, result.stderr) == (0, "nothing is unfinished\n")
+    result = run("pause", "--all")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("nothing to pause: there is no task")
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (JournalOwned("x"), Exit.JOURNAL),
+        (OwnerLost("x"), Exit.JOURNAL),
         (UnknownJournal("x"), Exit.JOURNAL),
         (TaskQuarantined("x"), Exit.JOURNAL),
         (DuplicateTask("x"), Exit.USAGE),
@@ -231,6 +255,105 @@ def test_a_tasks_json_has_the_documented_names():
     assert found["created"] == "2023-11-14T22:13:20.123Z"
     assert found["fraction"] == 0.25
     assert found["fault"] == {"code": 109, "kind": "status", "status": 404, "detail": "no"}
+
+
+def test_what_a_list_adds_has_the_documented_names():
+    owner = Owner(4711, "elsewhere", "app.py")
+    seen = Seen("t.db", info_of(), rate=1023.7, eta=0.732, waits_until=1_700_000_000_123, owner=owner)
+    added = {
+        name: value for name, value in live_object(seen).items() if name not in task_object(seen.info, "")
+    }
+    assert added == {
+        "rate": 1024,
+        "eta": 0.7,
+        "waits_until": "2023-11-14T22:13:20.123Z",
+        "owner": {"pid": 4711, "host": "elsewhere", "command": "app.py"},
+    }
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "command-line.md").read_text("utf-8")
+
+
+def documented(heading):
+    """The names in the first column of the table that follows `heading`."""
+    table = PAGE[PAGE.index(heading) :].split("\n\n", 2)[1]
+    return {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+
+
+def test_the_page_lists_every_field_of_json_objects_and_no_others():
+    info = info_of()
+    assert documented("A task's fields:") == set(task_object(info, "t.db"))
+    added = set(live_object(Seen("t.db", info))) - set(task_object(info, "t.db"))
+    assert documented("`ls` and `show` add:") == added
+    outcome = Outcome(task=info.id, state=State.PAUSED)
+    assert documented("An `outcome` has:") == set(
+        outcome_object(Trigger.PAUSE, "t.db", outcome, "/x", "owner")
+    ) - {"type"}
+
+
+def test_the_page_names_every_command():
+    assert {f"meowcat {name}" for name in main.commands} <= set(re.findall(r"meowcat \w+", PAGE))
+
+
+def seen(name="a.bin", **fields):
+    return Seen("t.db", info_of(path=f"/data/{name}", **fields), rate=3_000_000.0, eta=75.0)
+
+
+@pytest.mark.parametrize("width", [20, 40, 64, 80, 100, 140, 300])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_a_table_fits_any_terminal(width, encoding):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
+    console = Console(file=output, width=width, force_terminal=True, legacy_windows=False)
+    console.print(table_of([seen(), seen("ein sehr langer Name " * 9 + "ü€猫.bin")], width))
+    output.flush()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", output.buffer.getvalue().decode(encoding)).splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= width
+    if width >= 30:
+        assert "01ARZ3NDEKTSV4RRFFQ69G5FAV"[-8:] in lines[1]
+    if width >= 64:
+        assert "2.9 MiB/s" in lines[1]
+    if width >= 80:
+        assert "1m15s" in lines[1]
+
+
+def test_a_table_has_no_colours_where_none_are_wanted(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    output = io.StringIO()
+    Console(file=output, width=120, force_terminal=True).print(table_of([seen()], 120))
+    assert not re.findall(r"\x1b\[[0-9;]*3\d", output.getvalue())
+
+
+def test_a_list_can_be_narrowed_and_sorted():
+    tasks = [
+        seen("b", size=10, bytes_done=9),
+        seen("a", size=1000, bytes_done=100, state=State.PAUSED),
+        seen("c", state=State.COMPLETE),
+    ]
+
+    def shown(**changes):
+        plain = {"states": (), "direction": None, "everything": False, "sort": "path", "reverse": False}
+        wanted = Filter(**plain | changes)
+        return [Path(each.info.path).name for each in wanted.ordered(filter(wanted.fits, tasks))]
+
+    assert shown() == ["a", "b"]
+    assert shown(everything=True) == ["a", "b", "c"]
+    assert shown(states=(State.COMPLETE,)) == ["c"]
+    assert shown(direction="upload") == []
+    assert shown(sort="size") == ["b", "a"]
+    assert shown(sort="done", reverse=True) == ["b", "a"]
+
+
+def test_who_waits_says_until_when():
+    waiting = Seen("t.db", info_of(waiting_for=WaitingFor.SERVER), waits_until=1_700_000_000_123)
+    assert re.fullmatch(r"server until \d\d:13:20", waits_text(waiting))
+    assert waits_text(Seen("t.db", info_of(waiting_for=WaitingFor.HOST))) == "host"
+
+
+def test_an_owner_elsewhere_is_named_with_its_host():
+    assert owner_text(None) == "nobody"
+    assert owner_text(Owner(12, "elsewhere")) == "pid 12 on elsewhere"
+    assert owner_text(Owner(12, socket.gethostname())) == "pid 12"
 
 
 def test_control_characters_never_reach_a_terminal():
