@@ -2,6 +2,7 @@
 
 import logging
 
+from meowcat import blocking
 from meowcat.config import Config
 from meowcat.core.errors import (
     Code,
@@ -109,5 +110,6 @@ __all__ = [
     "UnknownJournal",
     "WaitingFor",
     "WouldDeadlock",
+    "blocking",
     "callback",
 ]

@@ -17,7 +17,6 @@ from meowcat.core import messages as msg
 from meowcat.core.errors import (
     DuplicateTask,
     EngineClosed,
-    EngineForked,
     InvalidArgument,
     InvalidTaskState,
     QueueFull,
@@ -32,7 +31,7 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
-from meowcat.runtime.forks import leave_to_parent, refuse_fork
+from meowcat.runtime.forks import leave_to_parent, refuse_fork, unsendable
 from meowcat.runtime.home import Home
 from meowcat.runtime.inside import refuse_inside_callback
 from meowcat.runtime.listeners import Listener, Subscription
@@ -171,22 +170,19 @@ class Engine:
         Raises:
             WouldDeadlock: called from inside a listener or a sink of this engine.
         """
-        if self._forked:
+        if self._forked or self._home is None:
             return
         if self._runtime is not None:
             refuse_inside_callback("Engine.close", self._runtime)
         self._closed = True
-        if self._home is not None:
-            await self._home.close()
+        await self._home.close()
 
     @property
     def _forked(self) -> bool:
         return self._pid not in (0, os.getpid())
 
     def __reduce__(self) -> NoReturn:
-        raise EngineForked(
-            "an engine can't be sent to another process: open one there, on a journal of its own"
-        )
+        raise unsendable()
 
     def _opened(self) -> Runtime:
         if self._pid:

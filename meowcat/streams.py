@@ -13,8 +13,10 @@ T = TypeVar("T")
 class Stream(AsyncIterator[T], Generic[T]):
     """Calls `step` for each item; it raises StopAsyncIteration at the end."""
 
-    def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, step: Callable[[], Awaitable[T]], loaded: list[T] | None = None) -> None:
+        """`loaded` is where `step` keeps what it has loaded beyond the item it returns, the next one last."""
         self._step = step
+        self._loaded = [] if loaded is None else loaded
         self._ended = False
 
     def __aiter__(self) -> Self:
@@ -29,16 +31,22 @@ class Stream(AsyncIterator[T], Generic[T]):
             self._ended = True
             raise
 
+    def take_loaded(self) -> list[T]:
+        """The next items as far as they are loaded: for those to whom each step is dear."""
+        taken = self._loaded[::-1]
+        self._loaded.clear()
+        return taken
+
 
 def batches(load: Callable[[], Awaitable[list[T]]]) -> Stream[T]:
     """The items of the lists that `load` brings; an empty one is the end."""
-    waiting: list[T] = []
+    loaded: list[T] = []
 
     async def step() -> T:
-        if not waiting:
-            waiting.extend(reversed(await load()))
-        if not waiting:
+        if not loaded:
+            loaded.extend(reversed(await load()))
+        if not loaded:
             raise StopAsyncIteration
-        return waiting.pop()
+        return loaded.pop()
 
-    return Stream(step)
+    return Stream(step, loaded)

@@ -77,13 +77,12 @@ class Writer:
         """
         self._committer = Committer(journal)
         self._journal = journal
-        self._threaded = sync == "power" if threaded is None else threaded
         self._max_records, self._max_bytes = max_records, max_bytes
         self._waiting: deque[Batch | _Call[object]] = deque()
         self._busy = False
         self._closed = False
         self._pid = os.getpid()
-        self._thread: _Worker | None = None
+        self._thread = _Worker() if (sync == "power" if threaded is None else threaded) else None
         self._loop: _Loop | None = None
 
     @property
@@ -186,9 +185,7 @@ class Writer:
         group = self._next_group()
         if not group:
             self._busy = False
-        elif self._threaded:
-            if self._thread is None:
-                self._thread = _Worker()
+        elif self._thread is not None:
             self._thread.put(lambda: self._write_in_thread(group))
         else:
             self._write(group)

@@ -16,6 +16,7 @@ import anyio
 
 from meowcat.core.decide import Decision, decide
 from meowcat.core.errors import (
+    EngineClosed,
     JournalClosed,
     JournalConflict,
     JournalError,
@@ -248,8 +249,10 @@ class Dispatcher:
         entries = [entry for step in steps for entry in step.entries]
         try:
             await self._writer.append(entries)
-        except (JournalFenced, JournalClosed) as lost:
+        except JournalFenced as lost:
             self.give_up(lost)
+        except JournalClosed:
+            self.give_up(EngineClosed("the engine is closed; open a new one"))
         except JournalConflict:  # a step that was recorded beside the actors came first
             for step in steps:
                 step.actor.stale = True
@@ -318,9 +321,8 @@ class Dispatcher:
 
     def give_up(self, error: MeowcatError) -> None:
         """Nothing can be recorded any more, so nothing may happen any more."""
-        if self.broken is None:  # the first reason is the right one: a closed journal follows from a close
-            self.broken = error
-            self._lost(error)
+        self.broken = error
+        self._lost(error)
         for actor in tuple(self.actors.values()):
             if actor.live is not None:
                 actor.live.scope.cancel()

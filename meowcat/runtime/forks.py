@@ -23,6 +23,11 @@ def refuse_fork(pid: int) -> None:
         )
 
 
+def unsendable() -> EngineForked:
+    """What pickling an engine raises: `multiprocessing` would send it to another process."""
+    return EngineForked("an engine can't be sent to another process: open one there, on a journal of its own")
+
+
 def leave_to_parent(inherited: object) -> None:
     """See that a forked child never frees `inherited`, nor what it refers to.
 

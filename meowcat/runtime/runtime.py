@@ -168,7 +168,6 @@ class Runtime:
             log.warning("closing: not everything ended within %.0f s", CLOSE_WITHIN)
         await self.deliveries.close()
         with anyio.CancelScope(shield=True):
-            self.dispatcher.give_up(EngineClosed("the engine is closed; open a new one"))
             await self.listeners.close(self._threads)
             self._stop.cancel()
             await self.writer.aclose()

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
+
+from meowcat.transfer.threads import in_thread
 
 __all__ = ["Workers"]
 
@@ -23,4 +24,4 @@ class Workers:
         `limiter` bounds how many run at once, and is never the common one of anyio: the application may use
         that one up.
         """
-        return await anyio.to_thread.run_sync(call, limiter=limiter)
+        return await in_thread(call, limiter=limiter)

@@ -13,13 +13,13 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 from anyio.abc import TaskGroup
 from blake3 import blake3
 from msgspec import Struct
 
 from meowcat.core.values import Checksum
 from meowcat.transfer.digests import Hasher, new
+from meowcat.transfer.threads import serve_in_thread
 from meowcat.transport.contract import Chunk
 
 __all__ = ["Finished", "Stream", "WriteFailed", "Writers"]
@@ -230,8 +230,7 @@ class Writers:
         self._lanes[stream.lane].put((function, arguments))
 
     async def _serve(self, lane: int) -> None:
-        limiter = anyio.CapacityLimiter(1)  # for the length of a transfer: not one of the application's
-        await anyio.to_thread.run_sync(self._work, lane, limiter=limiter)
+        await serve_in_thread(self._work, lane)
 
     def _settle(self) -> None:
         with self._lock:

@@ -1,6 +1,9 @@
 """Which transport an engine uses: the application's own, or the best that this event loop can have."""
 
+import importlib
+import os
 import sys
+import threading
 
 import httpx
 
@@ -19,7 +22,8 @@ def transport_for(
 ) -> tuple[Transport, bool]:
     """The transport, and whether it is ours to close.
 
-    pyreqwest on asyncio, httpx on every other loop and on platforms that have no pyreqwest.
+    pyreqwest on asyncio, httpx on every other loop, on platforms that have no pyreqwest, and in a fork of a
+    process that has used it.
 
     Raises:
         InvalidArgument: `given` is something else; or the CA bundle can't be read.
@@ -30,14 +34,45 @@ def transport_for(
         return given, False
     if given is not None:
         raise InvalidArgument(f"http_client {given!r}: expected an httpx.AsyncClient or a Transport")
-    if not _on_trio():
+    if not _on_trio() and _has_pyreqwest():
+        from meowcat.transport.reqwest import ReqwestTransport  # noqa: PLC0415  # absent on some platforms
+
         try:
-            from meowcat.transport.reqwest import ReqwestTransport  # noqa: PLC0415  # absent on some platforms
-        except ImportError:
-            pass
-        else:
             return ReqwestTransport(timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy), True
+        except RuntimeError:  # its threads are those of a process that this one is a fork of
+            if os.getpid() == _LOADED_BY:
+                raise
     return HttpxTransport(None, timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy), True
+
+
+_LOADED_BY = os.getpid()
+
+
+def _has_pyreqwest() -> bool:
+    """Whether there is one. It is loaded by a thread that lives as long as the process.
+
+    Its memory allocator takes the thread that loads it for the main one: version 0.15 crashes the process in
+    the next thread that uses it after that one has ended.
+    """
+    if "pyreqwest" not in sys.modules and threading.current_thread() is not threading.main_thread():
+        loaded = threading.Event()
+        threading.Thread(target=_load_and_stay, args=(loaded,), name="meowcat-http", daemon=True).start()
+        loaded.wait()
+    return _load()
+
+
+def _load_and_stay(loaded: threading.Event) -> None:
+    _load()
+    loaded.set()
+    threading.Event().wait()
+
+
+def _load() -> bool:
+    try:
+        importlib.import_module("pyreqwest")
+    except ImportError:
+        return False
+    return True
 
 
 def _on_trio() -> bool:

@@ -36,6 +36,18 @@ MAY_IMPORT = {
     },
     "control": {"control", "runtime", "transfer", "journal", "protocols", "transport", "core", "streams"},
     "config": {"core"},
+    "blocking": {
+        "blocking",
+        "engine",
+        "task",
+        "streams",
+        "config",
+        "runtime",
+        "transfer",
+        "transport",
+        "journal",
+        "core",
+    },
 }
 """Which parts each part may import."""
 
