@@ -31,7 +31,7 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
-from meowcat.runtime.forks import leave_to_parent, refuse_fork, unsendable
+from meowcat.runtime.forks import refuse_fork, unsendable
 from meowcat.runtime.home import Home
 from meowcat.runtime.inside import refuse_inside_callback
 from meowcat.runtime.listeners import Listener, Subscription
@@ -143,7 +143,6 @@ class Engine:
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         runtime = Runtime(locate(self._where), config, world, self.clock, tasks)
-        leave_to_parent(runtime)
         await runtime.open(self._on_restart)
         self._runtime = runtime
         stack.push_async_callback(runtime.close)
@@ -524,6 +523,7 @@ class Engine:
 
         Never ends by itself. Keep the last event's `position` to go on from there, after a restart too.
         """
+        self._opened()
         position = Position(after)
 
         async def load() -> list[LoggedEvent]:

@@ -42,7 +42,6 @@ def _keep_all() -> None:
     """One reference that nobody owns, so that not even the end of the interpreter frees them."""
     for inherited in tuple(_HELD):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
-    _HELD.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where there is no fork

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack
 
 import anyio
 
+from meowcat.runtime.forks import leave_to_parent
+
 log = logging.getLogger("meowcat.engine")
 
 
@@ -37,6 +39,7 @@ class Home:
             Exception: what `enter` raised.
         """
         self._task = _spawn(self._live)
+        leave_to_parent(self)
         try:
             await self._opened.wait()
         except BaseException:  # raised again: whoever gives up an opening leaves nothing behind

@@ -37,6 +37,10 @@ UNSUPPORTED = frozenset(
 """What a file system says that has no hard links, or no rename that refuses to replace. EPERM is what link(2)
 says on FAT; where it means a missing permission, the next call says so again."""
 
+_LOCKED: set[int] = set()
+"""Descriptors that hold a lock. A forked child closes its copies at once: the lock is the parent's, and would
+outlive it for as long as a copy is open somewhere."""
+
 _RENAME_NOREPLACE = 1
 _RENAME_EXCL = 4
 _AT_FDCWD = -100
@@ -182,6 +186,7 @@ class OsDisk:
         return os.open(path, flags, mode)  # Python adds O_CLOEXEC (PEP 446)
 
     def close(self, fd: int) -> None:
+        _LOCKED.discard(fd)
         os.close(fd)
 
     def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
@@ -244,6 +249,7 @@ class OsDisk:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        _LOCKED.add(fd)
         return True
 
     def unlock(self, fd: int) -> None:
@@ -297,3 +303,16 @@ def _exclusive_rename() -> Any:
             raise OSError(number, os.strerror(number), os.fsdecode(source), None, os.fsdecode(target))
 
     return call
+
+
+def _close_locked() -> None:
+    for fd in tuple(_LOCKED):
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # another thread was just about to forget it
+    _LOCKED.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where there is no fork
+    os.register_at_fork(after_in_child=_close_locked)

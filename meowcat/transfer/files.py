@@ -269,15 +269,14 @@ class PartFile:
     def close(self) -> None:
         """Let go of the file and its lock; what was not flushed is not lost, but not durable either.
 
-        In a forked child only the descriptor goes: unlocking there would take the lock from the parent.
+        In a forked child nothing is left to do: its copy was closed at the fork (`OsDisk`), and unlocking
+        there would take the lock from the parent.
         """
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            with guarded(self.path):
-                if os.getpid() == self._owner:
+            if os.getpid() == self._owner:
+                with guarded(self.path):
                     let_go(self._disk, fd)
-                else:
-                    self._disk.close(fd)
 
     def _open_fd(self) -> int:
         if self._fd < 0:
