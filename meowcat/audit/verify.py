@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from meowcat.audit.checkpoints import Checkpoint, verify_checkpoint
+from meowcat.audit.checkpoints import Checkpoint, split_checkpoints, verify_checkpoint
 from meowcat.audit.log import BLOCK, HEAD_SNAPSHOT, TREE_SNAPSHOT, Tree
 from meowcat.audit.merkle import HASH_SIZE, Frontier, leaf_hash
 from meowcat.audit.notes import Keys, VerifierKey, keys_of
@@ -31,7 +31,7 @@ class Check(Struct, frozen=True, kw_only=True):
     """One thing that was to be proved, and whether it is."""
 
     what: str
-    """`records` (complete, undamaged, and chained), `checkpoint` or `receipt`."""
+    """`records` (complete, undamaged, and chained), `checkpoint`, `receipt`, or `file` (beside a receipt)."""
     source: str
     """Where the checkpoint or receipt comes from."""
     proved: bool
@@ -71,9 +71,10 @@ def verify_journal(
         journal: a path or URL, also of a journal that another process owns; or one that is open.
         vkey: the verifier key, or several where keys were rotated.
         origin: the log's name, where it is not that of the key.
-        checkpoints: exported checkpoints as pairs of a name for the answer and the text. Without any from
-            outside nobody can tell whether a journal was replaced by an older one of its own.
-        receipts: receipts, likewise.
+        checkpoints: exported checkpoints as pairs of a name for the answer and the text, in which there
+            may be several. Without any from outside nobody can tell whether a journal was replaced by an
+            older one of its own.
+        receipts: receipts as pairs of a name and the text.
 
     Returns:
         What was checked: nothing is raised for what is not proved.
@@ -94,6 +95,16 @@ def verify_journal(
         return _verify(found, keys, origin, list(checkpoints), list(receipts))
     finally:
         found.close()
+
+
+def one_by_one(checkpoints: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of a name and one checkpoint, out of pairs whose text may have several, or none."""
+    found: list[tuple[str, str]] = []
+    for name, text in checkpoints:
+        texts = split_checkpoints(text) or [text]
+        names = [name] if len(texts) == 1 else [f"{name}:{number}" for number in range(1, len(texts) + 1)]
+        found += zip(names, texts, strict=True)
+    return found
 
 
 @dataclass
@@ -129,7 +140,7 @@ def _verify(
     kept = _kept(journal, HEAD_SNAPSHOT)
     if kept is not None:
         checkpoints = [(KEPT, kept.decode(errors="replace")), *checkpoints]
-    claims, checks = _claims(keys, origin, checkpoints, receipts)
+    claims, checks = _claims(keys, origin, one_by_one(checkpoints), receipts)
     reading = _read(journal, claims)
     checks = [_of_records(reading), *checks]
     proven = 0
@@ -263,9 +274,3 @@ def _kept(journal: Journal, name: str) -> bytes | None:
     except JournalError:  # a journal that is open for reading need not have any
         return None
     return None if found is None else found[1]
-
-
-def sources(where: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of a name and a text, for many checkpoints out of one place."""
-    for number, text in enumerate(texts, 1):
-        yield f"{where}:{number}", text
