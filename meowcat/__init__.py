@@ -3,8 +3,10 @@
 import logging
 
 from meowcat import blocking
+from meowcat.audit.settings import Audit
 from meowcat.config import Config
 from meowcat.core.errors import (
+    AuditError,
     Code,
     ControlError,
     DuplicateTask,
@@ -57,6 +59,8 @@ __version__ = "0.1.0"
 logging.getLogger("meowcat").addHandler(logging.NullHandler())  # quiet unless the application listens
 
 __all__ = [
+    "Audit",
+    "AuditError",
     "Checksum",
     "Code",
     "Config",

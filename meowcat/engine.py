@@ -11,10 +11,12 @@ import anyio
 import httpx
 from msgspec.structs import replace
 
+from meowcat.audit.settings import Audit
 from meowcat.config import Config
 from meowcat.control.server import ControlServer
 from meowcat.core import messages as msg
 from meowcat.core.errors import (
+    AuditError,
     DuplicateTask,
     EngineClosed,
     InvalidArgument,
@@ -31,6 +33,7 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
+from meowcat.runtime.auditing import Auditor
 from meowcat.runtime.forks import refuse_fork, unsendable
 from meowcat.runtime.home import Home
 from meowcat.runtime.inside import refuse_inside_callback
@@ -52,6 +55,10 @@ CREATE_BATCH = 1000
 SINK_NAME = 200
 """Characters that a sink's name may have."""
 
+AUDIT_DIGEST = "sha256"
+"""What is computed over each whole file where a history is to be proved and nothing else is said: what
+receipts are compared with elsewhere, and every platform has a tool for."""
+
 
 class Engine:
     """An engine on a journal. Use it as `async with Engine("transfers.db") as engine`.
@@ -64,6 +71,7 @@ class Engine:
             `resume`, `pause`, or a function that is asked for each. With `leave` the engine only takes
             commands: it begins no transfer, and what no command names stays as it is for the next opening.
         http_client: an `httpx.AsyncClient`, used as it is and never closed, or any Transport.
+        audit: signs the journal's history, so that it can be proved.
         clock, disk, workers: the world of a simulation (`meowcat.testing.world`).
     """
 
@@ -74,6 +82,7 @@ class Engine:
         config: Config | None = None,
         on_restart: OnRestart = "resume",
         http_client: httpx.AsyncClient | Transport | None = None,
+        audit: Audit | None = None,
         clock: Clock | None = None,
         disk: Disk | None = None,
         workers: Workers | None = None,
@@ -88,6 +97,7 @@ class Engine:
         self.clock = clock or Clock()
         self._on_restart = on_restart
         self._http_client = http_client
+        self._audit = audit
         self._disk = disk
         self._workers = workers
         self._home: Home | None = None
@@ -142,7 +152,7 @@ class Engine:
             workers=self._workers or Workers(),
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
-        runtime = Runtime(locate(self._where), config, world, self.clock, tasks)
+        runtime = Runtime(locate(self._where), config, world, self.clock, tasks, self._audit)
         await runtime.open(self._on_restart)
         self._runtime = runtime
         stack.push_async_callback(runtime.close)
@@ -283,7 +293,7 @@ class Engine:
 
     def _digest_for(self, request: Download) -> str | None:
         """What is computed over the whole file; a history that is to be proved wants one."""
-        chosen = request.digest or self.config.digest
+        chosen = request.digest or self.config.digest or (AUDIT_DIGEST if self._audit else None)
         return None if chosen == NO_DIGEST else chosen
 
     def _creation(self, sealed: Download, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
@@ -628,6 +638,41 @@ class Engine:
             position=runtime.bus.position,
             sinks=await runtime.deliveries.infos(),
         )
+
+    async def checkpoint(self) -> str:
+        """Sign all of the history so far, and export it to where `Audit.checkpoints` says.
+
+        Returns:
+            A signed checkpoint, as a C2SP signed note. Kept elsewhere, it proves later that nothing before
+            it was changed.
+
+        Raises:
+            AuditError: the engine has no `Audit`; or the journal is not a continuation of what was signed,
+                and nothing was signed; or the checkpoint is kept in the journal and could not be exported.
+        """
+        return await self._auditor().checkpoint()
+
+    async def receipt(self, task: TaskId | str) -> str:
+        """The receipt of a Complete task: that this log had its completion, with URL, size and digests.
+
+        Returns:
+            A C2SP proof file, which `meowcat.audit.verify_receipt` needs nothing but a public key for.
+
+        Raises:
+            InvalidTaskState: the task is not Complete. TaskNotFound: there is none. AuditError: as
+                `checkpoint`; or its record is not what was signed.
+        """
+        auditor = self._auditor()
+        state = await self._state(TaskId(task))
+        if state.state is not State.COMPLETE:
+            raise InvalidTaskState(f"task {task} is {state.state}: only a Complete task has a receipt")
+        return await auditor.receipt(state.id)
+
+    def _auditor(self) -> Auditor:
+        auditor = self._opened().auditor
+        if auditor is None:
+            raise AuditError("the engine signs nothing: open it with Engine(..., audit=meowcat.Audit(key))")
+        return auditor
 
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks whose records are damaged, and how. They are kept out; all others go on."""

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import meowcat
+from meowcat.cli.audit import audit
 from meowcat.cli.completion import completion
 from meowcat.cli.control import cancel, pause, retry
 from meowcat.cli.demo import demo
@@ -134,6 +135,6 @@ def main() -> None:
 
 
 for _command in (
-    get, list_tasks, show, show_log, pause, resume, cancel, retry, journal_group, demo, completion
+    get, list_tasks, show, show_log, pause, resume, cancel, retry, journal_group, audit, demo, completion
 ):  # fmt: skip
     main.add_command(_command)

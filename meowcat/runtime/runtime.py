@@ -11,6 +11,7 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from meowcat.audit.settings import Audit
 from meowcat.config import Config
 from meowcat.core import messages as msg
 from meowcat.core.decide import decide
@@ -35,6 +36,7 @@ from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
 from meowcat.journal.replay import Quarantined, fold_all, fold_task
 from meowcat.journal.writer import Writer
 from meowcat.runtime.actor import Actor, Answer
+from meowcat.runtime.auditing import Auditor
 from meowcat.runtime.bus import Bus
 from meowcat.runtime.delivery import Deliveries
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
@@ -62,9 +64,17 @@ class Runtime:
     """Everything between the public API and the journal. One per opened engine."""
 
     def __init__(
-        self, journal: Journal, config: Config, world: World, clock: Clock, tasks: TaskGroup
+        self,
+        journal: Journal,
+        config: Config,
+        world: World,
+        clock: Clock,
+        tasks: TaskGroup,
+        audit: Audit | None = None,
     ) -> None:
         self.journal = journal
+        self._audit = audit
+        self.auditor: Auditor | None = None
         self.config = config
         self.clock = clock
         self._world = world
@@ -83,6 +93,7 @@ class Runtime:
         self._stop = anyio.CancelScope()
         self._leaves = False
         """Whether the past stays as it is until a command names a task of it (`on_restart="leave"`)."""
+        self._ended = anyio.Event()
         self._writer: Writer | None = None
         self.room = anyio.Semaphore(config.queue_capacity, fast_acquire=True)
         """Places for commands that wait."""
@@ -101,6 +112,7 @@ class Runtime:
             raise
 
     async def _open(self, on_restart: OnRestart) -> None:
+        signer = None if self._audit is None else await self._threads.run(self._audit.signer)
         await self._threads.run(partial(self.journal.open, self.owner, self.config.durability))
         if IMPORTING in await self._threads.run(self.journal.cursors):
             raise JournalDamaged("an import into this journal was not finished: remove it and import again")
@@ -108,6 +120,8 @@ class Runtime:
         slots = (0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads)
         threaded = None if self._world.workers.threaded else False
         self.writer = self._writer = Writer(self.journal, self.config.durability, threaded=threaded)
+        if self._audit is not None and signer is not None:
+            self.auditor = Auditor(self._audit, signer, self.journal, self.writer, self.bus, self._threads)
         self.reconciler = Reconciler(
             self._tasks,
             self.clock,
@@ -144,11 +158,14 @@ class Runtime:
             with self._stop:
                 async with anyio.create_task_group() as loops:
                     loops.start_soon(self.reconciler.keep_time)
+                    if self.auditor is not None:
+                        loops.start_soon(self.auditor.run)
                     await self.dispatcher.run()
                     loops.cancel_scope.cancel()
         finally:
             if self.dispatcher.broken is None:
                 self.dispatcher.give_up(EngineClosed("the engine is closed; open a new one"))
+            self._ended.set()
 
     def _take_up(self, task: TaskState) -> None:
         """A task from the past: a row, and an actor where something is owed or waited for."""
@@ -170,6 +187,9 @@ class Runtime:
         with anyio.CancelScope(shield=True):
             await self.listeners.close(self._threads)
             self._stop.cancel()
+            await self._ended.wait()
+            if self.auditor is not None:  # now that nothing more is recorded
+                await self.auditor.close()
             await self.writer.aclose()
             await self._threads.run(self.journal.close)
 

@@ -19,6 +19,12 @@ SAYS = {
         "no.bin: Failed, 0 bytes, 1 failures",
     ],
     "own_client.py": ["8,388,608 bytes", "the server saw our-app/1.0"],
+    "audited_download.py": [
+        "proved: 8,388,608 bytes, sha256:",
+        "for order 4711",
+        "not proved: the record is not number",
+        "proved: True",
+    ],
 }
 """What each example that brings its own server prints."""
 

@@ -12,7 +12,7 @@ from typing import assert_type
 import httpx
 
 import meowcat
-from meowcat import sinks
+from meowcat import audit, sinks
 
 
 async def the_shortest_program() -> None:
@@ -48,6 +48,24 @@ async def every_argument_of_an_engine() -> None:
     meowcat.Engine()
     meowcat.Engine("memory:", on_restart="resume")
     meowcat.Engine("memory:", on_restart="pause")
+    meowcat.Engine("memory:", audit=meowcat.Audit(Path("audit.key"), origin="example.com/log", every=1000))
+
+
+async def proofs(engine: meowcat.Engine, task: meowcat.TaskId, key: audit.Key) -> None:
+    assert_type(await engine.checkpoint(), str)
+    assert_type(await engine.receipt(task), str)
+    receipt = audit.verify_receipt("text", key.vkey, origin="example.com/log")
+    assert_type(receipt, audit.Receipt)
+    assert_type(receipt.url, str | None)
+    assert_type(receipt.digests, tuple[meowcat.Checksum, ...])
+    assert_type(receipt.checkpoint, audit.Checkpoint)
+    assert_type(audit.verify_checkpoint("text", [key.vkey]).size, int)
+    found = audit.verify_journal("transfers.db", key.vkey, checkpoints=[("mine", "text")])
+    assert_type(found, audit.Verification)
+    assert_type(found.proved, bool)
+    assert_type(found.checks, tuple[audit.Check, ...])
+    signer: audit.Signer = key
+    meowcat.Audit(signer, checkpoints=print, at_close=False)
 
 
 async def a_handle(engine: meowcat.Engine) -> None:
