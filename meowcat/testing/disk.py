@@ -156,6 +156,10 @@ class SimulatedDisk:
         number = self._names.get(path)
         return None if number is None else bytes(self._inodes[number].content)
 
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, in order."""
+        return sorted(os.path.basename(name) for name in self._names if os.path.dirname(name) == folder)
+
     # What happens when
 
     @property

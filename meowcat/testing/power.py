@@ -55,25 +55,20 @@ class Power:
             PowerLost: it was the last, or the power was gone before. OSError: as `fail_at` says.
         """
         with self.mutex:
-            number = self.begin(name, *details)
+            if self.off:
+                raise PowerLost
+            self.calls += 1
+            number = self.calls
+            self.trace.append(f"{number} {name} " + " ".join(str(detail) for detail in details))
+            self._run_out_at((number, "before"))
+            if number in self._failures:
+                error = self._failures[number]
+                self.trace[-1] += f" -> {errno.errorcode[error]}"
+                raise OSError(error, os.strerror(error), str(details[0]) if details else None)
             try:
                 yield
             finally:  # also after a call that was refused
                 self._run_out_at((number, "after"))
-
-    def begin(self, name: str, *details: object) -> int:
-        """Count a call whose effect, if any, follows by itself. Returns its number. Raises as `call`."""
-        if self.off:
-            raise PowerLost
-        self.calls += 1
-        number = self.calls
-        self.trace.append(f"{number} {name} " + " ".join(str(detail) for detail in details))
-        self._run_out_at((number, "before"))
-        if number in self._failures:
-            error = self._failures[number]
-            self.trace[-1] += f" -> {errno.errorcode[error]}"
-            raise OSError(error, os.strerror(error), str(details[0]) if details else None)
-        return number
 
     def _run_out_at(self, now: tuple[int, When]) -> None:
         if self._crash == now:

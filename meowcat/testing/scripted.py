@@ -1,0 +1,256 @@
+"""Servers in memory, as a transport: they answer as `RangeServer` does, and go wrong as the script says.
+
+Nothing is sent anywhere. Requests and reads of bodies are calls of the machine's `Power`; waiting is done
+in the time of the running loop, which in a `World` is virtual.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from random import Random
+from urllib.parse import urlsplit
+
+import anyio
+
+from meowcat.core.values import FaultKind
+from meowcat.testing.content import BLOCK, Content
+from meowcat.testing.exchanges import (
+    Bucket,
+    Plan,
+    Seen,
+    Trouble,
+    bytes_sent_twice,
+    bytes_served,
+    planned,
+)
+from meowcat.testing.power import Power
+from meowcat.testing.range_server import Script
+from meowcat.transport.contract import Headers, HttpRequest, Timeouts, TransportFault
+from meowcat.transport.faults import describe
+
+__all__ = ["ScriptedServer", "ScriptedTransport"]
+
+LATENCY = (0.001, 0.02)
+"""Seconds until a reply begins: at least, and at most; by the seed."""
+
+
+class ScriptedServer:
+    """All servers of a simulated world, by URL. A host that serves nothing can't be reached; another path of
+    a host that serves something answers 404.
+
+    `script` says what goes wrong, as that of `RangeServer`: one `Trouble` (or None) for each request in order
+    of arrival, over all hosts, or a function of the request, which must depend on the request alone.
+    `rate` is bytes a second over all replies; `ranges` and `digests` are those of `RangeServer`.
+    """
+
+    def __init__(self) -> None:
+        self.contents: dict[str, Content] = {}
+        self.script: Script = ()
+        self.rate: float | None = None
+        self.ranges = True
+        self.digests = False
+        self.down_until = 0.0
+        """Until this second of the world's time no host can be reached."""
+        self.requests: list[Seen] = []
+        """Every request so far, in order; their counters grow while they are answered."""
+        self._bucket = Bucket(None)
+
+    def serve(self, url: str, content: Content | bytes | int) -> Content:
+        """Serve a content at `url` from now on: given bytes, or so many made-up ones. Served again with
+        other bytes, it is another generation; replies under way end with what they began."""
+        if isinstance(content, int):
+            content = Content(content, seed=len(self.contents))
+        elif isinstance(content, bytes):
+            content = Content(data=content)
+        self.contents[url] = content
+        return content
+
+    def remove(self, url: str) -> None:
+        """Answer 404 there from now on, or nothing if it was the host's last content."""
+        del self.contents[url]
+
+    def bytes_served(self) -> int:
+        """Body bytes that clients took, over all replies with content."""
+        return bytes_served(self.requests)
+
+    def bytes_sent_twice(self) -> int:
+        """Bytes that were taken although they had been before."""
+        return bytes_sent_twice(self.requests)
+
+    def copy(self) -> "ScriptedServer":
+        """The same servers in a world of their own."""
+        twin = ScriptedServer()
+        twin.__dict__ |= self.__dict__
+        twin.contents = dict(self.contents)
+        twin.script = self.script if callable(self.script) else tuple(self.script)
+        twin.requests = list(self.requests)
+        twin._bucket = Bucket(None)
+        return twin
+
+    def reaches(self, url: str, now: float) -> bool:
+        """Whether anybody answers at the URL's host at the second `now`."""
+        return now >= self.down_until and any(_origin(each) == _origin(url) for each in self.contents)
+
+    def answer(self, seen: Seen, url: str) -> tuple[Plan, Trouble]:
+        """What a request gets, and what goes wrong with it."""
+        self.requests.append(seen)
+        trouble = self._trouble(seen) or Trouble()
+        step = Bucket(self.rate).step
+        content = self.contents.get(url)
+        return planned(seen, content, trouble, ranges=self.ranges, digests=self.digests, step=step), trouble
+
+    def _trouble(self, seen: Seen) -> Trouble | None:
+        if callable(self.script):
+            return self.script(seen)
+        if not isinstance(self.script, deque):
+            self.script = deque(self.script)
+        return self.script.popleft() if self.script else None
+
+    async def spend(self, count: int) -> None:
+        """Wait until `count` bytes may go out."""
+        self._bucket.rate = self.rate
+        await self._bucket.take(count)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+class ScriptedTransport:
+    """A `Transport` to the servers of a `ScriptedServer`.
+
+    Args:
+        server: who answers.
+        power: counts the calls.
+        random: of the latencies.
+        timeouts: `read` is what a server that falls silent costs, `connect` one that can't be reached.
+        clock: seconds of the world's time.
+
+    """
+
+    def __init__(
+        self,
+        server: ScriptedServer,
+        power: Power,
+        random: Random,
+        timeouts: Timeouts,
+        clock: Callable[[], float],
+    ) -> None:
+        self.server = server
+        self.power = power
+        self.random = random
+        self.timeouts = timeouts
+        self.clock = clock
+
+    def send(self, request: HttpRequest) -> "ScriptedExchange":
+        return ScriptedExchange(self, request)
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
+    def call(self, url: str, name: str, *details: object) -> None:
+        """Count a call; one that is to fail does so as a broken connection."""
+        try:
+            with self.power.call(name, *details):
+                pass
+        except OSError as error:
+            raise TransportFault(describe(FaultKind.DISCONNECTED, url, str(error.strerror))) from error
+
+
+class ScriptedExchange:
+    """One request and its reply."""
+
+    def __init__(self, transport: ScriptedTransport, request: HttpRequest) -> None:
+        self._transport = transport
+        self._request = request
+
+    async def __aenter__(self) -> "ScriptedReply":
+        transport, request = self._transport, self._request
+        server, url = transport.server, request.url.partition("#")[0]
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        transport.call(url, request.method, url, headers.get("range", ""))
+        await anyio.sleep(transport.random.uniform(*LATENCY))
+        if not server.reaches(url, transport.clock()):
+            raise TransportFault(describe(FaultKind.UNREACHABLE, url))
+        seen = await self._seen(url, headers)
+        plan, trouble = server.answer(seen, url)
+        if trouble.refuse_body or trouble.before == "stall":
+            await anyio.sleep(transport.timeouts.read)
+            raise TransportFault(describe(FaultKind.TIMEOUT, url))
+        if trouble.before is not None:
+            raise TransportFault(describe(FaultKind.DISCONNECTED, url))
+        seen.status, seen.start = plan.status, plan.start
+        return ScriptedReply(transport, url, seen, plan, trouble)
+
+    async def _seen(self, url: str, headers: Mapping[str, str]) -> Seen:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = {"host": parts.netloc, **headers}
+        seen = Seen(self._request.method, target, headers, len(self._transport.server.requests) + 1)
+        if self._request.body is not None:
+            async for chunk in self._request.body():
+                seen.received += len(chunk)
+                seen.body += chunk[: max(0, BLOCK - len(seen.body))]
+        seen.complete = True
+        return seen
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Nothing goes on after a stop: there is no socket."""
+
+    async def dead(self) -> None:
+        """At once."""
+
+
+class ScriptedReply:
+    """The reply's head, and its body as far as the script lets it come."""
+
+    version = "HTTP/1.1"
+
+    def __init__(
+        self, transport: ScriptedTransport, url: str, seen: Seen, plan: Plan, trouble: Trouble
+    ) -> None:
+        self._transport = transport
+        self._url = url
+        self._seen = seen
+        self._trouble = trouble
+        self._chunks = iter(() if seen.method == "HEAD" else plan.body)
+        self._rest = b""
+        self._came = 0
+        self._left = trouble.after
+        self.status = plan.status
+        self.headers: Headers = plan.fields
+        named = {name.lower(): value for name, value in plan.fields}
+        self._owed = int(named["content-length"]) if "content-length" in named else None
+
+    async def read(self, size: int) -> bytes:
+        self._transport.call(self._url, "read", self._url, f"at most {size} bytes")
+        if self._left == 0:
+            await self._end()
+        if not self._rest:
+            self._rest = next(self._chunks, b"")
+        chunk, self._rest = self._rest[:size], self._rest[size:]
+        if self._left is not None:
+            chunk = chunk[: self._left]
+            self._left -= len(chunk)
+        if self._owed is not None:
+            chunk = chunk[: self._owed - self._came]
+        if not chunk:
+            if self._seen.method != "HEAD" and self._came < (self._owed or 0):
+                raise TransportFault(describe(FaultKind.DISCONNECTED, self._url))
+            self._seen.answered = True
+            return b""
+        self._came += len(chunk)
+        await self._transport.server.spend(len(chunk))
+        self._seen.sent += len(chunk)
+        return chunk
+
+    async def _end(self) -> None:
+        """The script lets the body end here."""
+        if self._trouble.then == "stall":
+            await anyio.sleep(self._transport.timeouts.read)
+            raise TransportFault(describe(FaultKind.TIMEOUT, self._url))
+        if self._trouble.then == "close" and self._trouble.framing == "close":
+            self._rest, self._chunks = b"", iter(())  # an end that looks as one that was meant
+            self._left = None
+            return
+        raise TransportFault(describe(FaultKind.DISCONNECTED, self._url))
