@@ -1,21 +1,67 @@
-"""An opt-in pytest plugin: every row of every `*.spec.toml` is a test.
+"""An opt-in pytest plugin: every row of every `*.spec.toml` is a test, and tests can ask for a world.
 
     pytest -p meowcat.testing.plugin specs/
 
-Rows of both kinds are collected: `[[scenario]]` (`meowcat.testing.scenarios`) and `[[http]]`
-(`meowcat.testing.http_specs`). A file that can't be understood is an error at collection, with its place.
+Rows of all kinds are collected: `[[scenario]]` (`meowcat.testing.scenarios`), `[[http]]`
+(`meowcat.testing.http_specs`) and `[[story]]` (`meowcat.testing.stories`). A file that can't be understood is
+an error at collection, with its place.
+
+The fixture `meowcat_world` is a `meowcat.testing.world.World` whose seed comes from the test's name, so that
+each test explores another course of events, and the same one every time. `--meowcat-seed N` gives all tests
+the seed N; a test that fails tells its seed.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 from meowcat.testing import http_specs, scenarios
 from meowcat.testing.spec_files import SUFFIX, SpecError, header_lines, read
+from meowcat.testing.world import World
 
 Check = Callable[[], None]
+
+
+SEED = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("meowcat")
+    group.addoption(
+        "--meowcat-seed",
+        type=int,
+        metavar="N",
+        help="the seed of meowcat_world; by default from the test's name",
+    )
+
+
+@pytest.fixture
+def meowcat_seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this test's world."""
+    given: int | None = request.config.getoption("--meowcat-seed")
+    seed = crc32(request.node.nodeid.encode()) if given is None else given
+    request.node.stash[SEED] = seed
+    return seed
+
+
+@pytest.fixture
+def meowcat_world(meowcat_seed: int) -> World:
+    """A simulated world: see `meowcat.testing.world`."""
+    return World(meowcat_seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and SEED in item.stash:
+        seed = item.stash[SEED]
+        report.sections.append(("meowcat", f"replay with --meowcat-seed {seed}"))
+    return report
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "SpecFile | None":

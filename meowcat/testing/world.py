@@ -22,6 +22,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
@@ -105,6 +106,8 @@ class World:
         disk: what the application's files are on. Its `put`, `get`, `remove` and `cut` are the hand from
             outside, which costs no call.
         power: counts the calls of disk, journal and network together.
+        notes: what somebody outside the machine remembers, as which commands were acknowledged: for
+            `work` to write and for checks to read. It survives every crash.
 
     """
 
@@ -118,6 +121,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.server = ScriptedServer()
+        self.notes: dict[str, Any] = {}
         self.disk = SimulatedDisk(seed) if disk is None else disk
         self._connect(Power())
         for folder in folders:
@@ -197,19 +201,20 @@ class World:
         self._time.busy = lambda: limiter.borrowed_tokens > 0
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._heed_error)
-        with anyio.CancelScope() as life:
-            self.power.told = partial(self._die, loop, life)
-            try:
-                result = await work(self)
-            except BaseException as error:  # raised again, but for what a machine that is off still says
-                if self.power.off:
-                    raise PowerLost from error
-                raise
+        life = asyncio.current_task()
+        assert life is not None
+        self.power.told = partial(self._die, loop, life)
+        try:
+            result = await work(self)
+        except BaseException as error:  # raised again, but for what a machine that is off still says
+            if self.power.off:
+                raise PowerLost from error
+            raise
         if self.power.off:
             raise PowerLost
         return result
 
-    def _die(self, loop: asyncio.AbstractEventLoop, life: anyio.CancelScope) -> None:
+    def _die(self, loop: asyncio.AbstractEventLoop, life: asyncio.Task[Any]) -> None:
         """The power goes in the middle of a run."""
         self._leave()
         logging.disable()  # nobody hears what a machine that is off still says
@@ -242,10 +247,7 @@ class World:
             said = f"after {within:,.0f} s of the world's time the work was not done"
         else:
             said = f"everybody waits for something that never comes, at {self.now:,.3f} s"
-        stacks = (task.get_stack() for task in asyncio.all_tasks(loop))
-        waiting = {
-            f"  in {stack[-1].f_code.co_qualname}, line {stack[-1].f_lineno}" for stack in stacks if stack
-        }
+        waiting = {f"  in {_place(task.get_coro())}" for task in asyncio.all_tasks(loop)}
         return "\n".join([said, *sorted(waiting)])
 
     def advance(self, seconds: float) -> None:
@@ -292,6 +294,7 @@ class World:
         """A world of its own that goes on from here; also one that is off, to be restarted in another way."""
         twin = copy.copy(self)
         twin.server = self.server.copy()
+        twin.notes = copy.deepcopy(self.notes)
         twin.disk = self.disk.killed()
         twin._connect(Power())
         twin.power.off, twin.power.trace = self.power.off, list(self.power.trace)
@@ -317,7 +320,7 @@ class World:
 
         Args:
             work: what the application does, and does again after the crash. What it keeps outside the world
-                (lists, globals) outlives the crash.
+                (lists, globals) is shared by all the worlds that are tried: use `notes`.
             check: called after the work has ended, in the world with the crash and in one without; raises
                 where something is not as it should be.
             losses: how each crash ends. One that is named again is drawn anew.
@@ -357,7 +360,8 @@ class World:
 
     def history(self) -> list[LoggedEvent]:
         """Every event in the journal, of all tasks, in order."""
-        journal = self._medium.image().journal()
+        medium = self._medium.image()
+        journal = medium.journal()
         journal.open(Owner(0, "the test"), "process")
         try:
             found: list[LoggedEvent] = []
@@ -394,6 +398,16 @@ class World:
                 told = f"{mark} at {self.now:,.3f} s of its time; its calls:"
                 error.add_note("\n".join([told, *self.power.trace[-TOLD:]]))
             raise
+
+
+def _place(coroutine: Any) -> str:
+    """Where a task waits: the innermost coroutine that is not a library's."""
+    place = "a task"
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        if not {"asyncio", "anyio"} & set(Path(frame.f_code.co_filename).parts):
+            place = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
+        coroutine = coroutine.cr_await
+    return place
 
 
 @contextmanager

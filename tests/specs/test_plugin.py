@@ -111,3 +111,39 @@ def test_rows_can_be_picked_by_name(pytest_of_a_user):
     code, output = pytest_of_a_user(*PLUGIN, "-k", "wish", good=GOOD, bad=BAD)
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "1 failed, 1 deselected" in output
+
+
+WORLD = """
+import meowcat
+
+def test_a_download(meowcat_world, meowcat_seed):
+    meowcat_world.server.serve("https://host/file", 100_000)
+
+    async def work(world):
+        async with world.engine() as engine:
+            await engine.download("https://host/file", "/data/file")
+
+    meowcat_world.run(work)
+    assert meowcat_world.disk.names("/data") == ["file"]
+    assert meowcat_seed == meowcat_world.seed
+    print("seed", meowcat_seed)
+    assert {outcome}
+"""
+
+
+def test_a_test_gets_a_world_with_a_seed_of_its_own_that_stays(pytest_of_a_user, tmp_path):
+    (tmp_path / "test_own.py").write_text(WORLD.format(outcome=True), "utf-8")
+    seeds = set()
+    for _ in range(2):
+        code, output = pytest_of_a_user(*PLUGIN, "-s")
+        assert code == 0, output
+        seeds.add(output.split("seed ")[1].split()[0])
+    assert len(seeds) == 1
+    assert "seed 12\n" in pytest_of_a_user(*PLUGIN, "-s", "--meowcat-seed", "12")[1]
+
+
+def test_a_test_that_fails_tells_its_seed(pytest_of_a_user, tmp_path):
+    (tmp_path / "test_own.py").write_text(WORLD.format(outcome=False), "utf-8")
+    code, output = pytest_of_a_user(*PLUGIN, "--meowcat-seed", "12")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "replay with --meowcat-seed 12" in output
