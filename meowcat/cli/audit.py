@@ -21,11 +21,12 @@ from meowcat.cli.exits import Exit
 from meowcat.cli.journals import pick, read_all
 from meowcat.cli.options import json_option
 from meowcat.cli.quantities import size_text
-from meowcat.cli.views import clock_text, json_document, printable, when
+from meowcat.cli.views import clock_text, json_document, printable
 from meowcat.core.errors import AuditError, InvalidArgument, JournalOwned, NotAJournal
 from meowcat.core.values import TaskId
 from meowcat.journal.contract import Journal, Owner, ReadableJournal
 from meowcat.journal.locate import locate
+from meowcat.journal.logged import when
 from meowcat.transfer.digests import digest_file
 from meowcat.transfer.disk import FileFault, OsDisk
 

@@ -162,7 +162,7 @@ class World:
     @property
     def clock(self) -> Clock:
         random = self._random
-        return Clock(self.wall, lambda: self.now, random.random, random.randbytes)
+        return Clock(wall=self.wall, monotonic=lambda: self.now, roll=random.random, entropy=random.randbytes)
 
     @property
     def now(self) -> float:
