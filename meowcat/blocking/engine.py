@@ -11,6 +11,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self
 
 import httpx
 
+from meowcat.audit.settings import Audit
 from meowcat.blocking.calls import Blocking, awaited, called, iterated
 from meowcat.blocking.loop import LoopThread
 from meowcat.config import Config
@@ -26,6 +27,7 @@ from meowcat.runtime.world import Clock
 from meowcat.task import Result
 from meowcat.task import Task as AsyncTask
 from meowcat.transfer.disk import Disk
+from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Transport
 
 P = ParamSpec("P")
@@ -77,6 +79,7 @@ class Task(Blocking[AsyncTask]):
     retry = awaited(AsyncTask.retry)
     supply = awaited(AsyncTask.supply)
     history = iterated(AsyncTask.history)
+    add_listener = called(AsyncTask.add_listener)
 
 
 def _handled(
@@ -110,12 +113,21 @@ class Engine(Blocking[AsyncEngine]):
         config: Config | None = None,
         on_restart: OnRestart = "resume",
         http_client: httpx.AsyncClient | Transport | None = None,
+        audit: Audit | None = None,
         clock: Clock | None = None,
         disk: Disk | None = None,
+        workers: Workers | None = None,
     ) -> None:
         super().__init__(
             AsyncEngine(
-                journal, config=config, on_restart=on_restart, http_client=http_client, clock=clock, disk=disk
+                journal,
+                config=config,
+                on_restart=on_restart,
+                http_client=http_client,
+                audit=audit,
+                clock=clock,
+                disk=disk,
+                workers=workers,
             )
         )
         self.config = self._inner.config
@@ -213,7 +225,12 @@ class Engine(Blocking[AsyncEngine]):
     tasks = iterated(AsyncEngine.tasks)
     cancel_many = awaited(AsyncEngine.cancel_many)
     pause_many = awaited(AsyncEngine.pause_many)
+    resume_many = awaited(AsyncEngine.resume_many)
+    retry_many = awaited(AsyncEngine.retry_many)
     events = iterated(AsyncEngine.events)
+    add_sink = awaited(AsyncEngine.add_sink)
+    remove_sink = awaited(AsyncEngine.remove_sink)
+    add_listener = called(AsyncEngine.add_listener)
 
     def drain(self, timeout: float | None = None) -> None:
         """Wait until nothing is left to do without help: every task has ended, is Paused or Failed, or waits
@@ -225,6 +242,8 @@ class Engine(Blocking[AsyncEngine]):
         self._run(self._inner.drain, timeout)
 
     snapshot = awaited(AsyncEngine.snapshot)
+    checkpoint = awaited(AsyncEngine.checkpoint)
+    receipt = awaited(AsyncEngine.receipt)
     quarantined = called(AsyncEngine.quarantined)
 
 

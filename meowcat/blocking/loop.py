@@ -20,6 +20,7 @@ import anyio
 
 from meowcat.core.errors import EngineClosed, InvalidArgument, WouldDeadlock
 from meowcat.runtime.forks import leave_to_parent, refuse_fork
+from meowcat.runtime.inside import refuse_inside_listener
 
 T = TypeVar("T")
 
@@ -100,9 +101,10 @@ class LoopThread:
         """Refuse a call that could never be answered.
 
         Raises:
-            EngineForked: the thread is the parent's. WouldDeadlock: it is this one.
+            EngineForked: the thread is the parent's. WouldDeadlock: it is this one, or a listener makes it.
         """
         self.refuse_fork()
+        refuse_inside_listener()
         if threading.get_ident() == self._thread.ident:
             raise WouldDeadlock(
                 "a blocking call from the engine's own event loop would wait for itself: return first, "

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import queue
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -293,3 +294,39 @@ def test_no_thread_outlives_its_engine():
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_blocking_call_from_inside_a_listener_is_refused_at_once(tmp_path, engine):
+    refused = queue.SimpleQueue()
+
+    def listen(info):
+        for call in (engine.snapshot, engine.close, lambda: engine.pause(info.id)):
+            try:
+                call()
+            except meowcat.WouldDeadlock as error:
+                refused.put(str(error))
+
+    with engine.add_listener(listen):
+        engine.submit(meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / "a")), paused=True)
+        told = [refused.get(timeout=10) for _ in range(3)]
+    assert all("a listener" in each for each in told)
+    engine.snapshot()
+
+
+def test_sinks_and_listeners_serve_synchronous_code(tmp_path, engine):
+    delivered, told = queue.SimpleQueue(), queue.SimpleQueue()
+    engine.add_sink("all", meowcat.callback(delivered.put))
+    with RangeServer(BIG) as server:
+        task = engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
+        task.add_listener(told.put)
+        task.resume()
+        task.result(timeout=30)
+    kinds = []
+    while "Completed" not in kinds:
+        kinds.append(type(delivered.get(timeout=10).event).__name__)
+    assert kinds[0] == "Created"
+    states = []
+    while meowcat.State.COMPLETE not in states:
+        states.append(told.get(timeout=10).state)
+    engine.remove_sink("all")
+    assert engine.snapshot().sinks == {}
