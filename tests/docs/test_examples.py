@@ -11,6 +11,7 @@ from meowcat.testing.servers import Content, RangeServer
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SAYS = {
+    "blocking.py": ["a.bin: 4,194,304 bytes, looked at several times", "4 tasks are Complete"],
     "resume_after_crash.py": ["killed with SIGKILL", "SHA-256 is right"],
     "selective_resume.py": ["a.bin: Complete", "b.bin: Paused", "c.bin: Complete"],
     "many_files.py": ["200 tasks are recorded", "200 files, 3,276,800 bytes"],

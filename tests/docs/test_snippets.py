@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import meowcat
 from meowcat.testing.servers import Content, RangeServer, Trouble
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,21 @@ async def run_page(page: Path, hosts: dict[str, str]) -> None:
 )
 def test_the_code_of_a_page_works_as_it_stands_there(page, folder, hosts):
     anyio.run(run_page, page, hosts)
+
+
+def in_blocking_form(code: str) -> str:
+    """The same code for `meowcat.blocking`: the async API without its keywords."""
+    code = code.replace("async with meowcat.Engine(", "with meowcat.blocking.Engine(")
+    return code.replace("async for ", "for ").replace("await ", "")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart.md"])
+def test_the_code_of_a_page_works_without_async(name, folder, hosts):
+    session: dict[str, object] = {"__name__": "__snippet__", "meowcat": meowcat}
+    for snippet in runnable(ROOT / name):
+        if snippet.language == "python" and "asyncio.run(" not in snippet.code:
+            code = in_blocking_form(localised(snippet.code, hosts))
+            exec(compile("\n" * snippet.line + code, snippet.page, "exec"), session)  # noqa: S102  # our own pages
 
 
 def test_no_fence_has_a_mark_that_nobody_runs():

@@ -44,6 +44,7 @@ async def every_argument_of_an_engine() -> None:
     async with httpx.AsyncClient() as client:
         engine = meowcat.Engine(Path("transfers.db"), config=config, on_restart=wanted, http_client=client)
         assert_type(engine.config, meowcat.Config)
+        assert_type(await engine.open(), meowcat.Engine)
         await engine.close()
     meowcat.Engine()
     meowcat.Engine("memory:", on_restart="resume")
@@ -158,6 +159,48 @@ async def sinks_and_listeners(engine: meowcat.Engine, task: meowcat.Task) -> Non
     with task.add_listener(told) as subscription:
         assert_type(subscription, meowcat.Subscription)
     subscription.close()
+
+
+def without_async() -> None:
+    with meowcat.blocking.Engine("transfers.db", on_restart=wanted) as engine:
+        assert_type(engine, meowcat.blocking.Engine)
+        assert_type(engine.config, meowcat.Config)
+        assert_type(engine.download("https://host/big.iso", Path("big.iso"), connections=8), meowcat.Result)
+        engine.download("https://host/big.iso", "big.iso", timeout=5)
+        request = meowcat.Download("https://host/big.iso", to="big.iso")
+        task = engine.submit(request, paused=False)
+        assert_type(task, meowcat.blocking.Task)
+        assert_type(engine.submit_nowait(request), meowcat.blocking.Task)
+        assert_type(engine.task(task.id), meowcat.blocking.Task)
+        assert_type(engine.submit_many([request], paused=True), list[meowcat.TaskId])
+        assert_type(engine.pause_many(state=meowcat.State.QUEUED), list[meowcat.TaskId])
+        assert_type(engine.cancel_many(state=["Queued", "Paused"]), list[meowcat.TaskId])
+        for info in engine.tasks(state="Paused", direction="download"):
+            assert_type(info, meowcat.TaskInfo)
+        for logged in engine.events(after=0):
+            assert_type(logged, meowcat.LoggedEvent)
+        for logged in engine.history(task.id):
+            assert_type(logged, meowcat.LoggedEvent)
+        assert_type(engine.snapshot(), meowcat.Snapshot)
+        assert_type(engine.quarantined(), dict[meowcat.TaskId, str])
+        engine.supply(task.id, headers={"Authorization": "made up"})
+        engine.cancel(task.id)
+        engine.drain(timeout=1.5)
+    opened = meowcat.blocking.Engine().open()
+    assert_type(opened, meowcat.blocking.Engine)
+    opened.close()
+
+
+def a_blocking_handle(task: meowcat.blocking.Task) -> None:
+    assert_type(task.id, meowcat.TaskId)
+    assert_type(task.state, meowcat.State)
+    assert_type(task.info, meowcat.TaskInfo)
+    for progress in task.progress():
+        assert_type(progress, meowcat.Progress)
+    assert_type(next(task.history()), meowcat.LoggedEvent)
+    assert_type(task.result(timeout=5), meowcat.Result)
+    task.pause()
+    task.supply(url="https://host/big.iso")
 
 
 async def errors(task: meowcat.Task) -> None:
