@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from meowcat.journal.contract import Owner
+from meowcat.journal.lines import seal_line
+from meowcat.journal.locate import locate
+from meowcat.testing.journal_suite import entry
 from meowcat.testing.servers import Content, RangeServer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -59,6 +63,56 @@ def test_the_shortest_example_downloads_what_it_is_told(tmp_path):
     assert (tmp_path / "file.bin").read_bytes() == content.bytes()
 
 
+def journal_of_a_life(folder):
+    journal = locate(f"jsonl:{folder}")
+    for opening in (1, 2):
+        journal.open(Owner(1, "host"), "power")
+        journal.append(
+            [entry(f"t{opening}", 1, b'{"a": [1, "\xc3\xa9"]}'), entry(f"t{opening}", 2, b"\x00raw")]
+        )
+        journal.set_cursor("sink", opening)
+        journal.close()
+
+
+def read_by_a_stranger(folder):
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", EXAMPLES / "read_jsonl.py", folder],  # without installed packages
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_a_journal_is_read_with_the_standard_library_alone(tmp_path):
+    journal_of_a_life(tmp_path / "x.jsonl")
+    assert read_by_a_stranger(tmp_path / "x.jsonl") == (
+        0,
+        ["1 t1 1 created", "2 t1 2 created", "3 t2 1 created", "4 t2 2 created", "4 records, 0 faults"],
+    )
+    assert len((EXAMPLES / "read_jsonl.py").read_text().splitlines()) <= 60
+
+
+def test_a_stranger_sees_damage_and_edits(tmp_path):
+    journal_of_a_life(tmp_path / "x.jsonl")
+    segment = tmp_path / "x.jsonl" / "00000000000000000001.jsonl"
+    good = segment.read_bytes()
+    segment.write_bytes(good.replace(b'"a": [1,', b'"a": [2,', 1))
+    code, printed = read_by_a_stranger(tmp_path / "x.jsonl")
+    assert code == 1
+    assert printed[0].startswith("00000000000000000001.jsonl:4: a damaged line")
+    assert printed[-1] == "3 records, 1 faults"
+    line = next(line for line in good.splitlines(keepends=True) if b'"position":3' in line)
+    edited = seal_line(line[:-19].replace(b'"seq":1', b'"seq":7') + b"}")
+    segment.write_bytes(good.replace(line, edited))
+    code, printed = read_by_a_stranger(tmp_path / "x.jsonl")
+    assert "00000000000000000001.jsonl: record 3 breaks the hash chain" in printed
+    assert code == 1
+
+
 def test_every_example_is_run_here():
     tested_elsewhere = {"verify_receipt.py"}  # with a receipt, beside our own verifier
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, *tested_elsewhere, "download.py"}
+    tested_above = {"download.py", "read_jsonl.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, *tested_elsewhere, *tested_above}
