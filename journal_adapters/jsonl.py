@@ -46,7 +46,7 @@ from meowcat.core.errors import (
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, link
+from meowcat.journal.chain import UNFIT, link, require_sequel
 from meowcat.journal.contract import (
     FORMAT,
     MAX_RECORD,
@@ -191,19 +191,17 @@ class JSONLJournal:
         """Take over another journal's records; see RestorableJournal."""
         log = self._owned()
         ledger = self._ledger
-        lines: list[Line] = []
-        chain, position, epoch = ledger.chain, ledger.position, ledger.recorded
+        if not records:
+            return Position(ledger.position)
+        last = Position(ledger.position)
+        require_sequel(records, last, Epoch(ledger.recorded), ledger.chain, self.max_record)
         changes: dict[TaskId, _Change] = {}
         for record in records:
-            position += 1
-            _refuse_stranger(record, position, epoch, chain)
-            self._follow(record, position, changes)
-            lines.append(record_line(record, record.epoch, record.position, record.chain))
-            chain, epoch = record.chain, record.epoch
-        if lines:
-            self._restored = True
-            self._store(log, records, lines, changes, chain, epoch)
-        return Position(position)
+            self._follow(record, record.position, changes)
+        lines = [record_line(each, each.epoch, each.position, each.chain) for each in records]
+        self._restored = True
+        self._store(log, records, lines, changes, records[-1].chain, records[-1].epoch)
+        return records[-1].position
 
     def reopen(self) -> Position:
         log = self._owned()
@@ -507,20 +505,6 @@ class _Named(Struct, frozen=True):
 
 def _snapshot_name(name: str) -> str:
     return f"{SNAPSHOT}-{sha256(name.encode()).hexdigest()[:32]}"
-
-
-def _refuse_stranger(record: Record, position: int, epoch: int, chain: bytes) -> None:
-    """See that a restored record follows on what is there."""
-    try:
-        follows = link(chain, record, record.epoch, record.position) == record.chain
-    except UNFIT as error:
-        raise JournalRejected(f"record {record.position}: no record can hold this: {error}") from error
-    if record.position != position:
-        raise JournalRejected(f"record {record.position} does not follow on {position - 1}")
-    if record.epoch < epoch:
-        raise JournalRejected(f"record {position}: its epoch {record.epoch} is less than {epoch}")
-    if not follows:
-        raise JournalRejected(f"record {position}: its chain value does not follow on what is stored")
 
 
 def _undecided(path: Path, detail: str) -> JournalDamaged:

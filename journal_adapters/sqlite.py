@@ -9,14 +9,36 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-import google_crc32c
+from msgspec.structs import astuple, replace
 
 from journal_adapters import sqlite_file
 from journal_adapters.ownership import Lock, owner_of, refuse_platform
+from journal_adapters.sqlite_file import FAILURES
+from journal_adapters.sqlite_sums import (
+    CURSORS,
+    OPEN_TASKS,
+    START,
+    TAIL,
+    Row,
+    Sums,
+    Tail,
+    TaskSum,
+    adopt,
+    cursors_of,
+    rebuild,
+    store_tail,
+    sum_up,
+    tail_of,
+    task_of,
+    unfinished_of,
+)
 from meowcat.core.errors import (
+    JournalAccess,
     JournalClosed,
     JournalConflict,
     JournalDamaged,
@@ -28,8 +50,8 @@ from meowcat.core.errors import (
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, intact, seal
-from meowcat.journal.contract import GENESIS, MAX_RECORD, Damage, Entry, Epoch, Owner, Record, Sync
+from meowcat.journal.chain import UNFIT, crc, intact, mark, require_sequel, seal
+from meowcat.journal.contract import MAX_RECORD, Damage, Entry, Epoch, Owner, Record, Sync
 
 CHECKPOINT_AFTER = 8 << 20
 """Bytes of bodies after which the log is moved into the file."""
@@ -39,18 +61,25 @@ _OVERHEAD = 256
 
 _SELECT = "SELECT position, task, seq, epoch, open, type, version, at, body, chain, crc FROM record"
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SUM_UP = (
-    "INSERT INTO task (id, first, seq, open) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, open = excluded.open"
-)
+
+_AT_ONCE = 1000
+"""Records per read where all are read."""
 
 _SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 _ABANDONED: list[sqlite3.Connection] = []
 """Connections that a fork inherited: SQLite forbids even closing them there."""
 
-Row = tuple[Any, ...]
 T = TypeVar("T")
+
+
+@dataclass
+class _Change:
+    """A transaction that is under way."""
+
+    writer: sqlite3.Connection
+    tail: Tail
+    """What the tail becomes with it."""
 
 
 class SQLiteJournal:
@@ -67,11 +96,11 @@ class SQLiteJournal:
         self._reading = threading.Lock()
         self._pid = 0
         self._sync: Sync = "power"
-        self._epoch = Epoch(0)
-        self._last = Position(0)
-        self._chain = GENESIS
+        self._tail = START
+        self._sums: dict[TaskId, TaskSum] = {}
         self._unchecked = 0
         self._in_doubt = False
+        self._restored = False
 
     @classmethod
     def claims(cls, path: Path) -> bool:
@@ -101,15 +130,20 @@ class SQLiteJournal:
         try:
             if not sqlite_file.examine(self.path, known=known):
                 sqlite_file.create(self.path)
+            self._in_doubt = self._restored = False
             self._connect()
             self._raise_epoch()
-        except sqlite3.Error as error:
+            self._mend_sums()
+        except FAILURES as error:
             self.close()
             raise sqlite_file.explain(error, self.path) from error
+        except JournalUncertain as error:  # nothing that anybody would have to look for
+            self.close()
+            raise sqlite_file.explain(error.__cause__ or error, self.path) from error
         except BaseException:  # raised again: whatever it was, the lock is given back
             self.close()
             raise
-        return self._epoch
+        return self._tail.epoch
 
     def open_for_reading(self) -> None:
         """Open without ownership, also while another process owns the journal; see ReadableJournal."""
@@ -120,38 +154,52 @@ class SQLiteJournal:
         self._pid = os.getpid()
         try:
             self._reader = sqlite_file.connect_reader(self.path)
-        except sqlite3.Error as error:
+            early = sqlite_file.is_early(self._reader)
+        except FAILURES as error:
+            self.close()
             raise sqlite_file.explain(error, self.path) from error
+        if early:
+            self.close()
+            raise JournalAccess(f"{self.path}: laid out by an early meowcat; open it for writing once")
 
     def append(self, batch: Sequence[Entry]) -> Position:
-        writer = self._owned()
-        if self._in_doubt:
-            raise JournalUncertain(f"{self.path}: an append is in doubt; reopen first")
-        rows, chain = self._rows(batch)
+        writer = self._writable()
+        if self._restored:
+            raise JournalRejected(f"{self.path}: records were restored; close it and open it again")
+        rows, tail = self._rows(batch)
         if not rows:
-            return self._last
+            return tail.last
         self._checkpoint_when_due(writer)
-        self._in_doubt = True  # until the commit, or a rollback that was verified
-        try:
-            self._store(writer, rows)
-        except sqlite3.Error as error:
-            self._sort_out(writer, error)
-        self._in_doubt = False
-        self._last, self._chain = Position(rows[-1][0]), chain
-        self._unchecked += sum(len(entry.body) for entry in batch) + _OVERHEAD * len(rows)
-        return self._last
+        self._store(rows, batch, tail)
+        return tail.last
+
+    def restore(self, records: Sequence[Record]) -> Position:
+        """Store records of another journal as they are; see RestorableJournal."""
+        writer = self._writable()
+        tail = self._tail
+        row = writer.execute("SELECT epoch FROM record WHERE position = ?", (tail.last,)).fetchone()
+        require_sequel(records, tail.last, Epoch(row[0] if row else 0), tail.chain, self.max_record)
+        if not records:
+            return tail.last
+        self._checkpoint_when_due(writer)
+        end = records[-1]
+        tail = replace(tail, last=end.position, chain=end.chain, epoch=max(tail.epoch, end.epoch))
+        self._store([_row(each) for each in records], records, tail)
+        self._restored = True
+        return tail.last
 
     def reopen(self) -> Position:
         self._usable()
         self._disconnect()
+        epoch = self._tail.epoch
         try:
             self._connect()
-            self._require_epoch(self._writer_connection())
+            self._require_epoch(epoch)
             self._settle_log(self._writer_connection())
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise sqlite_file.explain(error, self.path) from error
         self._in_doubt = False
-        return self._last
+        return self._tail.last
 
     def _settle_log(self, writer: sqlite3.Connection) -> None:
         """Make what is visible now durable in the file itself: after a failed sync, the log's pages may have
@@ -164,31 +212,46 @@ class SQLiteJournal:
     def read(self, task: TaskId, after: int = 0) -> Sequence[Record | Damage]:
         rows = f"{_SELECT} WHERE task = ? AND seq > ? ORDER BY seq"
         try:
-            # The summary first: an append between the two reads must not make records look missing.
-            summary = self._query("SELECT seq FROM task WHERE id = ?", task)
+            # The sum first: an append between the two reads must not make records look missing.
+            stored = self._query("SELECT id, first, seq, open, crc FROM task WHERE id = ?", task)
             found = self._query_as(_record, rows, task, after)
         except JournalDamaged as error:
             return [Damage(str(error), task=task)]
+        sums = task_of(stored[0]) if stored else None
         last = found[-1].seq if found and isinstance(found[-1], Record) else after
-        if summary and summary[0][0] > last and not (found and isinstance(found[-1], Damage)):
-            found.append(Damage(f"the records after {last} of {summary[0][0]} are missing", task=task))
+        if sums and sums.seq > last and not (found and isinstance(found[-1], Damage)):
+            found.append(Damage(f"the records after {last} of {sums.seq} are missing", task=task))
         return found
 
     def unfinished(self) -> Iterator[TaskId]:
-        rows = self._query("SELECT id FROM task WHERE open = 1 ORDER BY first")
-        return iter([TaskId(task) for (task,) in rows])
+        try:
+            tasks = unfinished_of(self._query(OPEN_TASKS))
+        except JournalDamaged:
+            tasks = None
+        if tasks is None:  # the sums are damaged: the records say it, too, at the price of reading them all
+            tasks = [each.task for each in sum_up(self._all()) if each.open]
+        return iter(tasks)
 
     def scan(self, after: Position, limit: int) -> Sequence[Record | Damage]:
         rows = f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?"
         try:
-            return self._query_as(_record, rows, after, limit)
+            last = self.last()  # before the records: an append in between must not make any look missing
+            found = self._query_as(_record, rows, after, limit)
         except JournalDamaged:
             return self._scan_one_by_one(after, limit)
+        if len(found) >= min(limit, last - after) and (not found or found[-1].position == after + len(found)):
+            return found
+        return self._scan_one_by_one(after, limit)
 
     def _scan_one_by_one(self, after: int, limit: int) -> Sequence[Record | Damage]:
-        """What can be read where a page or a text is damaged: the rest is damage at its position."""
+        """What can be read where a page, a text or the tail is damaged; the rest is damage in its place."""
         found: list[Record | Damage] = []
-        for position in range(after + 1, min(after + limit, self.last()) + 1):
+        try:
+            last, end = self.last(), None
+        except JournalDamaged as error:
+            last = Position(self._query("SELECT max(position) FROM record")[0][0] or 0)
+            end = Damage(f"{error}; records may be missing behind this one", Position(last + 1))
+        for position in range(after + 1, min(after + limit, last) + 1):
             try:
                 rows = self._query(f"{_SELECT} WHERE position = ?", position)
             except JournalDamaged as error:
@@ -196,31 +259,49 @@ class SQLiteJournal:
             else:
                 missing = Damage(f"record {position} is missing", Position(position))
                 found.append(_record(rows[0]) if rows else missing)
+        if end is not None and after <= last < after + limit:
+            found.append(end)
         return found
 
+    def _all(self) -> Iterator[Record | Damage]:
+        after = Position(0)
+        while found := self.scan(after, _AT_ONCE):
+            yield from found
+            after = Position(after + len(found))
+
     def last(self) -> Position:
-        return Position(self._query("SELECT max(position) FROM record")[0][0] or 0)
+        rows = self._query(TAIL)
+        return self._tail_of(rows[0] if rows else None).last
 
     def cursors(self) -> Mapping[str, Position]:
-        return {
-            name: Position(position) for name, position in self._query("SELECT name, position FROM cursor")
-        }
+        try:
+            return cursors_of(self._query(CURSORS))
+        except JournalDamaged as error:
+            raise JournalDamaged(f"{self.path}: {error}") from error
 
     def set_cursor(self, name: str, position: Position | None) -> None:
-        if position is None:
-            self._write("DELETE FROM cursor WHERE name = ?", name)
-        else:
-            self._write("INSERT OR REPLACE INTO cursor VALUES (?, ?)", name, position)
+        self._writable()
+        with self._transaction() as change:
+            forgotten = change.writer.execute("DELETE FROM cursor WHERE name = ?", (name,)).rowcount
+            if position is not None:
+                row = (name, position, mark(name, position))
+                change.writer.execute("INSERT INTO cursor VALUES (?, ?, ?)", row)
+            cursors = change.tail.cursors - forgotten + (position is not None)
+            change.tail = replace(change.tail, cursors=cursors)
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
-        checksum = google_crc32c.value(body)
-        self._write("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)", name, position, body, checksum)
+        self._writable()
+        row = (name, position, body, mark(name, position, body))
+        with self._transaction() as change:
+            change.writer.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)", row)
 
     def get_snapshot(self, name: str) -> tuple[Position, bytes] | None:
         rows = self._query("SELECT position, body, crc FROM snapshot WHERE name = ?", name)
-        if not rows or google_crc32c.value(rows[0][1]) != rows[0][2]:
-            return None  # a snapshot is advisory: a damaged one is as good as none
-        return Position(rows[0][0]), rows[0][1]
+        try:
+            intact = bool(rows) and mark(name, *rows[0][:2]) == rows[0][2]
+        except UNFIT:  # a damaged column can come back as another type
+            intact = False
+        return rows[0][:2] if intact else None  # a snapshot is advisory: a damaged one is as good as none
 
     def close(self) -> None:
         if self._pid and self._pid != os.getpid():
@@ -236,12 +317,33 @@ class SQLiteJournal:
             raise JournalError(f"{self.path}: this journal object is open already")
 
     def _connect(self) -> None:
+        self._sums.clear()
         self._writer = sqlite_file.connect_writer(self.path, self._sync)
         self._reader = sqlite_file.connect_reader(self.path)
-        row = self._writer.execute(
-            "SELECT position, chain FROM record ORDER BY position DESC LIMIT 1"
-        ).fetchone()
-        self._last, self._chain = (Position(row[0]), row[1]) if row else (Position(0), GENESIS)
+        if sqlite_file.is_early(self._writer):
+            self._adopt(self._writer)
+        self._tail = self._tail_of(self._writer.execute(TAIL).fetchone())
+
+    def _adopt(self, writer: sqlite3.Connection) -> None:
+        """Bring a file of the early layout into that of today."""
+        records = [_record(row) for row in writer.execute(f"{_SELECT} ORDER BY position")]
+        writer.executescript(f"BEGIN IMMEDIATE; {sqlite_file.EARLY}")
+        adopt(writer, records)
+        writer.execute("COMMIT")
+
+    def _tail_of(self, row: Row | None) -> Tail:
+        try:
+            return tail_of(row)
+        except JournalDamaged as error:
+            raise JournalDamaged(f"{self.path}: {error}") from error
+
+    def _mend_sums(self) -> None:
+        """Make the rows of the tasks anew where they do not add up."""
+        writer = self._writer_connection()
+        if unfinished_of(writer.execute(OPEN_TASKS)) is None:
+            sums = sum_up(self._all())
+            with self._transaction() as change:
+                change.tail = rebuild(change.writer, change.tail, sums)
 
     def _disconnect(self) -> None:
         """Close both connections, the reader first: the last one to close empties the log."""
@@ -253,38 +355,30 @@ class SQLiteJournal:
             writer, self._writer = self._writer, None
             try:
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error:
+            except FAILURES:
                 pass  # what is in the log is durable there, and the next opening reads it
             writer.close()
 
     def _raise_epoch(self) -> None:
-        writer = self._writer_connection()
-        writer.execute("BEGIN IMMEDIATE")
-        writer.execute("UPDATE journal SET epoch = epoch + 1")
-        self._epoch = Epoch(self._stored_epoch(writer))
-        writer.execute("COMMIT")
+        with self._transaction() as change:
+            change.tail = replace(change.tail, epoch=Epoch(change.tail.epoch + 1))
 
-    def _stored_epoch(self, connection: sqlite3.Connection) -> int:
-        row = connection.execute("SELECT epoch FROM journal").fetchone()
-        if row is None:
-            raise JournalDamaged(f"{self.path}: the journal has lost its epoch")
-        return int(row[0])
+    def _require_epoch(self, epoch: Epoch) -> None:
+        stored = self._tail_of(self._writer_connection().execute(TAIL).fetchone()).epoch
+        if stored != epoch:
+            raise JournalFenced(f"{self.path}: epoch {stored} owns the journal; this is {epoch}")
 
-    def _require_epoch(self, writer: sqlite3.Connection) -> None:
-        stored = self._stored_epoch(writer)
-        if stored != self._epoch:
-            raise JournalFenced(f"{self.path}: epoch {stored} owns the journal; this is {self._epoch}")
-
-    def _rows(self, batch: Sequence[Entry]) -> tuple[list[Row], bytes]:
-        """The batch as rows, and the chain after it.
+    def _rows(self, batch: Sequence[Entry]) -> tuple[list[Row], Tail]:
+        """The batch as rows, and the tail after it but for the number of unfinished tasks.
 
         Raises:
             JournalRejected: an entry that no record can hold.
 
         """
         rows: list[Row] = []
-        chain, epoch = self._chain, self._epoch
-        for position, entry in enumerate(batch, self._last + 1):
+        tail = self._tail
+        chain, epoch = tail.chain, tail.epoch
+        for position, entry in enumerate(batch, tail.last + 1):
             if len(entry.body) > self.max_record:
                 raise JournalRejected(f"a record of {len(entry.body)} bytes; at most {self.max_record} fit")
             try:
@@ -293,25 +387,47 @@ class SQLiteJournal:
                 raise JournalRejected(f"task {entry.task!r}: no record can hold this: {error}") from error
             head = (position, entry.task, entry.seq, epoch, entry.open, entry.type, entry.version, entry.at)
             rows.append((*head, entry.body, chain, checksum))
-        return rows, chain
+        return rows, replace(tail, last=Position(tail.last + len(rows)), chain=chain)
 
-    def _store(self, writer: sqlite3.Connection, rows: list[Row]) -> None:
-        writer.execute("BEGIN IMMEDIATE")
+    def _store(self, rows: list[Row], batch: Sequence[Entry | Record], tail: Tail) -> None:
+        """Store rows and all that sums them up, in one transaction."""
+        with self._transaction() as change:
+            sums = Sums(change.writer, self._sums)
+            for row, entry in zip(rows, batch, strict=True):
+                sums.add(entry, row[0])
+            change.writer.executemany(_INSERT, rows)
+            change.tail = replace(tail, unfinished=tail.unfinished + sums.store())
+        sums.keep()
+        self._unchecked += sum(len(entry.body) for entry in batch) + _OVERHEAD * len(rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[_Change]:
+        """One durable change, all of it or nothing.
+
+        Raises:
+            JournalFenced, JournalRejected: nothing is changed.
+            JournalUncertain: it may or may not be; and nothing else is until `reopen`.
+
+        """
+        writer = self._writer_connection()
+        change = _Change(writer, self._tail)
+        self._in_doubt = True  # until the commit, or a rollback that was verified
         try:
-            self._require_epoch(writer)
-        except JournalFenced:
-            writer.execute("ROLLBACK")
-            self._in_doubt = False
+            writer.execute("BEGIN IMMEDIATE")
+            self._require_epoch(self._tail.epoch)
+            yield change
+            if change.tail != self._tail:
+                store_tail(writer, change.tail)
+            writer.execute("COMMIT")
+        except FAILURES as error:
+            self._sort_out(writer, error)
+        except BaseException:  # raised again: whatever it was, the commit was not reached
+            self._in_doubt = not _undone(writer)
             raise
-        writer.executemany(_INSERT, rows)
-        last = {row[1]: (row[1], row[0], row[2], row[4]) for row in rows}
-        firsts = {row[1]: row[0] for row in reversed(rows)}
-        writer.executemany(
-            _SUM_UP, [(task, firsts[task], seq, open_) for task, _, seq, open_ in last.values()]
-        )
-        writer.execute("COMMIT")
+        self._in_doubt = False
+        self._tail = change.tail
 
-    def _sort_out(self, writer: sqlite3.Connection, error: sqlite3.Error) -> NoReturn:
+    def _sort_out(self, writer: sqlite3.Connection, error: Exception) -> NoReturn:
         """Tell a certain failure from an uncertain one: only after a rollback that a reader confirms."""
         code = sqlite_file.code_of(error)
         full = code & 0xFF == sqlite3.SQLITE_FULL
@@ -324,14 +440,16 @@ class SQLiteJournal:
                     f"{self.path}: a record with that task and seq stands already"
                 ) from error
             raise JournalRejected(f"{self.path}: not stored: {error}") from error
-        raise JournalUncertain(f"{self.path}: the append may or may not be stored: {error}") from error
+        raise JournalUncertain(f"{self.path}: it may or may not be stored: {error}") from error
 
     def _rolled_back(self, writer: sqlite3.Connection) -> bool:
+        """Whether nothing is left of a transaction, as another connection sees it."""
         try:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-            return not writer.in_transaction and self.last() == self._last
-        except (sqlite3.Error, JournalError):
+            if not _undone(writer):
+                return False
+            rows = self._query(TAIL)
+            return self._tail_of(rows[0] if rows else None) == self._tail
+        except (*FAILURES, JournalError):
             return False
 
     def _checkpoint_when_due(self, writer: sqlite3.Connection) -> None:
@@ -343,23 +461,10 @@ class SQLiteJournal:
         self._unchecked = 0
         try:
             writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             if sqlite_file.code_of(error) & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                 self._in_doubt = True  # a failed sync: what the file holds must be read anew
                 raise JournalUncertain(f"{self.path}: the log can't be moved: {error}") from error
-
-    def _write(self, statement: str, *values: object) -> None:
-        writer = self._owned()
-        try:
-            writer.execute("BEGIN IMMEDIATE")
-            self._require_epoch(writer)
-            writer.execute(statement, values)
-            writer.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise sqlite_file.explain(error, self.path) from error
-        finally:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
 
     def _query(self, statement: str, *values: object) -> list[Row]:
         return self._query_as(tuple, statement, *values)
@@ -373,7 +478,7 @@ class SQLiteJournal:
                 raise JournalUncertain(f"{self.path}: the journal could not be reopened")
             try:
                 return list(map(make, self._reader.execute(statement, values)))
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 raise sqlite_file.explain(error, self.path) from error
 
     def _usable(self) -> None:
@@ -388,10 +493,31 @@ class SQLiteJournal:
             raise JournalError(f"{self.path}: opened for reading only")
         return self._writer_connection()
 
+    def _writable(self) -> sqlite3.Connection:
+        writer = self._owned()
+        if self._in_doubt:
+            raise JournalUncertain(f"{self.path}: an append is in doubt; reopen first")
+        return writer
+
     def _writer_connection(self) -> sqlite3.Connection:
         if self._writer is None:  # a reopening failed half-way: only another one can mend that
             raise JournalUncertain(f"{self.path}: the journal could not be reopened")
         return self._writer
+
+
+def _undone(writer: sqlite3.Connection) -> bool:
+    """Roll back what is under way; whether that can be relied on."""
+    try:
+        if writer.in_transaction:
+            writer.execute("ROLLBACK")
+    except FAILURES:
+        return False
+    return not writer.in_transaction
+
+
+def _row(record: Record) -> Row:
+    *values, chain = astuple(record)
+    return (*values, chain, crc(record, record.epoch, record.position, record.chain))
 
 
 def _record(row: Row) -> Record | Damage:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+from journal_adapters.sqlite_sums import START
 from meowcat.core.errors import (
     JournalAccess,
     JournalDamaged,
@@ -35,7 +36,15 @@ SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {FORMAT};
 BEGIN;
-CREATE TABLE journal (id TEXT NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE journal (
+    id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    chain BLOB NOT NULL,
+    unfinished INTEGER NOT NULL,
+    cursors INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+);
 CREATE TABLE record (
     position INTEGER PRIMARY KEY,
     task TEXT NOT NULL,
@@ -54,28 +63,39 @@ CREATE TABLE task (
     id TEXT PRIMARY KEY,
     first INTEGER NOT NULL,
     seq INTEGER NOT NULL,
-    open INTEGER NOT NULL
+    open INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX unfinished ON task (first) WHERE open = 1;
-CREATE TABLE cursor (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE cursor (
+    name TEXT PRIMARY KEY, position INTEGER NOT NULL, crc INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE snapshot (
     name TEXT PRIMARY KEY, position INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL
 );
 """
-"""`task` sums up the records, in the same transaction, so that an opening costs what is unfinished."""
+"""`task` and the one row of `journal` sum up the records, in the same transaction, so that an opening costs
+what is unfinished, and so that records which are gone are missed (`journal_adapters.sqlite_sums`)."""
+
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What a call of sqlite3 may raise; the second where a damaged text stands in SQLite's own message."""
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def connect(path: Path, query: str) -> sqlite3.Connection:
-    """A connection in autocommit mode that any thread may use, one at a time."""
-    return sqlite3.connect(
+    """A connection in autocommit mode that any thread may use, one at a time. It looks at each page's cells
+    as it reads it, which finds most pages that are damaged.
+    """
+    connection = sqlite3.connect(
         f"file:{quote(str(path))}?{query}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=BUSY,
     )
+    connection.execute("PRAGMA cell_size_check = 1")
+    return connection
 
 
 def connect_writer(path: Path, sync: Sync) -> sqlite3.Connection:
@@ -175,7 +195,7 @@ def _examine_header(path: Path, *, known: bool) -> None:
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error as error:
+    except FAILURES as error:
         if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and not known:
             raise NotAJournal(f"{path}: not a SQLite file") from error
         raise explain(error, path) from error
@@ -212,18 +232,37 @@ def _write_empty(path: Path) -> None:
     try:
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.executescript(SCHEMA)
-        connection.execute("INSERT INTO journal VALUES (?, 0)", (secrets.token_hex(16),))
+        row = (secrets.token_hex(16), *START.row())
+        connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         connection.execute("COMMIT")
     finally:
         connection.close()
 
 
-def code_of(error: sqlite3.Error) -> int:
+def is_early(connection: sqlite3.Connection) -> bool:
+    """Whether the file was laid out by a meowcat that kept no checksums beside its sums."""
+    columns = connection.execute("SELECT name FROM pragma_table_info('journal')").fetchall()
+    return ("crc",) not in columns
+
+
+EARLY = """
+ALTER TABLE journal ADD COLUMN last INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN chain BLOB NOT NULL DEFAULT x'';
+ALTER TABLE journal ADD COLUMN unfinished INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN cursors INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE task ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE cursor ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+"""
+"""From the early layout to that of `SCHEMA`; the values are filled in by `sqlite_sums.adopt`."""
+
+
+def code_of(error: BaseException) -> int:
     """SQLite's extended result code; SQLITE_ERROR for what the sqlite3 module itself raises."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
 
 
-def explain(error: sqlite3.Error, path: Path) -> JournalError:
+def explain(error: BaseException, path: Path) -> JournalError:
     """SQLite's error outside of an append, as ours."""
     code = code_of(error) & 0xFF
     if code in _DAMAGED:

@@ -226,7 +226,7 @@ class JournalRejected(JournalError):
 
 
 class JournalConflict(JournalRejected):
-    """A record with that task and sequence number stands already: somebody else wrote it."""
+    """A record does not follow on its task's last one: its number is taken, or one before it is missing."""
 
 
 class JournalUncertain(JournalError):

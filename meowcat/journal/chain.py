@@ -7,14 +7,17 @@ later. The CRC stands beside each record so that damage can be pinned to it with
 
 import hashlib
 import struct
+from collections.abc import Iterable
 
 import google_crc32c
 
+from meowcat.core.errors import JournalRejected
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import FORMAT, Entry, Epoch, Record
 
 _HEAD = struct.Struct(">BqqqqI?III")
 _pack = _HEAD.pack
+_pack_mark = struct.Struct(">Iq").pack
 
 
 def canonical(entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
@@ -82,3 +85,48 @@ def intact(record: Record, checksum: int) -> bool:
         return google_crc32c.value(form + record.chain) == checksum  # type: ignore[no-any-return]  # untyped
     except UNFIT:  # a damaged column can come back as another type
         return False
+
+
+def mark(name: str, number: int, body: bytes = b"") -> int:
+    """CRC32C over a name, a number and some bytes: for what stands beside the records, such as cursors.
+
+    Raises:
+        ValueError, TypeError, AttributeError, struct.error: other types, or beyond 64 bits; see `UNFIT`.
+
+    """
+    text = name.encode()
+    checksum: int = google_crc32c.value(_pack_mark(len(text), number) + text + body)
+    return checksum
+
+
+def require_sequel(
+    records: Iterable[Record], last: Position, epoch: Epoch, chain: bytes, max_record: int
+) -> None:
+    """See that `records` follow on a journal that ends with `last`: what a restore asks of them.
+
+    Args:
+        records: to be restored.
+        last: the position of the last record there; 0 in an empty journal.
+        epoch: of that record, or 0.
+        chain: its chain value, or GENESIS.
+        max_record: bytes that a body may have.
+
+    Raises:
+        JournalRejected: the first one that does not follow, and why.
+
+    """
+    for record in records:
+        place = f"record {record.position} can't be restored"
+        if record.position != last + 1:
+            raise JournalRejected(f"{place}: {last + 1} comes next")
+        if record.epoch < epoch:
+            raise JournalRejected(f"{place}: its epoch is {record.epoch}, behind one of epoch {epoch}")
+        if len(record.body) > max_record:
+            raise JournalRejected(f"{place}: a body of {len(record.body)} bytes; at most {max_record} fit")
+        try:
+            follows = link(chain, record, record.epoch, record.position) == record.chain
+        except UNFIT as error:
+            raise JournalRejected(f"{place}: no record can hold this: {error}") from error
+        if not follows:
+            raise JournalRejected(f"{place}: its chain value does not follow on what is stored")
+        last, epoch, chain = record.position, record.epoch, record.chain

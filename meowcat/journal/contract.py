@@ -11,6 +11,8 @@ Appending ends in one of three ways, and an adapter must never blur them:
   the batch;
 - it raises `JournalRejected`: certainly nothing of the batch is stored, and the journal goes on;
 - it raises anything else: the batch may or may not be stored, as a whole. The caller reopens and reads.
+
+`specs/journal.md` has the contract rule by rule, and `meowcat.testing.journal` checks it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +84,8 @@ class Record(Struct, frozen=True, gc=False):
 
 
 class Damage(Struct, frozen=True):
-    """A place where stored bytes are not what was written, and the task it hit where that is known."""
+    """A place where stored bytes are not what was written, and the task it hit where that is known. In a scan
+    it stands where its record should be."""
 
     detail: str
     position: Position | None = None
@@ -109,7 +112,7 @@ class Journal(Protocol):
         return.
 
         Raises:
-            JournalConflict: a (task, seq) stands already. JournalRejected: certainly not stored.
+            JournalConflict: a `seq` is not one above its task's last. JournalRejected: certainly not stored.
             JournalFenced: a later epoch owns the journal. Anything else: uncertain.
 
         """
@@ -135,7 +138,7 @@ class Journal(Protocol):
         """How far each named reader has come: the cursors that were set and not forgotten."""
 
     def set_cursor(self, name: str, position: Position | None) -> None:
-        """Remember it durably; None forgets the cursor."""
+        """Remember it durably; None forgets the cursor. After an error it is the old one or the new one."""
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
         """Keep an advisory snapshot taken at `position`; the newest of a name is kept."""
@@ -167,7 +170,8 @@ class RestorableJournal(Protocol):
         The journal's epoch becomes at least theirs, and it takes no `append` until it is opened again.
 
         Raises:
-            JournalRejected: they do not follow on what is stored: a position, an epoch or a chain value.
+            JournalRejected: they do not follow on what is stored: a position, an epoch, a chain value
+                (`meowcat.journal.chain.require_sequel`), or a task's `seq`.
 
         """
 

@@ -1,84 +1,118 @@
 """All adapters run the suite that authors of adapters run."""
 
-import sqlite3
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
-import msgspec
 import pytest
 
-from journal_adapters.jsonl import JSONLJournal
-from journal_adapters.memory import MemoryJournal, Store
-from journal_adapters.sqlite import SQLiteJournal
-from meowcat.testing.journal_suite import OTHER, JournalSuite
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from journal_harnesses import JSONLHarness, MemoryHarness, SmallSQLiteHarness, SQLiteHarness
+
+from meowcat.testing.journal import failing_calls
+from meowcat.testing.journal.damage import try_bits
+from meowcat.testing.journal.machine import compare
+from meowcat.testing.journal_suite import JournalSuite
+
+IN_MEMORY = Path("/dev/shm")  # thousands of small journals are synced, which disks take long for
+
+HARNESSES = Path(__file__).with_name("journal_harnesses.py")
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A folder in memory, where there is one."""
+    if not os.access(IN_MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="meowcat-", dir=IN_MEMORY) as folder:
+        yield Path(folder)
+
+
+class MemoryForATestRun(MemoryHarness):
+    bit_step = 11  # all bits of a journal take a minute; the soak tries them
 
 
 class TestMemory(JournalSuite):
-    @pytest.fixture
-    def place(self):
-        return Store()
+    harness = MemoryForATestRun
 
-    def make(self, place):
-        return MemoryJournal(store=place)
 
-    def usurp(self, place):
-        place.owner = None
-        journal = MemoryJournal(store=place)
-        journal.open(OTHER, self.sync)
-        return journal
-
-    def flip_bit(self, place, position):
-        record, checksum = place.records[position - 1]
-        body = bytes([record.body[0] ^ 1]) + record.body[1:]
-        place.records[position - 1] = (msgspec.structs.replace(record, body=body), checksum)
+class SQLiteForATestRun(SmallSQLiteHarness):
+    bit_step = 7
 
 
 class TestSQLite(JournalSuite):
-    def make(self, place):
-        return SQLiteJournal(place / "journal.db")
-
-    def usurp(self, place):
-        (place / "journal.db-lock").unlink()
-        journal = self.make(place)
-        journal.open(OTHER, self.sync)
-        return journal
-
-    def flip_bit(self, place, position):
-        connection = sqlite3.connect(place / "journal.db")
-        (body,) = connection.execute("SELECT body FROM record WHERE position = ?", (position,)).fetchone()
-        flipped = bytes([body[0] ^ 1]) + body[1:]
-        connection.execute("UPDATE record SET body = ? WHERE position = ?", (flipped, position))
-        connection.commit()
-        connection.close()
+    harness = SQLiteForATestRun
 
 
-class TestSQLiteUnderProcess(TestSQLite):
+class SQLiteUnderProcess(SmallSQLiteHarness):
     sync = "process"
+    bit_step, cut_step = 101, 31
+
+
+class TestSQLiteUnderProcess(JournalSuite):
+    harness = SQLiteUnderProcess
+
+
+class JSONLForATestRun(JSONLHarness):
+    bit_step = 7
 
 
 class TestJSONL(JournalSuite):
-    def make(self, place):
-        return JSONLJournal(place / "journal.jsonl")
-
-    def usurp(self, place):
-        (place / "journal.jsonl" / "lock").unlink()
-        journal = self.make(place)
-        journal.open(OTHER, self.sync)
-        return journal
-
-    def flip_bit(self, place, position):
-        for path in sorted((place / "journal.jsonl").glob("*.jsonl")):
-            content = path.read_bytes()
-            found = content.find(b'{"position":%d,' % position)
-            if found >= 0:
-                begin = content.index(b":", content.index(b'"version":', found) + 11) + 1
-                path.write_bytes(content[:begin] + bytes([content[begin] ^ 1]) + content[begin + 1 :])
-                return
-        raise AssertionError(f"no record {position}")
+    harness = JSONLForATestRun
 
 
-class TestJSONLUnderProcess(TestJSONL):
+class JSONLUnderProcess(JSONLHarness):
     sync = "process"
+    bit_step, cut_step = 101, 31
 
 
-class TestJSONLInSmallSegments(TestJSONL):
-    def make(self, place):
-        return JSONLJournal(place / "journal.jsonl", segment_size=1)
+class TestJSONLUnderProcess(JournalSuite):
+    harness = JSONLUnderProcess
+
+
+class JSONLInSmallSegments(JSONLHarness):
+    segment_size = 1
+    bit_step, cut_step = 101, 31
+
+
+class TestJSONLInSmallSegments(JournalSuite):
+    harness = JSONLInSmallSegments
+
+
+@pytest.fixture
+def shimmed(tmp_path):
+    """The environment of a process whose calls to the operating system can be made to fail."""
+    try:
+        return failing_calls.environment(tmp_path)
+    except RuntimeError as missing:
+        if os.environ.get("MEOWCAT_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"{missing} (MEOWCAT_REQUIRE_SERVERS=1)")
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("harness", [SQLiteHarness, JSONLHarness])
+def test_whatever_call_fails_the_journal_tells_what_is_stored(shimmed, tmp_path, harness):
+    run = [sys.executable, "-m", "meowcat.testing.journal", f"{HARNESSES}:{harness.__name__}"]
+    environment = {**shimmed, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [*run, "--only", "M29"], env=environment, check=False, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.stdout.endswith("5 passed, 0 failed, 0 skipped\n")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("harness", [MemoryHarness, SmallSQLiteHarness, JSONLHarness])
+@pytest.mark.parametrize("crashed", [False, True])
+def test_every_bit_of_64_kib(tmp_path, harness, crashed):
+    assert try_bits(harness(tmp_path), 65536, crashed=crashed) >= 8 * 65536
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("harness", [MemoryHarness, SmallSQLiteHarness, JSONLHarness])
+def test_a_thousand_histories(harness):
+    compare(harness, max_examples=1000, stateful_step_count=60)

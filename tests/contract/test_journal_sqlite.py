@@ -374,11 +374,14 @@ def test_records_that_are_gone_are_missed(path):
     journal.open_for_reading()
     assert isinstance(journal.read("t2")[-1], Damage)
     assert not isinstance(journal.read("t1")[-1], Damage)
+    assert [each.position for each in scan_all(journal) if isinstance(each, Damage)] == [6]
     journal.close()
     alter(path, "DELETE FROM record WHERE position = 2")
     journal = SQLiteJournal(path)
-    journal.open_for_reading()
-    assert [damage.position for damage in verify_chain(scan_all(journal))] == [2]
+    journal.open(OWNER, "power")
+    assert journal.append([entry("t7", 1)]) == 7
+    assert [each.position for each in scan_all(journal) if isinstance(each, Damage)] == [2, 6]
+    assert [damage.position for damage in verify_chain(scan_all(journal))] == [2, 6]
     journal.close()
 
 

@@ -1,0 +1,262 @@
+"""What the SQLite journal derives from its records and keeps beside them, each row with its own checksum.
+
+SQLite itself tells a changed bit in a page from a good one only by chance, and a changed number of cells
+hides the last rows of a page without a word. Hence two kinds of sums: the *tail* (one row: the last
+position, its chain value, how many tasks are unfinished, how many cursors there are) says what must be
+there, and one row per task says how far that task has come. The tail is the truth about the end of the
+journal; the rows of tasks can be made anew from the records at any time.
+"""
+
+import sqlite3
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import google_crc32c
+from msgspec import Struct
+from msgspec.structs import replace
+
+from meowcat.core.errors import JournalConflict, JournalDamaged
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.chain import UNFIT, mark
+from meowcat.journal.contract import GENESIS, Damage, Entry, Epoch, Record
+
+Row = tuple[Any, ...]
+
+_COLUMNS = "j.epoch, j.last, j.chain, j.unfinished, j.cursors, j.crc"
+_WIDTH = 6
+TAIL = f"SELECT {_COLUMNS} FROM journal j"  # noqa: S608  # our own words, here and below
+OPEN_TASKS = (
+    f"SELECT {_COLUMNS}, t.id, t.first, t.seq, t.open, t.crc"  # noqa: S608
+    " FROM journal j LEFT JOIN task t ON t.open = 1 ORDER BY t.first"
+)
+CURSORS = f"SELECT {_COLUMNS}, c.name, c.position, c.crc FROM journal j LEFT JOIN cursor c"  # noqa: S608
+"""The tail, and all unfinished tasks or cursors at the same instant; the tail alone where there are none."""
+
+_TASK = "SELECT id, first, seq, open, crc FROM task WHERE id = ?"
+_BY_RECORDS = "SELECT min(position), max(seq) FROM record WHERE task = ?"
+_STATE = "SELECT open FROM record WHERE task = ? AND seq = ?"
+
+_pack_tail = struct.Struct(">qqqq").pack
+
+
+class Tail(Struct, frozen=True):
+    """The end of the journal."""
+
+    epoch: Epoch
+    last: Position
+    chain: bytes
+    unfinished: int
+    """How many tasks."""
+    cursors: int
+    """How many cursors."""
+
+    @property
+    def crc(self) -> int:
+        numbers = _pack_tail(self.epoch, self.last, self.unfinished, self.cursors)
+        checksum: int = google_crc32c.value(numbers + self.chain)
+        return checksum
+
+    def row(self) -> Row:
+        return (self.epoch, self.last, self.chain, self.unfinished, self.cursors, self.crc)
+
+
+START = Tail(Epoch(0), Position(0), GENESIS, 0, 0)
+
+
+def tail_of(row: Row | None) -> Tail:
+    """The tail that a row of `TAIL` holds.
+
+    Raises:
+        JournalDamaged: it is not what was written.
+
+    """
+    if row is not None:
+        tail = Tail(*row[: _WIDTH - 1])
+        try:
+            if tail.crc == row[_WIDTH - 1]:
+                return tail
+        except UNFIT:  # a damaged column can come back as another type
+            pass
+    raise JournalDamaged("the row that says where the journal ends is damaged")
+
+
+def store_tail(connection: sqlite3.Connection, tail: Tail) -> None:
+    """Write the tail."""
+    columns = "epoch = ?, last = ?, chain = ?, unfinished = ?, cursors = ?, crc = ?"
+    connection.execute(f"UPDATE journal SET {columns}", tail.row())  # noqa: S608  # our own words
+
+
+class TaskSum(Struct, frozen=True, gc=False):
+    """How far a task has come."""
+
+    task: TaskId
+    first: Position
+    """Of its first record."""
+    seq: int
+    """Of its last record."""
+    open: bool
+
+    @property
+    def crc(self) -> int:
+        return mark(self.task, self.seq, b"%d %d" % (self.first, self.open))
+
+    def row(self) -> Row:
+        return (self.task, self.first, self.seq, self.open, self.crc)
+
+
+def task_of(row: Row) -> TaskSum | None:
+    """The sum that a row holds; None where it is not what was written."""
+    task, first, seq, open_, checksum = row
+    found = TaskSum(task, first, seq, open_ == 1)
+    try:
+        intact = open_ in (0, 1) and found.crc == checksum
+    except UNFIT:  # a damaged column can come back as another type
+        intact = False
+    return found if intact else None
+
+
+KEPT = 4096
+"""Sums that are kept in memory: those of the tasks that were appended to last."""
+
+
+class Sums:
+    """The sums of the tasks in a batch, as they are before it and will be after it."""
+
+    def __init__(self, writer: sqlite3.Connection, kept: dict[TaskId, TaskSum]) -> None:
+        """Take what is known of tasks already; `keep` adds to it."""
+        self._writer = writer
+        self._kept = kept
+        self._before: dict[TaskId, TaskSum | None] = {}
+        self._after: dict[TaskId, TaskSum] = {}
+
+    def add(self, entry: Entry | Record, position: Position) -> None:
+        """Take the next record.
+
+        Raises:
+            JournalConflict: it does not follow on the task's last one.
+
+        """
+        task = entry.task
+        if task not in self._before:
+            self._before[task] = self._kept.get(task) or _stored(self._writer, task)
+        known = self._after.get(task) or self._before[task]
+        expected = known.seq + 1 if known else 1
+        if entry.seq != expected:
+            raise JournalConflict(
+                f"task {task}: record {entry.seq} does not follow on its last; {expected} would"
+            )
+        first = known.first if known else position
+        self._after[task] = TaskSum(task, first, entry.seq, entry.open)
+
+    def store(self) -> int:
+        """Write them; returns by how many there are more unfinished tasks."""
+        self._writer.executemany(
+            "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?, ?)",
+            [each.row() for each in self._after.values()],
+        )
+        now = sum(each.open for each in self._after.values())
+        return now - sum(each.open for each in self._before.values() if each is not None)
+
+    def keep(self) -> None:
+        """Remember them, once they are committed."""
+        if len(self._kept) > KEPT:
+            self._kept.clear()
+        self._kept.update(self._after)
+
+
+def _stored(writer: sqlite3.Connection, task: TaskId) -> TaskSum | None:
+    row = writer.execute(_TASK, (task,)).fetchone()
+    if row is None:
+        return None
+    return task_of(row) or _by_records(writer, task)
+
+
+def _by_records(writer: sqlite3.Connection, task: TaskId) -> TaskSum | None:
+    """The sum of one task from its records, where its row is damaged."""
+    first, seq = writer.execute(_BY_RECORDS, (task,)).fetchone()
+    if first is None:
+        return None
+    return TaskSum(task, first, seq, writer.execute(_STATE, (task, seq)).fetchone()[0] == 1)
+
+
+def unfinished_of(rows: Iterable[Row]) -> list[TaskId] | None:
+    """The tasks in rows of `OPEN_TASKS`; None where the rows contradict the tail or themselves."""
+    found: list[TaskId] = []
+    first = 0
+    tail = START
+    for row in rows:
+        tail = tail_of(row)
+        if row[_WIDTH] is None and tail.unfinished == 0:
+            return []
+        task = task_of(row[_WIDTH:])
+        if task is None or not task.open or task.first <= first:
+            return None
+        first = task.first
+        found.append(task.task)
+    return found if len(found) == tail.unfinished else None
+
+
+def cursors_of(rows: Iterable[Row]) -> dict[str, Position]:
+    """The cursors in rows of `CURSORS`.
+
+    Raises:
+        JournalDamaged: one of them is not what was set, or is gone.
+
+    """
+    found: dict[str, Position] = {}
+    tail = START
+    for row in rows:
+        tail = tail_of(row)
+        name, position, checksum = row[_WIDTH:]
+        if name is None and tail.cursors == 0:
+            return {}
+        try:
+            intact = mark(name, position) == checksum
+        except UNFIT:  # a damaged column can come back as another type
+            intact = False
+        if not intact:
+            raise JournalDamaged(f"the cursor {name!r} is damaged: forget it, and set it anew")
+        found[name] = position
+    if len(found) != tail.cursors:
+        raise JournalDamaged(f"there are {len(found)} cursors where {tail.cursors} were set")
+    return found
+
+
+def sum_up(records: Iterable[Record | Damage]) -> list[TaskSum]:
+    """The sums of all tasks, from all records. A task whose last known record is damaged counts as
+    unfinished: so it is read, and found to be damaged.
+    """
+    sums: dict[TaskId, TaskSum] = {}
+    for record in records:
+        task = record.task
+        if task is None:
+            continue
+        known = sums.get(task)
+        if isinstance(record, Record):
+            first = known.first if known else record.position
+            sums[task] = TaskSum(task, first, record.seq, record.open)
+        elif record.position is not None:
+            known = known or TaskSum(task, record.position, 0, open=True)
+            sums[task] = replace(known, seq=known.seq + 1, open=True)
+    return sorted(sums.values(), key=lambda each: each.first)
+
+
+def rebuild(writer: sqlite3.Connection, tail: Tail, sums: Iterable[TaskSum]) -> Tail:
+    """Write the rows of all tasks anew, and the tail that goes with them, which is returned."""
+    sums = list(sums)
+    writer.execute("DELETE FROM task")
+    writer.executemany("INSERT INTO task VALUES (?, ?, ?, ?, ?)", [each.row() for each in sums])
+    tail = replace(tail, unfinished=sum(each.open for each in sums))
+    store_tail(writer, tail)
+    return tail
+
+
+def adopt(writer: sqlite3.Connection, records: Iterable[Record | Damage]) -> None:
+    """Fill in the sums of a file whose layout had none: from what stands there."""
+    epoch = writer.execute("SELECT epoch FROM journal").fetchone()[0]
+    end = writer.execute("SELECT position, chain FROM record ORDER BY position DESC LIMIT 1").fetchone()
+    cursors = writer.execute("SELECT name, position FROM cursor").fetchall()
+    writer.executemany("UPDATE cursor SET crc = ? WHERE name = ?", [(mark(*row), row[0]) for row in cursors])
+    last, chain = end or (START.last, START.chain)
+    rebuild(writer, Tail(epoch, last, chain, 0, len(cursors)), sum_up(records))
