@@ -11,7 +11,7 @@ import msgspec
 from meowcat.core.errors import InvalidArgument, SinkError
 from meowcat.journal.logged import LoggedEvent, event_object
 from meowcat.sinks.threads import Lane
-from meowcat.transfer.disk import Disk, OsDisk
+from meowcat.transfer.disk import Disk, OsDisk, lacks
 
 _BLOCK = 64 << 10
 _BEGINNING = b'{"id":"'
@@ -58,6 +58,7 @@ def _append_to_file(path: str, sync: bool, disk: Disk, lines: bytes) -> None:
     away, so that an outage does not fill the file with copies."""
     fd = disk.open(path, os.O_RDWR | os.O_CREAT)
     try:
+        _lock(disk, fd, path)
         end = _end_of_lines(disk, fd, path)
         try:
             _write_all(disk, fd, lines, end)
@@ -70,6 +71,22 @@ def _append_to_file(path: str, sync: bool, disk: Disk, lines: bytes) -> None:
             raise
     finally:
         disk.close(fd)
+
+
+def _lock(disk: Disk, fd: int, path: str) -> None:
+    """Keep everybody else out for this batch: another process, or a write that was abandoned while it hung.
+
+    Raises:
+        SinkError: somebody else is writing the file.
+    """
+    try:
+        alone = disk.flock(fd)
+    except OSError as error:
+        if not lacks(error):
+            raise
+        return  # a file system without locks: there it is the user who sees to one writer
+    if not alone:
+        raise SinkError(f"{path}: somebody else is writing it at this moment")
 
 
 def _write_all(disk: Disk, fd: int, lines: bytes, offset: int) -> None:

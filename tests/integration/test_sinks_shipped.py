@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import fcntl
 import functools
 import io
 import json
@@ -146,6 +147,16 @@ async def test_a_full_disk_leaves_no_copies_behind(tmp_path, monkeypatch):
     disk.sync_fails = False
     await sink.deliver(events(2, 3, 4, 5))
     assert lines(path) == [1, 2, 3, 4, 5]
+
+
+async def test_a_file_that_somebody_else_is_writing_is_left_alone(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with path.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(meowcat.SinkError, match="somebody else"):
+            await JSONLines(path).deliver(events(1))
+    await JSONLines(path).deliver(events(1))
+    assert lines(path) == [1]
 
 
 async def test_a_file_that_was_renamed_away_is_begun_anew(tmp_path):
