@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from meowcat.audit.settings import Audit
 from meowcat.config import Config
+from meowcat.control.place import place_for
 from meowcat.control.server import ControlServer
 from meowcat.core import messages as msg
 from meowcat.core.errors import (
@@ -30,7 +31,7 @@ from meowcat.core.seal import Secrets, seal
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import NO_DIGEST, Direction, Download, changed_options, check, same_content
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.contract import Journal, LocalJournal
+from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
 from meowcat.runtime.auditing import Auditor
@@ -156,8 +157,9 @@ class Engine:
         await runtime.open(self._on_restart)
         self._runtime = runtime
         stack.push_async_callback(runtime.close)
-        if config.control and isinstance(runtime.journal, LocalJournal):
-            control = ControlServer(runtime.journal.control_socket, self, runtime)
+        place = place_for(runtime.journal) if config.control else None
+        if place is not None:
+            control = ControlServer(place, self, runtime)
             stack.push_async_callback(control.aclose)
             await control.start(tasks)
 

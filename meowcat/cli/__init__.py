@@ -1,4 +1,4 @@
-"""The command line: `meowcat get | ls | show | log | resume | demo`.
+"""The command line: `meowcat get | ls | show | log | pause | resume | cancel | retry | demo | completion`.
 
 It parses, asks the engine and prints. No rule that decides anything about a transfer lives here.
 """

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ DEBUG_VARIABLE = "MEOWCAT_DEBUG"
 _EPILOG = """\b
 Examples:
   meowcat get https://host/big.iso -o /data/ --connections 8
-  meowcat ls
+  meowcat ls --watch
+  meowcat pause 7Q3KX2
   meowcat resume
   meowcat demo
 
@@ -63,6 +65,7 @@ class Commands(click.Group):
             code = Exit.INTERRUPTED
         except Exception as error:  # noqa: BLE001  # the outermost border: a traceback helps nobody here
             code = _failure(_single(error), as_json=as_json)
+        _let_go_of_output(code)
         sys.exit(int(code or 0))
 
 
@@ -71,6 +74,12 @@ def _never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _let_go_of_output(code: int | None) -> None:
+    """Where nobody reads any more, what is still to be written at exit must not fail a second time."""
+    if code == Exit.UNREAD:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure_logging() -> None:
@@ -103,6 +112,8 @@ def _refused(error: click.ClickException, *, as_json: bool) -> int:
 
 
 def _failure(error: BaseException, *, as_json: bool) -> int:
+    if isinstance(error, BrokenPipeError):
+        return Exit.UNREAD
     if isinstance(error, click.ClickException):
         return _refused(error, as_json=as_json)
     if environ.get(DEBUG_VARIABLE):

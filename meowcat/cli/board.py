@@ -22,6 +22,8 @@ from meowcat.journal.replay import Fold
 
 LOOK_EVERY = 0.5
 """Seconds between two looks for an owner."""
+LOOK_WITHIN = 3.0
+"""Seconds that an owner may take to say how things are: a list is not worth a longer wait."""
 READ_EVERY = {True: 0.5, False: 5.0}
 """Seconds between two readings of a journal without owner: one that was named, and one of the state folder,
 which may have hundreds."""
@@ -35,7 +37,7 @@ async def seen_in(past: Past) -> tuple[list[Seen], dict[str, ControlError]]:
     silent: dict[str, ControlError] = {}
     for journal in past.journals:
         try:
-            async with connect(journal) as control:
+            async with connect(journal, answer_within=LOOK_WITHIN) as control:
                 owners[journal] = (await control.ping()).owner
                 live |= {each.info.id: each for each in await control.tasks(states=tuple(ACTIVE))}
         except NobodyListens:
@@ -114,8 +116,8 @@ async def _owned(board: Board, journal: str) -> bool:
     """Follow the journal's owner as long as it has one; False where it had none."""
     owned = False
     try:
-        async with connect(journal) as control, connect(journal) as asking:
-            owner = (await asking.ping()).owner
+        async with connect(journal, answer_within=LOOK_WITHIN) as control:
+            owner = (await control.ping()).owner
             owned = True
             async for changed in control.watch():
                 for live in changed:

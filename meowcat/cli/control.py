@@ -63,7 +63,7 @@ class Report:
         if self._as_json:
             json_line(outcome_object(self._trigger, journal, outcome, path, via))
         elif error is None:
-            line = f"{_DONE[self._trigger]:<9} {outcome.task[-ID_SHOWN:]}  {path}"
+            line = f"{_DONE[self._trigger]}  {outcome.task[-ID_SHOWN:]}  {path}"
             click.echo(printable(line.rstrip()))
         else:
             click.echo(printable(f"meowcat: {error}"), err=True)

@@ -32,6 +32,8 @@ class Exit(IntEnum):
     """A defect of meowcat or of a plugged-in part (EX_SOFTWARE of sysexits.h)."""
     INTERRUPTED = 130
     """SIGINT: 128 + 2. Everything is in the journal."""
+    UNREAD = 141
+    """Nobody reads the output any more (SIGPIPE: 128 + 13)."""
     TERMINATED = 143
     """SIGTERM: 128 + 15. Everything is in the journal."""
 

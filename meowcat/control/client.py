@@ -29,8 +29,14 @@ R = TypeVar("R", bound=ctl.Reply)
 
 
 @asynccontextmanager
-async def connect(journal: str | os.PathLike[str] | Journal) -> AsyncIterator["Control"]:
+async def connect(
+    journal: str | os.PathLike[str] | Journal, *, answer_within: float = ANSWER_WITHIN
+) -> AsyncIterator["Control"]:
     """Reach the owner of a journal, for the length of an `async with` block.
+
+    Args:
+        journal: as for `Engine`.
+        answer_within: seconds after which an owner that has not answered counts as hanging.
 
     Raises:
         NobodyListens: it has no owner, or one that does not listen. ControlError: the socket is not to be
@@ -38,7 +44,7 @@ async def connect(journal: str | os.PathLike[str] | Journal) -> AsyncIterator["C
     """
     path = place_of(journal)
     with await _reached(path) as wire:
-        yield Control(wire, path)
+        yield Control(wire, path, answer_within)
 
 
 async def _reached(path: Path) -> Wire:
@@ -73,9 +79,10 @@ class Control:
     owner had: the same class and code, with the same text.
     """
 
-    def __init__(self, wire: Wire, path: Path) -> None:
+    def __init__(self, wire: Wire, path: Path, answer_within: float = ANSWER_WITHIN) -> None:
         self._wire = wire
         self._path = path
+        self._within = answer_within
 
     async def ping(self) -> ctl.Pong:
         """Who owns the journal, and which version it speaks."""
@@ -99,7 +106,7 @@ class Control:
     ) -> list[ctl.LiveTask]:
         """The tasks that have not ended, or those in `states`."""
         await self._send(ctl.ListTasks(states=tuple(states), direction=direction))
-        return await self._page(ANSWER_WITHIN)
+        return await self._page()
 
     async def snapshot(self) -> Snapshot:
         await self._send(ctl.Glance())
@@ -116,7 +123,7 @@ class Control:
             if not sent:
                 sent = True
                 await self._send(ctl.Watch(tasks=tuple(tasks), direction=direction))
-                return await self._page(ANSWER_WITHIN)
+                return await self._page()
             return await self._page(SILENCE)
 
         return Stream(step)
@@ -129,7 +136,7 @@ class Control:
             if not done.more:
                 return found
 
-    async def _page(self, within: float) -> list[ctl.LiveTask]:
+    async def _page(self, within: float | None = None) -> list[ctl.LiveTask]:
         found: list[ctl.LiveTask] = []
         while True:
             page = await self._receive(ctl.Tasks, within)
@@ -139,12 +146,13 @@ class Control:
 
     async def _send(self, request: ctl.Request) -> None:
         try:
-            with anyio.move_on_after(ANSWER_WITHIN):
+            with anyio.move_on_after(self._within):
                 await self._wire.send(ctl.line_of(request))
         except OSError:
             pass  # it may have said why, and hung up: reading tells
 
-    async def _receive(self, kind: type[R], within: float = ANSWER_WITHIN) -> R:
+    async def _receive(self, kind: type[R], within: float | None = None) -> R:
+        within = self._within if within is None else within
         try:
             with anyio.fail_after(within):
                 line = await self._wire.line(ctl.MAX_REPLY)

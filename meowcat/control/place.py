@@ -1,5 +1,6 @@
 """Where the control socket of a journal stands, and names of it that fit into a socket address."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from meowcat.core.errors import NobodyListens
 from meowcat.journal.contract import Journal, LocalJournal
 from meowcat.journal.locate import locate
+
+log = logging.getLogger("meowcat.control")
 
 ADDRESS_ROOM = 107 if sys.platform == "linux" else 103
 """Bytes of a path that `sun_path` holds beside its NUL (unix(7); 104 bytes in all on macOS)."""
@@ -26,6 +29,18 @@ def place_of(journal: str | os.PathLike[str] | Journal) -> Path:
     if not isinstance(found, LocalJournal):
         raise NobodyListens(f"{journal}: a journal of this kind has no place for a control socket")
     return found.control_socket
+
+
+def place_for(journal: Journal) -> Path | None:
+    """Where the owner of an open journal is to listen; None where there is no place.
+
+    The adapter may be anybody's: whatever its property raises, the engine opens.
+    """
+    try:
+        return journal.control_socket if isinstance(journal, LocalJournal) else None
+    except Exception:  # see above
+        log.exception("the journal can't say where its control socket belongs; going on without one")
+        return None
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def test_a_task_of_another_process_is_paused_listed_resumed_and_canceled(shell, 
         wait_until_served(slow, MIB)
         paused = shell.run("pause", task[-6:])
         assert paused.returncode == 0, paused.stderr
-        assert paused.stdout == f"paused    {task[-8:]}  {shell.folder}/big.bin\n"
+        assert paused.stdout == f"paused  {task[-8:]}  {shell.folder}/big.bin\n"
         listed = shell.tasks()[task]
         assert listed["state"] == "Paused"
         assert listed["owner"]["pid"] == owner.pid
@@ -271,7 +271,7 @@ def test_what_makes_no_sense_is_told_task_by_task(shell, slow):
         shell.run("pause", one)
         done = shell.run("pause", one, two)
         assert done.returncode == 2
-        assert done.stdout == f"paused    {two[-8:]}  {shell.folder}/two\n"
+        assert done.stdout == f"paused  {two[-8:]}  {shell.folder}/two\n"
         assert f"task {one} is Paused: pause is not possible" in done.stderr
         ended = shell.run("cancel", one, "01NOSUCH")
         assert ended.returncode == 2
@@ -377,6 +377,50 @@ def test_a_watch_on_a_terminal_is_a_table_that_fits(shell, slow, columns):
         assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= columns
         assert watch.returncode == 0
         assert not re.search(rb"\x1b\[[0-9;]*3\dm", seen)
+
+
+def test_a_watch_without_a_journal_joins_in_those_that_come(shell, content):
+    with RangeServer(content, rate=MIB // 2) as server, ExitStack() as stack:
+        (shell.folder / "state").mkdir()
+        watching = [sys.executable, "-m", "meowcat", "ls", "--watch", "--json"]
+        watch = stack.enter_context(shell.process(watching))
+        lines = Lines(watch.stdout)
+        for name in ("one", "two"):
+            get = [sys.executable, "-m", "meowcat", "get", server.url, "-o", name]
+            stack.enter_context(shell.process(get))
+            lines.until(lambda line, name=name: line and Path(json.loads(line)["path"]).name == name)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 0
+
+
+def test_a_watch_whose_reader_leaves_ends_quietly(shell, slow):
+    with shell.owner(slow.url, "one", "two"), shell.start("ls", "--watch") as watch:
+        watch.stdout.readline()
+        watch.stdout.close()
+        assert watch.wait(30) == 141
+        assert watch.stderr.read() == ""
+
+
+def test_ctrl_c_ends_the_following_and_not_the_transfer(shell, slow):
+    with shell.owner(slow.url, "big.bin") as owner:
+        with shell.start("resume", owner.tasks[0], "--json") as process:
+            assert json.loads(process.stdout.readline())["type"] == "task"
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert json.loads(out.splitlines()[-1]) == {"type": "stopped", "signal": 2, "resume": None}
+        assert shell.tasks()[owner.tasks[0]]["state"] == "Running"
+
+
+def test_an_owner_that_hangs_keeps_nobody_from_a_list(shell, slow):
+    with shell.owner(slow.url, "big.bin") as owner:
+        wait_until_served(slow, MIB)
+        owner.process.send_signal(signal.SIGSTOP)
+        listed = shell.run("ls")
+        owner.process.send_signal(signal.SIGCONT)
+    assert listed.returncode == 0
+    assert "Running" in listed.stdout
+    assert "has not answered within 3 s" in listed.stderr
 
 
 # Completion
