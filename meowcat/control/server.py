@@ -24,7 +24,7 @@ from meowcat.control import messages as ctl
 from meowcat.control.wire import LineTooLong, Wire, listen_at
 from meowcat.core.errors import ControlError, InvalidArgument, MeowcatError
 from meowcat.core.info import Snapshot, TaskInfo, eta_of, info_of
-from meowcat.core.machine import ACTIVE, TABLE, State
+from meowcat.core.machine import ACTIVE, ENDED, TABLE, State
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
@@ -290,23 +290,30 @@ class ControlServer:
                 await self._commands.supply(request.task, url=url, headers=headers)
                 await send(ctl.Done(outcomes=(ctl.Outcome(task=request.task),)))
             case ctl.ListTasks():
-                stream = self._commands.tasks(state=request.states, direction=request.direction)
-                await self._send_all(stream, send)
+                await self._list(request, send)
             case ctl.Glance():
                 await send(ctl.Glanced(snapshot=await self._commands.snapshot()))
             case ctl.Pause() | ctl.Resume() | ctl.Cancel() | ctl.Retry():
                 for outcomes, more in ctl.pages(await obey(self._commands, request)):
                     await send(ctl.Done(outcomes=outcomes, more=more))
 
-    async def _send_all(self, infos: Stream[TaskInfo], send: Send) -> None:
+    async def _list(self, request: ctl.ListTasks | ctl.Watch, send: Send) -> None:
         """Page by page, so that a long list is never in memory as a whole."""
-        page: list[TaskInfo] = []
-        async for info in infos:
-            if len(page) == ctl.PAGE:
-                await send(ctl.Tasks(tasks=self._live(page), more=True))
-                page = []
-            page.append(info)
-        await send(ctl.Tasks(tasks=self._live(page)))
+        runtime, direction = self._runtime, request.direction
+        states = request.states if isinstance(request, ctl.ListTasks) else ()
+        if ENDED & set(states):
+            infos = [info async for info in self._commands.tasks(state=states, direction=direction)]
+            for page, more in ctl.pages(infos):
+                await send(ctl.Tasks(tasks=self._live(page), more=more))
+            return
+        wished = [
+            row.id
+            for row in runtime.registry
+            if (not states or row.state in states) and direction in (None, row.direction)
+        ]
+        for ids, more in ctl.pages(wished):
+            found = [info_of(each) for each in await runtime.states_of(ids)]
+            await send(ctl.Tasks(tasks=self._live(found), more=more))
 
     def _live(self, infos: Sequence[TaskInfo]) -> tuple[ctl.LiveTask, ...]:
         """The tasks with what only the owner knows: their rates, and until when they wait."""
@@ -357,7 +364,12 @@ class ControlServer:
     async def _tell(self, request: ctl.Watch, send: Send) -> None:
         """The tasks as they are, and then, twice a second at the most, those that changed or move."""
         with self._runtime.bus.collected() as changed:
-            await self._send_all(self._first(request), send)
+            if request.tasks:
+                named = [(await self._commands.task(each)).info for each in request.tasks]
+                for page, more in ctl.pages(named):
+                    await send(ctl.Tasks(tasks=self._live(page), more=more))
+            else:
+                await self._list(request, send)
             told: dict[TaskId, ctl.LiveTask] = {}
             quiet = 0.0
             while True:
@@ -372,24 +384,12 @@ class ControlServer:
                 quiet = 0.0 if news else quiet + WATCH_INTERVAL
                 if news or quiet >= HEARTBEAT:
                     quiet = 0.0
-                    for page, more in ctl.pages(news):
-                        await send(ctl.Tasks(tasks=page, more=more))
+                    for told_now, more in ctl.pages(news):
+                        await send(ctl.Tasks(tasks=told_now, more=more))
 
     def _at_work(self) -> dict[TaskId, TaskState]:
         actors = self._runtime.dispatcher.actors.values()
         return {actor.id: actor.feed.task for actor in actors if actor.feed is not None}
-
-    def _first(self, request: ctl.Watch) -> Stream[TaskInfo]:
-        if not request.tasks:
-            return self._commands.tasks(direction=request.direction)
-        named = iter(request.tasks)
-
-        async def step() -> TaskInfo:
-            for task in named:
-                return (await self._commands.task(task)).info
-            raise StopAsyncIteration
-
-        return Stream(step)
 
 
 class _HungUpError(Exception):

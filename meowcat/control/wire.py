@@ -18,8 +18,8 @@ import anyio.lowlevel
 from meowcat.control.place import fitting
 
 _CHUNK = 64 << 10
-_FULL_PAUSE = 0.05
-"""Seconds until the next try to connect where too many others wait to be accepted."""
+_FULL_PAUSE = (0.02, 0.5)
+"""Seconds until the next try to connect where too many others wait to be accepted: at first, and at most."""
 
 
 class LineTooLong(Exception):
@@ -111,13 +111,15 @@ async def connect_to(path: Path) -> Wire:
     """Connect to who listens at `path`."""
     raw = socket.socket(socket.AF_UNIX)
     wire = Wire(raw)
+    pause, most = _FULL_PAUSE
     try:
         with fitting(path) as name:
             while True:
                 try:
                     raw.connect(name)
                 except BlockingIOError:
-                    await anyio.sleep(_FULL_PAUSE)
+                    await anyio.sleep(pause)
+                    pause = min(2 * pause, most)
                 else:
                     return wire
     except BaseException:  # raised again: whatever it was, the descriptor is given back

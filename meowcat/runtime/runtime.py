@@ -388,6 +388,21 @@ class Runtime:
             raise TaskQuarantined(f"task {task} is quarantined: {folded.detail}")
         return folded
 
+    async def states_of(self, tasks: Sequence[TaskId]) -> list[TaskState]:
+        """The states of many tasks with one visit to the journal, but for those that it has not got yet."""
+        actors = self.dispatcher.actors
+        known = {each: actor.task for each in tasks if (actor := actors.get(each)) is not None}
+        rest = [each for each in tasks if known.get(each) is None]
+        read = await self._threads.run(lambda: [self._read_if_there(each) for each in rest])
+        found = known | dict(zip(rest, read, strict=True))
+        return [state for each in tasks if (state := found[each]) is not None]
+
+    def _read_if_there(self, task: TaskId) -> TaskState | None:
+        try:
+            return self._read(task)
+        except TaskNotFound:
+            return None
+
     def missing(self, row: Row) -> tuple[str, ...]:
         """What the task needs and nobody has supplied since the journal was opened."""
         return missing(row.needs, self.secrets.get(row.id))
