@@ -8,8 +8,10 @@ import anyio
 import pytest
 
 import meowcat
+from journal_adapters.sqlite import SQLiteJournal
 from meowcat.audit import Key, verify_checkpoint, verify_journal, verify_receipt
 from meowcat.audit.checkpoints import split_checkpoints
+from meowcat.audit.log import HEAD_SNAPSHOT
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
@@ -160,6 +162,58 @@ async def test_what_could_not_be_exported_is_exported_by_the_next_call(tmp_path,
         assert given == [await engine.checkpoint()] * 2
         await engine.checkpoint()
         assert len(given) == 2
+
+
+async def test_a_checkpoint_is_kept_in_the_journal_before_anybody_sees_it(tmp_path, server):
+    seen = []
+
+    def export(text):
+        journal = SQLiteJournal(tmp_path / "t.db")
+        journal.open_for_reading()
+        seen.append((text, journal.get_snapshot(HEAD_SNAPSHOT)[1].decode()))
+        journal.close()
+
+    audit = meowcat.Audit(KEY, every=2, checkpoints=export)
+    async with meowcat.Engine(tmp_path / "t.db", config=config(), audit=audit) as engine:
+        await engine.download(server.url, tmp_path / "a")
+        await engine.checkpoint()
+    assert seen
+    assert [text for text, _ in seen] == [kept for _, kept in seen]
+
+
+async def test_nothing_is_kept_while_the_journal_is_in_doubt(tmp_path, server):
+    class Failing(SQLiteJournal):
+        broken = False
+        kept = 0
+
+        def append(self, batch):
+            if self.broken:
+                raise OSError("the disk did not answer")
+            return super().append(batch)
+
+        def reopen(self):
+            if self.broken:
+                raise OSError("the disk does not answer")
+            return super().reopen()
+
+        def put_snapshot(self, *arguments):
+            self.kept += 1
+            super().put_snapshot(*arguments)
+
+    journal = Failing(tmp_path / "t.db")
+    async with meowcat.Engine(journal, audit=meowcat.Audit(KEY)) as engine:
+        first = meowcat.Download(server.url, str(tmp_path / "first"))
+        await engine.submit(first, paused=True)
+        journal.broken = True
+        with pytest.raises(meowcat.JournalUncertain):
+            await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
+        with pytest.raises(meowcat.AuditError, match="in doubt"):
+            await engine.checkpoint()
+        assert journal.kept == 0
+        journal.broken = False
+        await engine.submit(meowcat.Download(server.url, str(tmp_path / "b")), paused=True)
+        assert verify_checkpoint(await engine.checkpoint(), KEY.vkey).size == 2
+    assert journal.kept > 0
 
 
 async def test_a_task_that_is_not_complete_has_no_receipt(tmp_path, server):
