@@ -18,7 +18,7 @@ from zlib import crc32
 
 import pytest
 
-from meowcat.testing import http_specs, scenarios
+from meowcat.testing import http_specs, scenarios, stories
 from meowcat.testing.spec_files import SUFFIX, SpecError, header_lines, read
 from meowcat.testing.world import World
 
@@ -83,12 +83,16 @@ class SpecFile(pytest.File):
 
 def _checks(path: Path) -> Iterator[tuple[str, int, Check]]:
     """Each row's name, line and check."""
-    if "http" not in read(path):
+    table = read(path)
+    if "http" in table:
+        for spec, line in zip(http_specs.load(path), header_lines(path, "http"), strict=True):
+            yield spec.name, line, partial(http_specs.run, spec)
+    elif "story" in table:
+        for story in stories.load_stories(path):
+            yield story.row.name, story.row.line, partial(stories.run_story, story)
+    else:
         for scenario in scenarios.load_scenarios(path):
             yield scenario.row.name, scenario.row.line, partial(scenarios.run_scenario, scenario)
-        return
-    for spec, line in zip(http_specs.load(path), header_lines(path, "http"), strict=True):
-        yield spec.name, line, partial(http_specs.run, spec)
 
 
 class SpecItem(pytest.Item):

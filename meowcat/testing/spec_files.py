@@ -1,7 +1,9 @@
 """Files of specifications (`*.spec.toml`): reading their rows, and saying what is wrong and where.
 
-A file holds `[[scenario]]` rows (`meowcat.testing.scenarios`) or `[[http]]` rows
-(`meowcat.testing.http_specs`). TOML has no null: the text "none" stands for it, everywhere.
+A file holds rows of one kind: `[[scenario]]` (`meowcat.testing.scenarios`), `[[http]]`
+(`meowcat.testing.http_specs`) or `[[story]]` (`meowcat.testing.stories`).
+
+TOML has no null: the text "none" stands for it, everywhere.
 """
 
 import re
