@@ -50,6 +50,7 @@ from meowcat.config import Config
 from meowcat.core.errors import MeowcatError
 from meowcat.core.events import EVENT_TYPES, TAGS
 from meowcat.core.info import TaskInfo, info_of
+from meowcat.core.machine import State
 from meowcat.core.state import fold
 from meowcat.core.transfers import Download
 from meowcat.engine import Engine
@@ -243,13 +244,17 @@ def _life(story: Story, steps: Sequence[Step]) -> Callable[[World], Awaitable[No
 
 
 async def _task(engine: Engine, story: Story, steps: Sequence[Step]) -> Task:
-    """The story's task: submitted now, or found again; one that is Complete is not submitted once more."""
-    async for info in engine.tasks(state=("Complete", "Canceled")):
-        return await engine.task(info.id)
+    """The story's task: the one that an earlier process has left, or else submitted now.
+
+    Submitting it again would begin a second one, where the first becomes Complete in the same moment.
+    """
+    async for info in engine.tasks(state=tuple(State)):
+        task = await engine.task(info.id)
+        if steps[0][0] == "submit" and task.state in (State.PAUSED, State.FAILED):
+            await (task.resume() if task.state is State.PAUSED else task.retry())
+        return task
     if steps[0][0] == "submit":
         return await engine.submit(steps[0][1])
-    async for info in engine.tasks():
-        return await engine.task(info.id)
     raise AssertionError(f"the task is gone from the journal: {story.steps[0][1].to}")
 
 

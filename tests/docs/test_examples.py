@@ -1,5 +1,6 @@
 """Every example runs by itself, as a program, and says what it should."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,25 @@ def test_a_stranger_sees_damage_and_edits(tmp_path):
     code, printed = read_by_a_stranger(tmp_path / "x.jsonl")
     assert "00000000000000000001.jsonl: record 3 breaks the hash chain" in printed
     assert code == 1
+
+
+def test_the_tests_of_an_application_pass_where_nothing_else_is(tmp_path):
+    folder = shutil.copytree(EXAMPLES / "testing", tmp_path / "application")
+    (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "meowcat.testing.plugin",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=folder)
+    assert done.returncode == 0, done.stdout
+    assert "9 passed" in done.stdout
 
 
 def test_every_example_is_run_here():
