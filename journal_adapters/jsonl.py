@@ -234,14 +234,14 @@ class JSONLJournal:
             return dict(self._look()[1].cursors)
 
     def set_cursor(self, name: str, position: Position | None) -> None:
-        log = self._writable()
+        log = self._owned()
         self._write(log, [control_line(Cursor(name, position))])
         with self._mutex:
             self._ledger.set_cursor(name, position)
         self._publish(log)
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
-        self._writable().require_ours()
+        self._owned().require_ours()
         head = _Named(name, position, sha256(body).hexdigest())
         content = seal_line(msgspec.json.encode({"named": head})) + body
         with explained(self._folder):
