@@ -105,7 +105,7 @@ class LoopThread:
         """
         self.refuse_fork()
         refuse_inside_listener()
-        if threading.get_ident() == self._thread.ident:
+        if threading.current_thread() is self._thread:  # not by its ident, which another one may get later
             raise WouldDeadlock(
                 "a blocking call from the engine's own event loop would wait for itself: return first, "
                 "or make the call from another thread"
