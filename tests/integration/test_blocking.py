@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import queue
+import signal
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import meowcat
+from journal_adapters.sqlite import SQLiteJournal
 from meowcat.core import events as ev
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
@@ -204,6 +207,61 @@ def test_who_does_not_wait_longer_leaves_the_task_going(tmp_path, engine, slow, 
 def test_a_time_out_that_makes_no_sense_is_refused(engine, timeout):
     with pytest.raises(meowcat.InvalidArgument, match="timeout"):
         engine.drain(timeout)
+
+
+# Ctrl-C (more of it in test_blocking_exit)
+
+
+class Gated(SQLiteJournal):
+    """Its appends wait at a gate."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def append(self, batch):
+        self.entered.set()
+        assert self.gate.wait(20)
+        return super().append(batch)
+
+
+@pytest.fixture
+def interrupt_when():
+    """Sends this process a SIGINT once a claim holds."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ThreadPoolExecutor(1) as pool:
+
+        def wait_and_interrupt(claim) -> None:
+            while not claim():
+                threading.Event().wait(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        yield lambda claim: pool.submit(wait_and_interrupt, claim)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_command_happens_as_a_whole_or_not_at_all(tmp_path, interrupt_when):
+    journal = Gated(tmp_path / "t.db")
+    a, b, c, d = (meowcat.Download("http://localhost/", str(tmp_path / name)) for name in "abcd")
+    with meowcat.blocking.Engine(journal, config=config(queue_capacity=1)) as engine:
+        runtime = engine._inner._runtime
+        journal.gate.clear()
+        journal.entered.clear()
+        interrupt_when(journal.entered.is_set)
+        with pytest.raises(KeyboardInterrupt):
+            engine.submit(a, paused=True)  # it has begun: it is seen through
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(engine.submit, b, paused=True)
+            while runtime.room.value:
+                threading.Event().wait(0.001)
+            interrupt_when(lambda: runtime.room.statistics().tasks_waiting)
+            with pytest.raises(KeyboardInterrupt):
+                engine.submit(c, paused=True)  # it waits for room, and has not begun
+            journal.gate.set()
+            other.result(20)
+        engine.submit(d, paused=True)  # rooms are given in the order of asking
+        assert [info.path for info in engine.tasks()] == [a.to, b.to, d.to]
 
 
 # Loops around it
