@@ -9,7 +9,7 @@ from meowcat.core.errors import AuditError
 
 
 class CheckpointFile:
-    """A file that checkpoints are appended to, durably, and never removed from. It may be shared by logs."""
+    """A file that the checkpoints of a log are appended to, durably, and never removed from."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
