@@ -76,8 +76,11 @@ def closing_text(info: TaskInfo) -> str:
 
 
 def complete_text(info: TaskInfo) -> str:
-    proven = f", {', '.join(digest.algorithm for digest in info.digests)} verified" if info.digests else ""
-    return f"{info.path}  {size_text(info.size if info.size is not None else info.bytes_done)}{proven}"
+    words = [size_text(info.size if info.size is not None else info.bytes_done)]
+    if info.compared:
+        words.append(f"{', '.join(digest.algorithm for digest in info.compared)} verified")
+    words += [str(digest) for digest in info.digests if digest not in info.compared]
+    return f"{info.path}  {', '.join(words)}"
 
 
 class PlainLines:

@@ -82,6 +82,11 @@ class Order:
     help="What the content must have: sha256, sha512, sha1, md5, blake3 or crc32c. For one URL.",
 )
 @click.option(
+    "--digest",
+    metavar="ALGORITHM",
+    help="Compute and record a digest of each file, with nothing to compare: what a receipt proves.",
+)
+@click.option(
     "--limit-rate", callback=size_option, metavar="SIZE", help="Bytes a second, for all URLs together."
 )
 @click.option("--retries", type=int, help="Attempts after a failure without progress. Default: 3.")

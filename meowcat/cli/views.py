@@ -76,6 +76,7 @@ def task_object(info: TaskInfo, journal: str) -> dict[str, Any]:
         if fault is None
         else {"code": int(fault.code), "kind": fault.kind, "status": fault.status, "detail": fault.detail},
         "digests": [str(digest) for digest in info.digests],
+        "compared": [str(digest) for digest in info.compared],
     }
 
 

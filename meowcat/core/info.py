@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from meowcat.core.decide import expected_digests
 from meowcat.core.machine import State
 from meowcat.core.state import Phase, TaskState
 from meowcat.core.transfers import Direction, Download
@@ -40,7 +41,10 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     fault: Fault | None
     """The last failure; of a Failed task, why it failed."""
     digests: tuple[Checksum, ...]
+    """Of the whole content."""
     client_file_sign: str | None
+    compared: tuple[Checksum, ...] = ()
+    """Those of `digests` that there was something to compare with: the caller's, and the server's."""
 
     @property
     def fraction(self) -> float:
@@ -118,4 +122,12 @@ def info_of(task: TaskState) -> TaskInfo:
         fault=task.fault,
         digests=task.digests,
         client_file_sign=request.client_file_sign,
+        compared=_compared(task),
     )
+
+
+def _compared(task: TaskState) -> tuple[Checksum, ...]:
+    if not task.digests or not isinstance(task.request, Download):
+        return ()
+    expected = expected_digests(task)
+    return tuple(each for each in task.digests if each in expected)

@@ -138,6 +138,19 @@ def test_a_name_is_kept_although_the_server_has_another_idea_later(shell, slow_c
     assert not (shell.folder / "second.bin").exists()
 
 
+def test_a_file_with_a_digest_has_a_receipt_that_proves_it(shell, server, content):
+    done = shell.run("get", server.url, "-o", "x.bin", "--journal", "t.db", "--digest", "sha256")
+    assert done.returncode == 0
+    assert f"sha256:{content.sha256}" in done.stdout
+    vkey = json.loads(shell.run("audit", "keygen", "-o", "k", "--name", "a", "--json").stdout)["vkey"]
+    (task,) = json.loads(shell.run("ls", "--journal", "t.db", "--json").stdout)
+    words = ("audit", "receipt", "--journal", "t.db", "--key", "k", task["task"], "-o", "r")
+    assert shell.run(*words).returncode == 0
+    verify = ("audit", "verify", "--receipt", "r", "--vkey", vkey, "--file", "x.bin")
+    assert shell.run(*verify).returncode == 0
+    assert shell.run("get", server.url, "--digest", "crc64").returncode == 2
+
+
 def test_a_wrong_checksum_is_exit_code_1_and_leaves_no_file(shell, server):
     done = shell.run("get", server.url, "-o", "x.bin", "--checksum", "sha256:" + "0" * 64)
     assert done.returncode == 1

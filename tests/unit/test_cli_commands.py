@@ -251,6 +251,7 @@ def test_a_tasks_json_has_the_documented_names():
     assert set(found) == {
         "task", "journal", "state", "phase", "direction", "url", "path", "size", "bytes_done", "fraction",
         "priority", "created", "attempts", "crashes", "waiting_for", "needs", "reason", "fault", "digests",
+        "compared",
     }  # fmt: skip
     assert found["created"] == "2023-11-14T22:13:20.123Z"
     assert found["fraction"] == 0.25

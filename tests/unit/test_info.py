@@ -8,7 +8,7 @@ from meowcat.core.info import info_of
 from meowcat.core.machine import State
 from meowcat.core.state import fold
 from meowcat.core.transfers import Download, ProtocolSpec, Upload
-from meowcat.core.values import Fault, FaultKind, FileIdentity, Generation
+from meowcat.core.values import Checksum, Fault, FaultKind, FileIdentity, Generation
 from meowcat.core.waits import WaitingFor
 
 REQUEST = Download("https://host/x?sig=***", "/y", client_file_sign="row 7", needs=("url",))
@@ -49,3 +49,18 @@ def test_an_upload_shows_its_source():
     request = Upload("/source", "https://host/x", ProtocolSpec("form"))
     info = info_of(fold((msgspec.structs.replace(CREATED, request=request),)))
     assert (info.path, info.direction) == ("/source", "upload")
+
+
+def test_which_digests_were_compared_and_which_were_only_computed_is_told():
+    known = Checksum("md5", "0" * 32)
+    asked = Checksum("sha256", "f" * 64)
+    created = msgspec.structs.replace(
+        CREATED, request=Download("https://host/x", "/y", checksum=str(known), digest="sha256")
+    )
+    intended = ev.PublishIntended(
+        state=State.RUNNING, file=FileIdentity(1, 2), size=100, digests=(known, asked)
+    )
+    info = info_of(fold((created, *MOVING[1:], intended)))
+    assert info.digests == (known, asked)
+    assert info.compared == (known,)
+    assert info_of(fold(MOVING)).compared == ()
