@@ -73,10 +73,11 @@ class MortalJournal:
     Once the power is gone, everything raises JournalClosed: an engine then gives up at once.
     """
 
-    def __init__(self, journal: Journal, power: Power) -> None:
-        self._journal = journal
+    def __init__(self, medium: Medium, power: Power) -> None:
+        self._medium = medium  # kept for as long as its journal may still write there
+        self._journal = medium.journal()
         self._power = power
-        self.max_record = journal.max_record
+        self.max_record = self._journal.max_record
         self.sync: Sync | None = None
         """As it was opened; None before."""
         self.closed = False

@@ -18,8 +18,9 @@ Keys of a story: `name`, `why` (one sentence), `serve` (one content or a list: `
 - `troubles`: what goes wrong with each request in order of arrival: the fields of `Trouble`, where `headers`
   is a table, as `{status = 503, headers = {Retry-After = "3600"}}`; `{}` is a request that goes well.
 - `config`: fields of `meowcat.Config`; `seed`, 0 unless given; `rate`, bytes a second of the servers.
-- `every_crash = true`: besides, crash after each call of disk, journal and network, restart, tell the same
-  story again, and expect the same end. Such a story has no crash or reopening of its own.
+- `every_crash = true`: besides, crash before each call of disk, journal and network and after the last,
+  restart, tell the same story again, and expect the same end. Such a story has no crash or reopening of its
+  own.
 
 Steps of `do`, one after the other:
 

@@ -24,13 +24,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from meowcat.config import Config
+from meowcat.core.errors import InvalidArgument
 from meowcat.core.values import Position
 from meowcat.engine import Engine
 from meowcat.journal.contract import Owner, Record
@@ -151,7 +152,7 @@ class World:
 
     def journal(self) -> MortalJournal:
         """The journal as a process finds it now, not yet open."""
-        journal = MortalJournal(self._medium.journal(), self.power)
+        journal = MortalJournal(self._medium, self.power)
         self._journals.append(journal)
         return journal
 
@@ -182,6 +183,7 @@ class World:
             PowerLost: the power went. TimeIsUp: after `within` seconds of the world's time it was still at
             it. StoodStill: everybody waits for something that never comes. And what `work` raises.
         """
+        _refuse_loop()
         if self.power.off:
             raise PowerLost("the machine is off: call restart() first")
         self._time.end = self.now + within
@@ -257,7 +259,15 @@ class World:
     # Crashes
 
     def crash_at(self, number: int, when: When = "before") -> None:
-        """Lose the power at the call with this number; `power.calls` tells how many there were."""
+        """Lose the power at the call with this number; `power.calls` tells how many there were.
+
+        Raises:
+            InvalidArgument: no such number, or neither before nor after.
+        """
+        if number < 1 or when not in get_args(When):
+            raise InvalidArgument(
+                f"crash_at({number}, {when!r}): expected 1 or more, and 'before' or 'after'"
+            )
         self.power.crash_at(number, when)
 
     def crash(self) -> None:
@@ -275,7 +285,12 @@ class World:
 
         Calls are counted from 1 again. Another `draw` is another outcome of what `loss="seed"` leaves to
         chance.
+
+        Raises:
+            InvalidArgument: no such loss.
         """
+        if loss not in get_args(Loss):
+            raise InvalidArgument(f"loss {loss!r}: expected one of {', '.join(get_args(Loss))}")
         if not self.power.off:
             self._leave()
         trace = [*self.power.trace, f"-- {loss}: the next process, at {self.now:,.3f} s --"]
@@ -313,10 +328,10 @@ class World:
         calls: slice = slice(None),
         promises: bool = True,
     ) -> int:
-        """Crash `work` after each call that it makes, restart, run it again to its end, and check.
+        """Crash `work` before each call that it makes and after the last; restart, run it again, and check.
 
-        This world stays as it is: all is done in copies of it. A crash before a call is not tried, since
-        it leaves what the crash after the call before it has left.
+        This world stays as it is: all is done in copies of it. A crash after a call leaves what the one
+        before the next call leaves; but by then `work` has heard of the call, and acted upon it.
 
         Args:
             work: what the application does, and does again after the crash. What it keeps outside the world
@@ -324,12 +339,12 @@ class World:
             check: called after the work has ended, in the world with the crash and in one without; raises
                 where something is not as it should be.
             losses: how each crash ends. One that is named again is drawn anew.
-            calls: which of them: `slice(None, None, 5)` is every fifth, `slice(-20, None)` the last twenty.
+            calls: which moments: `slice(None, None, 5)` is every fifth, `slice(-20, None)` the last twenty.
             promises: whether after each restart the disk must have what the journal says that it has
                 (`check_promises`); to be turned off where the application moves or changes finished files.
 
         Returns:
-            How many calls were crashed at.
+            How many crashes there were, each with every loss.
 
         Raises:
             NotReproducible: the work made fewer calls when it was repeated. And what `work` and `check`
@@ -337,11 +352,13 @@ class World:
         """
         whole = self.copy()
         whole.run(work)
-        numbers = range(1, whole.power.calls + 1)[calls]
+        last = whole.power.calls
+        moments: list[tuple[int, When]] = [(number, "before") for number in range(1, last + 1)]
+        moments = [*moments, (last, "after")][calls]
         _look(whole, check)
-        for number in numbers:
+        for number, when in moments:
             doomed = self.copy()
-            doomed.crash_at(number, "after")
+            doomed.crash_at(number, when)
             with suppress(PowerLost):
                 doomed.run(work)
             if not doomed.crashed:
@@ -354,7 +371,7 @@ class World:
                     again.check_promises()
                 again.run(work)
                 _look(again, check)
-        return len(numbers)
+        return len(moments)
 
     # What happened
 
@@ -398,6 +415,14 @@ class World:
                 told = f"{mark} at {self.now:,.3f} s of its time; its calls:"
                 error.add_note("\n".join([told, *self.power.trace[-TOLD:]]))
             raise
+
+
+def _refuse_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise InvalidArgument("World.run has a loop of its own: call it from a plain function, not a coroutine")
 
 
 def _place(coroutine: Any) -> str:

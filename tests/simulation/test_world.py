@@ -1,12 +1,14 @@
 """The simulated world keeps its own promises, and finds bugs that are put in on purpose."""
 
 import asyncio
+import errno
 import json
 import os
 import pickle
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -62,18 +64,18 @@ def test_hours_of_waiting_pass_in_no_time():
     it_is_there(patient)
 
 
-def test_an_outage_of_days_is_waited_for():
+def test_an_outage_of_hours_is_waited_for():
     def cable(seen):
         """It is pulled at the second request."""
         if len(away.server.requests) == 2:
-            away.server.down_until = 3 * 86_400.0
+            away.server.down_until = 6 * 3600.0
             return Trouble(after=1000)
         return None
 
     away = world()
     away.server.script = cable
     away.run(download)
-    assert 3 * 86_400 < away.now < 4 * 86_400
+    assert 6 * 3600 < away.now < 7 * 3600
     it_is_there(away)
 
 
@@ -299,11 +301,45 @@ def test_an_error_tells_the_seed_and_the_calls():
 
 def test_a_failing_check_tells_which_crash_it_was():
     def check(world):
-        assert "power lost after it" not in "".join(world.power.trace)
+        assert "power lost before it" not in "".join(world.power.trace)
 
     with pytest.raises(AssertionError) as caught:
         world().every_crash(download, check)
-    assert "1 journal.open  -> power lost after it\n-- lost: the next process" in caught.value.__notes__[0]
+    assert "1 journal.open  -> power lost before it\n-- lost: the next process" in caught.value.__notes__[0]
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(meowcat.InvalidArgument, match="expected one of lost, kept, seed, killed"):
+        World().restart("half")
+    with pytest.raises(meowcat.InvalidArgument, match="expected 1 or more"):
+        World().crash_at(0)
+    with pytest.raises(meowcat.InvalidArgument, match="'before' or 'after'"):
+        World().crash_at(1, "between")
+
+
+def test_a_world_is_run_from_a_plain_function():
+    async def work(world):
+        World().run(download)
+
+    with pytest.raises(meowcat.InvalidArgument, match="a loop of its own"):
+        World().run(work)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["broken", "full"])
+def test_a_call_that_fails_once_never_makes_a_wrong_file(error):
+    whole = world()
+    whole.run(download)
+    for number in range(1, whole.power.calls):  # the last one closes the journal, and all is done by then
+        hurt = world()
+        hurt.power.fail_at(number, error)
+        with hurt.explained():
+            with suppress(meowcat.MeowcatError, OSError):
+                hurt.run(download)
+            assert hurt.disk.get(TARGET) in (None, CONTENT.bytes())
+            hurt.restart("lost")
+            hurt.check_promises()
+            hurt.run(download)
+            it_is_there(hurt)
 
 
 # Journals
@@ -315,7 +351,7 @@ def test_any_journal_of_files_can_be_crashed(tmp_path):
 
 
 def lazy_journal(late):
-    """The journal in memory, whose medium is `late` appends behind what it acknowledges."""
+    """The journal in memory, whose medium is `late` appends behind what it acknowledged, but for a close."""
 
     class Lazy(MemoryJournal):
         def __init__(self, folder):
@@ -331,6 +367,11 @@ def lazy_journal(late):
                 self._path.write_bytes(image)
             del self._behind[: len(self._behind) - late]
             return position
+
+        def close(self):
+            if self._behind:
+                self._path.write_bytes(self._behind[-1])
+            super().close()
 
     return Lazy
 

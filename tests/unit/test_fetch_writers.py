@@ -35,3 +35,16 @@ async def test_a_chunk_over_several_pieces_ends_although_it_is_stopped_within(ex
         writers.stop()
     assert len(written) <= 1  # a thread may have found the stop before its first write
     assert writers.take() == []
+
+
+async def test_without_threads_all_is_written_when_it_is_put_whatever_its_size():
+    written = []
+    async with anyio.create_task_group() as group:
+        put = written.append
+        writers = Writers(group, lambda offset, _: put(offset), 1 << 20, 0, lambda _: None, lambda: None)
+        stream = writers.stream(PIECE, None, None)
+        writers.put(stream, 0, bytes(PIECE))
+        assert written == [0]
+        assert [each.index for each in writers.take()] == [0]
+        await writers.drain()
+        writers.stop()
