@@ -2,9 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,6 +24,7 @@ from meowcat.core.errors import (
     JournalDamaged,
     JournalError,
     JournalFenced,
+    JournalForked,
     JournalOwned,
     JournalRejected,
     JournalTooNew,
@@ -446,6 +451,38 @@ def test_damage_that_later_records_of_its_task_tell_is_kept_to_that_task(path):
     again.close()
 
 
+def test_a_record_that_was_edited_with_its_crc_breaks_the_chain_and_ends_its_segment(path):
+    journal = filled(path)
+    crashed(journal)
+    segment = segments(path)[0]
+    content = segment.read_bytes()
+    line = next(line for line in content.splitlines(keepends=True) if b'"position":3' in line)
+    edited = content.replace(
+        line, seal_line(line[:-19].replace(b'"type":"created"', b'"type":"deleted"') + b"}")
+    )
+    segment.write_bytes(edited)
+    again = opened(path)
+    assert segment.read_bytes() == edited
+    assert len(segments(path)) == 2
+    again.append([entry("c", 2)])
+    assert [damage.position for damage in verify_chain(scan_all(again))] == [3]
+    again.close()
+
+
+def test_no_epoch_is_given_twice_although_an_opening_is_damaged(path):
+    opened(path).close()
+    journal = opened(path)
+    assert journal._epoch == 2
+    crashed(journal)
+    segment = segments(path)[0]
+    content = bytearray(segment.read_bytes())
+    content[content.rindex(b'{"opening"') + 20] ^= 1
+    segment.write_bytes(content)
+    again = JSONLJournal(path)
+    assert again.open(OWNER, "power") > 2
+    again.close()
+
+
 def test_a_segment_that_is_gone_is_damage_at_its_positions(path):
     journal = opened(path, segment_size=1500)
     for number in range(20):
@@ -606,6 +643,100 @@ def test_a_reader_forgets_a_batch_that_was_cut_off_again(path):
     assert [given(each) for each in scan_all(reader)] == [*ENTRIES, entry("z", 1)]
     reader.close()
     again.close()
+
+
+def fork():
+    with warnings.catch_warnings():
+        # Python 3.12 warns where any thread lives, and idle ones of other tests may
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def as_nobody(function):
+    """Run in a child without privileges, and give back what it printed."""
+    receive, send = os.pipe()
+    child = fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setuid(65534)
+            os.write(send, str(function()).encode())
+        except BaseException as error:  # noqa: BLE001  # the child must end here, whatever happens
+            os.write(send, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(send)
+    os.waitpid(child, 0)
+    with os.fdopen(receive) as stream:
+        return stream.read()
+
+
+@pytest.fixture
+def public():
+    """A folder that other users can reach."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def test_no_permission(public):
+    def opening():
+        try:
+            return JSONLJournal(public / "x.jsonl").open(OWNER, "power")
+        except JournalError as error:
+            return type(error).__name__
+
+    public.chmod(0o555)
+    assert as_nobody(opening) == "JournalAccess"
+    public.chmod(0o777)
+    filled(public / "x.jsonl").close()
+    (public / "x.jsonl" / "lock").chmod(0o666)
+    before = image(public)
+    assert as_nobody(opening) == "JournalAccess"  # the segment can't be written
+    segments(public / "x.jsonl")[0].chmod(0o000)
+    assert as_nobody(opening) == "JournalAccess"
+    segments(public / "x.jsonl")[0].chmod(0o644)
+    assert image(public) == before
+
+
+def test_a_journal_in_a_read_only_folder_can_be_read(public):
+    def looking():
+        reader = reading(public / "x.jsonl")
+        return reader.last(), len(scan_all(reader)), list(reader.unfinished())
+
+    journal = opened(public / "x.jsonl", segment_size=1000)
+    for number in range(10):
+        journal.append([entry(f"t{number}", 1)])
+    for index in (public / "x.jsonl").glob("*.index"):
+        index.unlink()
+    (public / "x.jsonl").chmod(0o555)
+    assert as_nobody(looking) == str((10, 10, [f"t{number}" for number in range(10)]))
+    journal.close()
+
+
+def test_a_forked_child_refuses_and_leaves_the_lock_to_its_parent(path):
+    journal = filled(path)
+
+    def in_child():
+        told = []
+        for use in (journal.last, journal.reopen, lambda: journal.append([entry("child", 1)])):
+            try:
+                told.append(use())
+            except JournalForked:
+                told.append("forked")
+        journal.close()
+        return told
+
+    before = image(path)
+    assert as_nobody(in_child) == "['forked', 'forked', 'forked']"
+    assert image(path) == before
+    with pytest.raises(JournalOwned):
+        opened(path)
+    journal.append([entry("parent", 1)])
+    assert journal.last() == 5
+    journal.close()
 
 
 # Tasks

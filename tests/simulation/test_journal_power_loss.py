@@ -19,6 +19,8 @@ FOLDER = "/data"
 PATH = f"{FOLDER}/x.jsonl"
 SEGMENT = 2500
 """Bytes: some six records, so that a short life has many segments."""
+ONE = 1 << 20
+"""All in one: a rotation syncs what is before it."""
 LOSSES = ["lost", "kept", 10, 11, 12]
 """How the power loss chooses: the extremes, and by seeds."""
 
@@ -34,8 +36,8 @@ class FakeLock:
 
 
 class SimulatedJournal(JSONLJournal):
-    def __init__(self, disk):
-        super().__init__(PATH, segment_size=SEGMENT, files=disk)
+    def __init__(self, disk, segment_size=SEGMENT):
+        super().__init__(PATH, segment_size=segment_size, files=disk)
 
     def _take_lock(self, owner):
         return FakeLock()
@@ -163,6 +165,19 @@ def test_nothing_that_was_acknowledged_is_lost_with_the_power(loss):
             life.go_on(disk.restart("seed" if isinstance(loss, int) else loss))
 
 
+def test_nothing_that_was_acknowledged_is_lost_where_there_is_no_room_for_what_is_derived(monkeypatch):
+    """No reserve, hence no index and no snapshot, whose syncs would cover for others."""
+    monkeypatch.setattr(jsonl_log, "RESERVED", 1 << 40)
+    disk = new_disk()
+    Life().live(disk)
+    calls = disk.calls
+    assert not {name for name in disk.list_folder(PATH) if name.endswith(("index", "snapshot", "reserve"))}
+    for number in range(1, calls + 1):
+        disk, life = crash(number, "after", 0)
+        with disk.explained():
+            life.go_on(disk.restart("lost"))
+
+
 @pytest.mark.parametrize("sync", ["power", "process"])
 def test_nothing_that_was_acknowledged_is_lost_with_the_process(sync):
     for number in range(1, calls_of_a_life(sync) + 1):
@@ -185,6 +200,30 @@ def test_without_syncs_a_power_loss_undoes_the_newest_batches_and_nothing_else(s
             life.check_unfinished(journal, written[: len(found)])
             journal.close()
             assert after.get(f"{PATH}/lock") is None
+
+
+def test_an_owner_that_dies_while_it_opens_a_journal_without_syncs_leaves_no_hole_behind_it():
+    """What the owner before had not synced is synced before the opening is written."""
+    first = new_disk()
+    written = [entry("t", number, b"{}" * 300) for number in range(1, 5)]
+    journal = SimulatedJournal(first, ONE)
+    journal.open(OWNER, "process")
+    for each in written:
+        journal.append([each])
+    whole = first.killed()
+    opening = whole.killed()
+    SimulatedJournal(opening, ONE).open(OWNER, "process")
+    for number in range(1, opening.calls + 1):
+        disk = whole.killed().crash_at(number, "after")
+        with pytest.raises(PowerLost):
+            SimulatedJournal(disk, ONE).open(OWNER, "process")
+        for seed in range(40):
+            disk.reseed(seed)
+            with disk.explained():
+                journal = SimulatedJournal(disk.restart(), ONE)
+                journal.open(OWNER, "power")
+                found = [given(each) for each in scan_all(journal)]
+                assert found == written[: len(found)]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -249,13 +288,15 @@ def stubborn(life, journal, batch):
 
 def test_when_the_disk_is_full_what_is_left_to_say_goes_into_the_reserve(monkeypatch):
     monkeypatch.setattr(jsonl_log, "RESERVED", 32 << 10)
-    disk = new_disk(capacity=256 << 10)
-    journal = SimulatedJournal(disk)
+    disk = new_disk(1, capacity=256 << 10)
+    assert disk.short_writes, "a write may take a part before the disk is full"
+    journal = SimulatedJournal(disk, ONE)
     journal.open(OWNER, "power")
     life = Life()
     life.append(journal, [entry("t", 1)])
     fd = disk.open(f"{FOLDER}/big", os.O_RDWR | os.O_CREAT)
-    disk.pwrite(fd, bytes(disk.free_bytes(FOLDER)), 0)
+    while free := disk.free_bytes(FOLDER):
+        disk.append(fd, bytes(free))
     assert disk.get(f"{PATH}/reserve") is not None
     for seq in range(2, 200):
         try:
