@@ -32,7 +32,7 @@ BLOCK = 4 << 20
 _ALL = 1 << 62
 """More than any offset."""
 
-MAPPED = 64
+MAPPED = 128
 """Indexes that are open at a time."""
 
 
