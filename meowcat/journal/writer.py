@@ -207,7 +207,7 @@ class Writer:
     def _write_in_thread(self, group: list[Batch | _Call[object]]) -> None:
         self._write(group)
         try:
-            self._running().soon(lambda: self._finish(group))
+            self._running().soon_from_thread(lambda: self._finish(group))
         except RuntimeError:
             pass  # the loop is gone, and with it everybody who waited
 
@@ -260,7 +260,10 @@ class _Loop(Protocol):
     """What the writer needs of the event loop. One future a wait: anyio's events cost three times that."""
 
     def soon(self, callback: Callable[[], object]) -> object:
-        """Run it on the loop's next turn; from any thread."""
+        """Run it on the loop's next turn."""
+
+    def soon_from_thread(self, callback: Callable[[], object]) -> object:
+        """The same, asked for by another thread, which has to wake the loop."""
 
     async def wait(self, job: Batch | _Call[object]) -> None:
         """Until `wake`, on the loop."""
@@ -272,7 +275,8 @@ class _Loop(Protocol):
 class _Asyncio:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.soon: Callable[[Callable[[], object]], object] = loop.call_soon_threadsafe
+        self.soon: Callable[[Callable[[], object]], object] = loop.call_soon
+        self.soon_from_thread: Callable[[Callable[[], object]], object] = loop.call_soon_threadsafe
         self._future = loop.create_future
 
     async def wait(self, job: Batch | _Call[object]) -> None:
@@ -289,6 +293,7 @@ class _Trio:
     def __init__(self) -> None:
         token = sys.modules["trio"].lowlevel.current_trio_token()
         self.soon: Callable[[Callable[[], object]], object] = token.run_sync_soon
+        self.soon_from_thread = self.soon
 
     async def wait(self, job: Batch | _Call[object]) -> None:
         job.waiter = event = anyio.Event()
