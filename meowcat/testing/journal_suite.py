@@ -22,6 +22,8 @@ class JournalSuite:
     """Subclass it, name the harness, and let pytest collect it."""
 
     harness: ClassVar[type[JournalHarness]]
+    histories: ClassVar[int] = 25
+    """How many histories of 30 steps are compared with those of the journal in memory."""
 
     @pytest.mark.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
     def test_contract(self, check: Check, tmp_path: Path) -> None:
@@ -38,4 +40,4 @@ class JournalSuite:
         pytest.importorskip("hypothesis")
         from meowcat.testing.journal.machine import compare  # noqa: PLC0415  # hypothesis may not be there
 
-        compare(self.harness)
+        compare(self.harness, max_examples=self.histories)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,12 @@ from meowcat.testing.journal.damage import try_bits
 from meowcat.testing.journal.machine import compare
 from meowcat.testing.journal_suite import JournalSuite
 
-IN_MEMORY = Path("/dev/shm")  # thousands of small journals are synced, which disks take long for
-
 HARNESSES = Path(__file__).with_name("journal_harnesses.py")
 
 
 @pytest.fixture
-def tmp_path(tmp_path):
-    """A folder in memory, where there is one."""
-    if not os.access(IN_MEMORY, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(prefix="meowcat-", dir=IN_MEMORY) as folder:
-        yield Path(folder)
+def tmp_path(in_memory):
+    return in_memory
 
 
 class MemoryForATestRun(MemoryHarness):

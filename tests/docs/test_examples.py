@@ -24,6 +24,7 @@ SAYS = {
         "a.bin: Complete, 3,145,728 bytes, 0 failures",
         "no.bin: Failed, 0 bytes, 1 failures",
     ],
+    "custom_journal.py": ["order 4711: created", "order 4711: completed"],
     "own_client.py": ["8,388,608 bytes", "the server saw our-app/1.0"],
     "audited_download.py": [
         "proved: 8,388,608 bytes, sha256:",

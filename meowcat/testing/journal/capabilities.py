@@ -68,10 +68,10 @@ def a_reader_can_not_write(harness: JournalHarness) -> None:
 
 @check("R3")
 def reading_where_there_is_no_journal_is_refused_and_creates_none(harness: JournalHarness) -> None:
-    _, readable = reader_of(harness)
-    with refused(JournalError):
-        readable.open_for_reading()
-    assert dict(harness.raw_read()) == {}
+    for _ in range(2):  # what the first one created, the second one would open
+        _, readable = reader_of(harness)
+        with refused(JournalError):
+            readable.open_for_reading()
 
 
 def _restorable(harness: JournalHarness) -> tuple[Journal, RestorableJournal]:

@@ -113,6 +113,8 @@ def try_bits(harness: JournalHarness, size: int, *, step: int = 1, crashed: bool
         Lacking: the bytes can't be seen or changed.
 
     """
+    if not step:
+        raise Lacking("bit_step is 0: this journal leaves changed bits to its medium")
     journal = filled(harness, size, crashed=crashed)
     tried = 0
     for tried, (where, image) in enumerate(_changed(journal.image, step), 1):

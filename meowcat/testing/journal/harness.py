@@ -31,7 +31,8 @@ class JournalHarness:
     sync: ClassVar[Sync] = "power"
     """The level that the journals are opened with."""
     bit_step: ClassVar[int] = 1
-    """Of so many bits one is changed by the checks of every bit; 1 where there is time for all."""
+    """Of so many bits one is changed by the checks of every bit: 1 where there is time for all, and 0 where
+    the medium itself is trusted with its bits."""
     cut_step: ClassVar[int] = 1
     """At one of so many bytes of the last batch it is torn; 1 where there is time for all."""
     may_look_torn: ClassVar[str] = ""

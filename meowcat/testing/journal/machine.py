@@ -4,7 +4,7 @@
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +156,9 @@ class JournalMachine(RuleBasedStateMachine):
     def crash_in_an_append(self, steps: Sequence[tuple[str, bool, bytes]], where: float, zeros: bool) -> None:
         """Nobody has heard of the batch: it is there as a whole, or not at all."""
         batch = self._batch(steps)
-        before = None if self.place.never_torn else self.place.raw_read()
+        before = _image(self.place)
         self.journal.append(batch)
-        after = None if before is None else self.place.raw_read()
+        after = _image(self.place)
         self.place.crash(self.journal)
         if before is not None and after is not None:
             try:
@@ -190,6 +190,16 @@ class JournalMachine(RuleBasedStateMachine):
     def _same(self, found: Sequence[Record | Damage], wanted: Sequence[Record | Damage]) -> None:
         assert [given(record) for record in found] == [given(record) for record in wanted]
         assert [record.position for record in found] == [record.position for record in wanted]
+
+
+def _image(place: JournalHarness) -> Mapping[str, bytes] | None:
+    """What is stored, where a crash can leave a part of it."""
+    if place.never_torn:
+        return None
+    try:
+        return place.raw_read()
+    except Lacking:
+        return None
 
 
 def _can_crash(place: JournalHarness) -> bool:

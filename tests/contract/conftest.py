@@ -1,0 +1,20 @@
+"""What the contract tests share."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+IN_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def in_memory(tmp_path_factory, monkeypatch):
+    """A folder in memory where there is one: thousands of small journals are synced, which disks take long
+    for. Temporary folders are made there as well.
+    """
+    where = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else tmp_path_factory.mktemp("journals")
+    monkeypatch.setattr(tempfile, "tempdir", str(where))
+    with tempfile.TemporaryDirectory(prefix="meowcat-") as folder:
+        yield Path(folder)
