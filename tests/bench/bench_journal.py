@@ -1,6 +1,6 @@
 """Speed of a journal: durable events per second, replay, opening.
 
-python tests/bench/bench_journal.py [append|replay|open|all] [--journal sqlite|jsonl] [--events N] [--json]
+python tests/bench/bench_journal.py [append|replay|open|segments|all] [--journal sqlite|jsonl] [--json]
 """
 
 import argparse
@@ -9,11 +9,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from hashlib import md5
+from itertools import count, islice
 from pathlib import Path
 
 import anyio
 
+from journal_adapters.jsonl import JSONLJournal
 from meowcat.core import events as ev
 from meowcat.core.machine import State
 from meowcat.core.state import evolve
@@ -26,6 +28,7 @@ from meowcat.journal.replay import Fold, verify_chain
 from meowcat.journal.writer import Writer
 
 OWNER = Owner(os.getpid(), "bench")
+WHAT = ["append", "replay", "open", "segments", "all"]
 CALLERS = 64
 ROUNDS = 5
 PIECES = 12
@@ -107,7 +110,7 @@ def bench_replay(where: str, events: int) -> dict[str, float]:
     fold = Fold(evolve)
     spent = dict.fromkeys(("scan", "chain", "fold"), 0.0)
     busy = time.process_time()
-    after, previous, damage, count = Position(0), GENESIS, 0, 0
+    after, previous, damage, events = Position(0), GENESIS, 0, 0
     while True:
         begin = time.perf_counter()
         found = journal.scan(after, 2000)
@@ -120,13 +123,14 @@ def bench_replay(where: str, events: int) -> dict[str, float]:
         spent["fold"] += time.perf_counter() - verified
         if not found:
             break
-        after, previous, count = found[-1].position, found[-1].chain, count + len(found)
+        after, previous = found[-1].position, found[-1].chain
+        events += len(found)
     assert (damage, len(fold.tasks), fold.quarantined) == (0, tasks, {})
     journal.close()
     rounded = {f"{part} s": round(seconds, 2) for part, seconds in spent.items()}
     replay = round(spent["scan"] + spent["fold"], 2)
     return {
-        "events": count,
+        "events": events,
         "replay s": replay,
         "with the chain s": round(replay + spent["chain"], 2),
         "CPU s": round(time.process_time() - busy, 2),
@@ -156,9 +160,46 @@ def bench_open(where: str, tasks: int) -> dict[str, float]:
     return {"tasks": tasks, "unfinished": len(found), "seconds": round(took, 4)}
 
 
+def bench_segments(folder: str) -> dict[str, float]:
+    """CPU seconds of a JSONL journal's opening that has to read a full last segment, by its MiB."""
+    took = {}
+    for size in (4, 16, 64):
+        journal = JSONLJournal(f"{folder}/{size}", segment_size=size << 20)
+        journal.open(OWNER, "process")
+        records = (entry for n in count() for entry in entries(TaskId(f"{n:026d}")))
+        while journal._log.size < (size << 20) - (1 << 19):
+            journal.append(list(islice(records, 500)))
+        journal._lock.release()  # as after a kill: no close, and no snapshot
+        busy = time.process_time()
+        again = JSONLJournal(f"{folder}/{size}")
+        again.open(OWNER, "process")
+        took[f"{size} MiB CPU s"] = round(time.process_time() - busy, 2)
+        again.close()
+    return took
+
+
+def bench_tasks(folder: str) -> dict[str, float]:
+    """CPU microseconds of the first record of a task, in a JSONL journal of 110 segments."""
+    journal = JSONLJournal(f"{folder}/tasks", segment_size=300_000)
+    journal.open(OWNER, "process")
+    ids = (md5(b"%d" % n, usedforsecurity=False).hexdigest() for n in count())
+    while journal._log.number < 110:
+        journal.append([Entry(TaskId(next(ids)), 1, False, "created", 1, 1, bytes(200)) for _ in range(200)])
+    took = {}
+    for kind, new in (("growing", (f"z{n:025d}" for n in count())), ("random", ids)):
+        busy = time.process_time()
+        for task in islice(new, 500):
+            journal.append([Entry(TaskId(task), 1, False, "created", 1, 1, bytes(200))])
+        took[f"{kind} ids, CPU us"] = round((time.process_time() - busy) / 500 * 1e6, 1)
+    journal.close()
+    return took
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", default="all", choices=["append", "replay", "open", "all"])
+    parser.add_argument(
+        "what", nargs="?", default="all", choices=["append", "replay", "open", "segments", "all"]
+    )
     parser.add_argument("--journal", default="sqlite", help="the adapter, by its entry point: sqlite, jsonl")
     parser.add_argument("--events", type=int, default=1_000_000, help="for replay, and tasks for open")
     parser.add_argument("--appends", type=int, default=64_000)
@@ -174,6 +215,9 @@ def main() -> None:
             results["replay"] = bench_replay(f"{where}/replay", options.events)
         if options.what in ("open", "all"):
             results["open, 100 unfinished"] = bench_open(f"{where}/open", options.events)
+        if options.what == "segments":
+            results["open, a full last segment"] = bench_segments(name)
+            results["a new task, 110 segments"] = bench_tasks(name)
     if options.json:
         print(json.dumps(results, indent=2))
         return
