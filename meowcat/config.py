@@ -20,7 +20,7 @@ class Config:
     """
 
     max_downloads: int = 2
-    """Downloads at work at once, 0 to 1024. With 0 none is begun: the engine only takes commands."""
+    """Downloads at work at once, 1 to 1024."""
     max_uploads: int = 2
     max_per_host: int | None = None
     """Tasks at work at once on one host (scheme, name and port); None = no bound of its own."""
@@ -62,8 +62,8 @@ class Config:
     """A flush begins after so many bytes or so much time, whichever is first."""
 
     def __post_init__(self) -> None:
-        self._within("max_downloads", 0, 1024)
-        self._within("max_uploads", 0, 1024)
+        self._within("max_downloads", 1, 1024)
+        self._within("max_uploads", 1, 1024)
         self._within("max_per_host", 1, 1024)
         self._within("connections", 1, 256)
         self._within("piece_size", 64 * KIB, 512 * MIB)

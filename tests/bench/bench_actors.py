@@ -19,8 +19,8 @@ WHERE = {"sqlite": "{}/actors.db", "jsonl": "{}/actors.jsonl", "memory": "memory
 
 
 async def measure(where: str, callers: int, events: int, durability: str) -> dict[str, float]:
-    config = meowcat.Config(max_downloads=0, max_uploads=0, durability=durability, queue_capacity=callers * 2)
-    async with meowcat.Engine(where, config=config) as engine:
+    config = meowcat.Config(durability=durability, queue_capacity=callers * 2)
+    async with meowcat.Engine(where, config=config, on_restart="leave") as engine:
         requests = [meowcat.Download(f"http://127.0.0.1:9/{n}", f"/tmp/{n}.bin") for n in range(callers)]
         tasks = await engine.submit_many(requests)
         rounds = events // callers // 2

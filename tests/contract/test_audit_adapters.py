@@ -331,8 +331,9 @@ def task_deleted(entries, at):
 
 def swapped(entries, at):
     """Two neighbours of different tasks change places."""
-    other = next(number for number, each in enumerate(entries) if each.task != entries[at].task)
-    entries[at], entries[other] = entries[other], entries[at]
+    places = [*range(at, len(entries) - 1), *range(at)]
+    one = next(each for each in places if entries[each].task != entries[each + 1].task)
+    entries[one], entries[one + 1] = entries[one + 1], entries[one]
 
 
 def inserted(entries, at):

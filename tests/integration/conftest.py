@@ -2,7 +2,22 @@
 
 import pytest
 
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.journal.contract import Owner
 from meowcat.testing.servers import Caddy, Nginx
+
+
+@pytest.fixture
+def usurp():
+    """`usurp(path)`: another owner has a SQLite journal for a moment, as where its lock was lost."""
+
+    def take(path):
+        path.with_name(f"{path.name}-lock").unlink()
+        journal = SQLiteJournal(path)
+        journal.open(Owner(4712, "host.example", "usurper"), "power")
+        journal.close()
+
+    return take
 
 
 @pytest.fixture(scope="module")

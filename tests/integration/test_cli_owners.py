@@ -26,7 +26,7 @@ def journal(tmp_path):
 
 
 async def recorded(journal, tmp_path, count=2):
-    async with meowcat.Engine(journal, config=meowcat.Config(max_downloads=0)) as engine:
+    async with meowcat.Engine(journal, on_restart="leave") as engine:
         requests = [meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / str(n))) for n in range(count)]
         return await engine.submit_many(requests)
 

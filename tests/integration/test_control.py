@@ -55,8 +55,8 @@ def config(**changes):
     return meowcat.Config(**(base | changes))
 
 
-def engine(journal, **changes):
-    return meowcat.Engine(journal, config=config(**changes))
+def engine(journal, *, on_restart="resume", **changes):
+    return meowcat.Engine(journal, config=config(**changes), on_restart=on_restart)
 
 
 async def paused(engine, path):
@@ -212,7 +212,7 @@ async def test_errors_come_out_as_what_they_were(journal, tmp_path):
 
 
 async def test_all_tasks_are_paused_and_resumed_with_one_request(journal, tmp_path):
-    async with engine(journal, max_downloads=0) as opened:
+    async with engine(journal, on_restart="leave") as opened:
         requests = [meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / str(n))) for n in range(450)]
         ids = await opened.submit_many(requests)
         async with connect(journal) as control:
@@ -371,7 +371,7 @@ async def test_half_a_request_is_waited_for_only_so_long(journal, place, monkeyp
 
 async def test_who_never_reads_is_hung_up_on_and_nobody_else_notices(journal, place, tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "SEND_WITHIN", 0.2)
-    async with engine(journal, max_downloads=0) as opened:
+    async with engine(journal, on_restart="leave") as opened:
         requests = [meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / str(n))) for n in range(1000)]
         await opened.submit_many(requests)
         with await connect_to(place) as deaf:

@@ -411,14 +411,12 @@ def Refusing(path):  # noqa: N802  # made like the class that it makes
     return RefusingJournal(path)
 
 
-async def test_a_fenced_engine_stops_and_says_so(tmp_path):
+async def test_a_fenced_engine_stops_and_says_so(tmp_path, usurp):
     with RangeServer(BIG, rate=4 * MIB) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
             task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
             await reach(task, MIB)
-            with sqlite3.connect(tmp_path / "t.db") as other:
-                other.execute("UPDATE journal SET epoch = epoch + 1")
-            other.close()
+            usurp(tmp_path / "t.db")
             with pytest.raises(meowcat.JournalFenced):
                 await task.pause()
             assert await server.until(lambda s: s.open_sockets == 0, 5)

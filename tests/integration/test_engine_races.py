@@ -124,7 +124,7 @@ async def test_a_doubtful_submit_poisons_nothing(tmp_path):
             await engine.download(server.url, tmp_path / "a")
 
 
-async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path):
+async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path, usurp):
     heard = []
 
     async def wait(task) -> None:
@@ -142,9 +142,7 @@ async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path):
             await reach(task, 1)
             group.start_soon(wait, task)
             await anyio.wait_all_tasks_blocked()
-            with sqlite3.connect(tmp_path / "t.db") as other:
-                other.execute("UPDATE journal SET epoch = epoch + 1")
-            other.close()
+            usurp(tmp_path / "t.db")
         async with (
             anyio.create_task_group() as group,
             meowcat.Engine(tmp_path / "u.db", config=config()) as engine,
@@ -317,7 +315,7 @@ class CountingJournal(SQLiteJournal):
 
 async def test_commands_on_a_task_at_rest_read_its_history_once_at_most(tmp_path):
     journal = CountingJournal(tmp_path / "t.db")
-    async with meowcat.Engine(journal, config=config(max_downloads=0)) as engine:
+    async with meowcat.Engine(journal, on_restart="leave") as engine:
         task = await engine.submit(meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / "x")))
         before = journal.reads
         for _ in range(20):
@@ -328,7 +326,7 @@ async def test_commands_on_a_task_at_rest_read_its_history_once_at_most(tmp_path
 
 
 async def test_a_state_that_a_batch_has_changed_is_not_remembered_from_before(tmp_path):
-    async with meowcat.Engine(tmp_path / "t.db", config=config(max_downloads=0)) as engine:
+    async with meowcat.Engine(tmp_path / "t.db", on_restart="leave") as engine:
         tasks = [
             await engine.submit(meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / str(number))))
             for number in range(3)

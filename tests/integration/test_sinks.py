@@ -534,15 +534,13 @@ async def test_an_engine_that_is_canceled_keeps_what_was_delivered_and_nothing_e
     assert sink.closed == 1
 
 
-async def test_a_sink_of_a_journal_that_was_lost_ends_and_says_why(tmp_path):
+async def test_a_sink_of_a_journal_that_was_lost_ends_and_says_why(tmp_path, usurp):
     sink = Recorder()
     async with meowcat.Engine(tmp_path / "t.db") as engine:
         await engine.add_sink("audit", sink)
         (task,) = await engine.submit_many(imported(tmp_path, 1), paused=True)
         await sink.has(1)
-        with sqlite3.connect(tmp_path / "t.db") as other:
-            other.execute("UPDATE journal SET epoch = epoch + 1")
-        other.close()
+        usurp(tmp_path / "t.db")
         with pytest.raises(meowcat.JournalFenced):
             await engine.resume(task)
         with anyio.fail_after(10):

@@ -29,13 +29,12 @@ def journal(request, run, tmp_path):
     where = PATHS[request.param]
 
     async def live():
-        config = meowcat.Config(max_downloads=0)
         for number in range(2):
-            async with meowcat.Engine(where, config=config) as engine:
+            async with meowcat.Engine(where, on_restart="leave") as engine:
                 task = await engine.submit(meowcat.Download(f"http://127.0.0.1:9/{number}", f"{number}.bin"))
                 await task.pause()
                 await task.resume()
-        async with meowcat.Engine(where, config=config) as engine:
+        async with meowcat.Engine(where, on_restart="leave") as engine:
             task = await engine.submit(meowcat.Download("http://127.0.0.1:9/x", "x.bin"))
             await task.cancel()
 
@@ -63,7 +62,7 @@ def damage(where, position):
 
 def events_of(where):
     async def read():
-        async with meowcat.Engine(where, config=meowcat.Config(max_downloads=0)) as engine:
+        async with meowcat.Engine(where, on_restart="leave") as engine:
             return [
                 (each.position, each.task, each.seq, each.at, each.event)
                 async for info in engine.tasks(state=list(meowcat.State))

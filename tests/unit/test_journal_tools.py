@@ -102,7 +102,10 @@ def test_records_that_were_changed_together_with_their_checksum_are_told(store):
 
 
 def test_an_unfinished_import_is_no_sound_journal(store):
-    store.cursors["meowcat:import"] = Position(0)
+    journal = MemoryJournal(store=store)
+    journal.open(OWNER, "power")
+    journal.set_cursor("meowcat:import", Position(0))
+    journal.close()
     assert "was not finished" in check(reading(store)).damage[0].detail
 
 
@@ -115,7 +118,11 @@ def test_an_export_is_the_same_each_time_and_reads_back_whole(store):
 
 
 def test_an_empty_journal_can_be_exported():
-    assert list(read_export(export_lines(reading(Store())))) == []
+    store = Store()
+    journal = MemoryJournal(store=store)
+    journal.open(OWNER, "power")
+    journal.close()
+    assert list(read_export(export_lines(reading(store)))) == []
 
 
 def test_a_damaged_journal_is_not_exported(store):

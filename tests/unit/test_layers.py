@@ -45,6 +45,7 @@ MAY_IMPORT = {
         "runtime",
         "transfer",
         "transport",
+        "audit",
         "journal",
         "core",
     },
