@@ -15,6 +15,7 @@ import meowcat
 from journal_adapters.memory import MemoryJournal, Store
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.core import events as ev
+from meowcat.journal.contract import Owner
 from meowcat.runtime import delivery
 from meowcat.runtime.world import Clock
 from meowcat.testing.content import Content
@@ -396,11 +397,12 @@ async def test_a_cursor_that_can_not_be_stored_holds_up_nothing(tmp_path, error)
         await engine.add_sink("audit", sink)
         await engine.submit_many(imported(tmp_path, 600), paused=True)
         await sink.has(600)
-        assert store.cursors == {}
+        assert journal.cursors() == {}
         journal.refuse = False
         await engine.submit_many(imported(tmp_path, 1, first=600), paused=True)
         await sink.has(601)
-    assert store.cursors == {"audit": 601}
+    journal.open_for_reading()
+    assert journal.cursors() == {"audit": 601}
     assert sink.positions == list(range(1, 602))
 
 
@@ -439,9 +441,10 @@ async def test_a_cursor_behind_the_end_of_a_restored_journal_loses_no_later_even
     sink = Recorder()
     async with meowcat.Engine(tmp_path / "t.db") as engine:
         await engine.submit_many(imported(tmp_path, 3), paused=True)
-    with sqlite3.connect(tmp_path / "t.db") as database:
-        database.execute("INSERT INTO cursor VALUES ('audit', 1000)")
-    database.close()
+    journal = SQLiteJournal(tmp_path / "t.db")
+    journal.open(Owner(1, "host.example"), "power")
+    journal.set_cursor("audit", 1000)
+    journal.close()
     async with meowcat.Engine(tmp_path / "t.db") as engine:
         await engine.add_sink("audit", sink)
         await engine.submit_many(imported(tmp_path, 2, first=3), paused=True)
