@@ -31,7 +31,7 @@ ADDED = entry("added", 1, b'{"added":true}')
 @check("M26", "M27")
 def a_changed_bit_is_damage_at_its_place_and_nowhere_else(harness: JournalHarness) -> None:
     journal = opened(harness)
-    bodies = [b"the first body", b"the second body", b"the third body"]
+    bodies = [b'{"the":"first body"}', b'{"the":"second body"}', b'{"the":"third body"}']
     journal.append([entry("a", 1, bodies[0]), entry("b", 1, bodies[1]), entry("a", 2, bodies[2])])
     journal.close()
     harness.corrupt(bodies[1])
