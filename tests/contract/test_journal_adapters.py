@@ -94,7 +94,7 @@ def test_whatever_call_fails_the_journal_tells_what_is_stored(shimmed, tmp_path,
         [*run, "--only", "M29"], env=environment, check=False, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert done.stdout.endswith("5 passed, 0 failed, 0 skipped\n")
+    assert done.stdout.endswith("6 passed, 0 failed, 0 skipped\n")
 
 
 @pytest.mark.soak

@@ -87,6 +87,32 @@ def a_call_that_fails_in_an_append_leaves_all_of_the_batch_or_nothing(harness: J
     failures(doing)
 
 
+@check("M10", "M11", "M29")
+def a_crash_right_after_a_call_that_failed_in_an_append_agrees_with_what_was_told(
+    harness: JournalHarness,
+) -> None:
+    """What was rejected does not come back with the next owner, from a log that was half undone."""
+
+    def doing(nth: int, code: int, lasting: bool) -> bool:
+        journal = _prepared(harness)
+        allowed = [[*STORED, *BATCH]]
+        with harness.failing(nth, code, lasting=lasting) as failure:
+            try:
+                journal.append(BATCH)
+            except JournalRejected:
+                allowed = [STORED]
+            except Exception:  # noqa: BLE001  # any error but a rejection means: uncertain
+                allowed = [STORED, [*STORED, *BATCH]]
+        harness.crash(journal)
+        again = harness.make()
+        again.open(OWNER, harness.sync)
+        check_stored(again, max(allowed, key=lambda each: len(each) == again.last()))
+        again.close()
+        return bool(getattr(failure, "happened", False))
+
+    failures(doing)
+
+
 @check("M11", "M29")
 def a_call_that_fails_in_a_reopening_leaves_it_to_the_next_one(harness: JournalHarness) -> None:
     def doing(nth: int, code: int, lasting: bool) -> bool:
