@@ -143,7 +143,7 @@ def test_a_file_with_a_digest_has_a_receipt_that_proves_it(shell, server, conten
     assert done.returncode == 0
     assert f"sha256:{content.sha256}" in done.stdout
     vkey = json.loads(shell.run("audit", "keygen", "-o", "k", "--name", "a", "--json").stdout)["vkey"]
-    (task,) = json.loads(shell.run("ls", "--journal", "t.db", "--json").stdout)
+    (task,) = json.loads(shell.run("ls", "--all", "--journal", "t.db", "--json").stdout)
     words = ("audit", "receipt", "--journal", "t.db", "--key", "k", task["task"], "-o", "r")
     assert shell.run(*words).returncode == 0
     verify = ("audit", "verify", "--receipt", "r", "--vkey", vkey, "--file", "x.bin")

@@ -10,7 +10,7 @@ from meowcat.core.values import FileIdentity, Generation
 from meowcat.journal.contract import Owner
 from meowcat.journal.replay import fold_task
 from meowcat.runtime.dispatcher import entries_of
-from meowcat.runtime.world import new_id
+from meowcat.runtime.world import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ def anyio_backend(request):
 
 
 def created(path, state=meowcat.State.QUEUED):
-    task = new_id(1_700_000_000_000)
+    task = Clock(wall=lambda: 1_700_000_000_000).new_id()
     request = meowcat.Download("http://127.0.0.1:9/x", str(path))
     return ev.Created(state=state, task=task, key=str(path), at=0, request=request)
 
