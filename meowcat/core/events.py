@@ -16,7 +16,7 @@ from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, TaskI
 from meowcat.core.waits import WaitingFor
 
 
-class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
+class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
     """The base of all events; `state` is the task's state after it."""
 
     version: ClassVar[int] = 1

@@ -30,7 +30,7 @@ costs its connection, so a single piece is not worth it."""
 Pair = tuple[int, int]
 
 
-class IntervalSet(Struct, frozen=True):
+class IntervalSet(Struct, frozen=True, gc=False):
     """An immutable set of non-negative integers, kept as half-open runs.
 
     `pairs` is sorted, disjoint and without neighbours that touch, so that equal sets have equal pairs. The

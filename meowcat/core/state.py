@@ -33,7 +33,7 @@ class Phase(StrEnum):
     DONE = "done"
 
 
-class TaskState(Struct, frozen=True, kw_only=True):
+class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     """Everything that is known of a task: a fold of its events and of nothing else."""
 
     id: TaskId
@@ -255,16 +255,20 @@ def evolve(task: TaskState | None, event: ev.Event) -> TaskState:
     Raises:
         JournalDamaged: the first event is not Created, or a later one is.
     """
-    if isinstance(event, ev.Created):
-        if task is not None:
-            raise JournalDamaged(f"task {task.id} is created twice")
-        return TaskState(
-            id=event.task, key=event.key, request=event.request, created=event.at, state=event.state
-        )
-    if task is None:
+    evolver = _EVOLVERS.get(type(event))
+    if evolver is None or task is None:
+        return _begun(task, event)
+    fields = evolver(task, event)
+    fields["state"], fields["seq"] = event.state, task.seq + 1
+    return replace(task, **fields)
+
+
+def _begun(task: TaskState | None, event: ev.Event) -> TaskState:
+    if not isinstance(event, ev.Created):
         raise JournalDamaged(f"the first event is {ev.TAGS[type(event)]}; expected created")
-    fields = _EVOLVERS[type(event)](task, event)
-    return replace(task, state=event.state, seq=task.seq + 1, **fields)
+    if task is not None:
+        raise JournalDamaged(f"task {task.id} is created twice")
+    return TaskState(id=event.task, key=event.key, request=event.request, created=event.at, state=event.state)
 
 
 def fold(events: Iterable[ev.Event], task: TaskState | None = None) -> TaskState | None:
