@@ -1,6 +1,6 @@
 """Errors carry the numbers that applications branch on."""
 
-from meowcat.core.errors import Code, MeowcatError, TransferCanceled, TransferFailed
+from meowcat.core.errors import Code, MeowcatError, RetryLater, TransferCanceled, TransferFailed
 
 
 def test_a_failure_has_the_code_of_its_fault():
@@ -12,6 +12,11 @@ def test_a_failure_has_the_code_of_its_fault():
 def test_a_cancel_has_its_own_code():
     assert TransferCanceled("enough", task="t").code == 120
     assert TransferCanceled("enough", task="t").task == "t"
+
+
+def test_who_asks_for_another_try_says_when():
+    assert (RetryLater(30).seconds, str(RetryLater(30))) == (30, "asked to come again in 30 s")
+    assert str(RetryLater(1.5, "the receiver is busy")) == "the receiver is busy"
 
 
 def test_codes_are_unique_and_every_error_has_one():
