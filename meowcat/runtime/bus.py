@@ -139,8 +139,8 @@ class Bus:
             self.unobserve(collect)
 
     def grew(self, position: Position) -> None:
-        """The journal has records up to `position`, durably."""
-        self.position = position
+        """The journal has records up to `position`, durably. Who stored them may say so in another order."""
+        self.position = max(self.position, position)
         self.stir()
 
     def stir(self) -> None:
