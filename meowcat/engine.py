@@ -31,6 +31,7 @@ from meowcat.core.seal import Secrets, seal
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import NO_DIGEST, Direction, Download, changed_options, check, same_content
 from meowcat.core.values import Position, TaskId
+from meowcat.journal.checkup import RESERVED
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
@@ -569,7 +570,7 @@ class Engine:
         for as long as it takes; it holds up nothing else.
 
         Args:
-            name: 1 to 200 printable characters.
+            name: 1 to 200 printable characters, of which the first are not `meowcat:`.
             sink: an object with `async def deliver(events)`: one of `meowcat.sinks`, one that
                 `meowcat.callback` makes of a function, or your own.
             after: where a new name begins: a position of the journal; its beginning unless given. Where the
@@ -684,6 +685,8 @@ class Engine:
 def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= SINK_NAME or not name.isprintable():
         raise InvalidArgument(f"sink name {name!r}: expected 1 to {SINK_NAME} printable characters")
+    if name.startswith(RESERVED):
+        raise InvalidArgument(f"sink name {name!r}: names that begin with {RESERVED!r} are meowcat's own")
     if not isinstance(sink, Sink) or not inspect.iscoroutinefunction(sink.deliver):
         raise InvalidArgument(
             f"sink {name!r}: {sink!r} has no 'async def deliver(events)'; "

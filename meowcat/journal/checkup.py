@@ -10,7 +10,9 @@ from meowcat.journal.replay import Fold, verify_chain
 
 PAGE = 2000
 """Records read at once."""
-IMPORTING = "meowcat:import"
+RESERVED = "meowcat:"
+"""Cursors whose names begin so are meowcat's own, and no sink's."""
+IMPORTING = f"{RESERVED}import"
 """A cursor of this name stands in a journal into which an import is not finished."""
 
 

@@ -366,6 +366,7 @@ async def test_what_is_no_sink_is_refused(tmp_path):
             ("a\nb", Recorder(), {}),
             ("other", print, {}),
             ("other", Blocking(), {}),
+            ("meowcat:import", Recorder(), {}),  # with that cursor no engine opens the journal again
             ("other", Recorder(), {"after": -1}),
             ("other", Recorder(), {"timeout": 0}),
         ]:
