@@ -348,11 +348,10 @@ class Engine:
                 f"task {task} is {handle.state} and owns {handle.info.path} for another request: "
                 "cancel it first, or choose another target or key"
             )
-        if sealed.needs:
-            runtime.secrets[task] = secrets
         if sealed.needs or sealed != present:
             names = sealed.needs + changed_options(present, sealed)
-            await runtime.command(task, msg.Supply(names=names, request=sealed))
+            supplied = msg.Supply(names=names, request=sealed)
+            await runtime.supply(task, secrets if sealed.needs else None, supplied)
         try:
             if not paused and may(handle.state, Trigger.RESUME):
                 await handle.resume()
@@ -416,11 +415,10 @@ class Engine:
         )
         check(fresh)
         sealed, secrets = seal(fresh)
-        held = runtime.secrets.get(state.id, Secrets())
-        runtime.secrets[state.id] = held.updated(secrets, url=url is not None)
         names = (*(["url"] if url else []), *(f"header:{name.lower()}" for name in headers or {}))
         async with runtime.room:
-            await runtime.command(TaskId(task), msg.Supply(names=names, request=sealed))
+            held = runtime.secrets.get(state.id, Secrets()).updated(secrets, url=url is not None)
+            await runtime.supply(state.id, held, msg.Supply(names=names, request=sealed))
 
     def history(self, task: TaskId | str) -> Stream[LoggedEvent]:
         self._opened()

@@ -231,6 +231,21 @@ class Runtime:
         self.dispatcher.post(task, message, answer)
         return await answer.wait()
 
+    async def supply(self, task: TaskId, secrets: Secrets | None, message: msg.Supply) -> None:
+        """Send what was supplied; its secrets are held from before that, for work begins with them at once."""
+        if secrets is not None:
+            self.secrets[task] = secrets
+        try:
+            await self.command(task, message)
+        except (TaskNotFound, TaskQuarantined):
+            self._forget(task)
+            raise
+
+    def _forget(self, task: TaskId) -> None:
+        """Nothing more is done for the task here."""
+        self.secrets.pop(task, None)
+        self._buckets.pop(task, None)
+
     async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         """Record new tasks with one append and put them in line; their keys are nobody's.
 
@@ -338,6 +353,8 @@ class Runtime:
         return [task.id for task in after]
 
     def _took_step(self, task: TaskState) -> None:
+        if not task.open:
+            self._forget(task.id)
         self.reconciler.scheduler.withdraw(task.id)
         self.bus.publish(task)
         self.dispatcher.outdate(task.id)
@@ -355,8 +372,7 @@ class Runtime:
             elif actor.feed is None:
                 actor.feed = self.bus.watch(actor.task)
             if not actor.task.open:
-                self.secrets.pop(actor.id, None)
-                self._buckets.pop(actor.id, None)
+                self._forget(actor.id)
             for event in events:
                 log.debug("task %s: %s", actor.id, type(event).__name__)
         self.reconciler.applied(actor, events, answer)
