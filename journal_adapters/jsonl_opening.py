@@ -9,8 +9,7 @@ from journal_adapters.jsonl_folder import list_segments
 from journal_adapters.jsonl_index import GrowingIndex
 from journal_adapters.jsonl_reading import Reading, StoredSegment, View
 from journal_adapters.jsonl_segments import SnapshotWrong, Walk, header_of, is_torn, lines_of
-from journal_adapters.jsonl_state import Find, Ledger, Row, Snapshot, read_snapshot
-from meowcat.core.values import TaskId
+from journal_adapters.jsonl_state import Ledger, Snapshot, read_snapshot
 from meowcat.journal.contract import GENESIS
 from meowcat.journal.lines import Commit, Segment
 
@@ -118,6 +117,8 @@ class _Loading:
         """Read one segment into the ledger."""
         content = read_file(self._files, self._reading.path(number))
         header = header_of(content)
+        if self._snapshot and header is not None and header.journal != self._snapshot.journal:
+            raise SnapshotWrong
         known = self._snapshot.offset if self._snapshot and number == self._snapshot.segment else 0
         first = self._first_of(header, ledger, known)
         if self._sealed and self._sealed[-1].number < number - 1:
@@ -127,7 +128,8 @@ class _Loading:
             ledger.position = first - 1
         index = GrowingIndex(first)
         current = StoredSegment(number, first, index)
-        walk = Walk(ledger, index, self._finder(current, index), begin=content.find(b"\n") + 1, known=known)
+        find = self._reading.finder(tuple(self._sealed), current)
+        walk = Walk(ledger, index, find, begin=content.find(b"\n") + 1, known=known)
         walk.start(None if header is None else bytes.fromhex(header.chain))
         begin = walk.end
         taken = begin + walk.good(content[begin:], begin)
@@ -160,13 +162,6 @@ class _Loading:
             return ledger.position + 1
         before = self._sealed[-1] if self._sealed else None
         return 1 if before is None else before.first + self._reading.count(before)
-
-    def _finder(self, current: StoredSegment, index: GrowingIndex) -> Find:
-        def find(task: TaskId) -> Row | None:
-            view = View(tuple(self._sealed), current, 1 << 62, current.first + index.count - 1)
-            return self._reading.find(view, task)
-
-        return find
 
     def _header(self, number: int) -> Segment | None:
         fd = self._files.open(self._reading.path(number), os.O_RDONLY)
@@ -234,10 +229,7 @@ class Following:
         index = GrowingIndex(first)
         current = StoredSegment(number, first, index)
 
-        def find(task: TaskId) -> Row | None:
-            view = View(sealed, current, 1 << 62, current.first + index.count - 1)
-            return self._reading.find(view, task)
-
+        find = self._reading.finder(sealed, current)
         past.walk = Walk(past.ledger, index, find, begin=content.find(b"\n") + 1)
         past.walk.start(None if header is None else bytes.fromhex(header.chain))
         past.view = View(sealed, current, past.walk.end, past.ledger.position)

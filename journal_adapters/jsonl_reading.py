@@ -19,7 +19,7 @@ from journal_adapters.jsonl_files import (
     segment_name,
 )
 from journal_adapters.jsonl_index import GrowingIndex, Index, PackedIndex
-from journal_adapters.jsonl_segments import Walk, header_of, hints_of
+from journal_adapters.jsonl_segments import FindBefore, Walk, header_of, hints_of
 from journal_adapters.jsonl_state import Ledger, Row
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.values import Position, TaskId
@@ -133,6 +133,16 @@ class Reading:
                     damaged = damaged + 1 if isinstance(each, Damage) else 0
                     seq = each.seq if isinstance(each, Record) else seq
         return Row(first, seq + damaged) if first else None
+
+    def finder(self, sealed: tuple[StoredSegment, ...], current: StoredSegment) -> FindBefore:
+        """How a walk through `current`, whose index is growing, finds what stands before an offset in it."""
+        index = current.index
+        assert index is not None  # noqa: S101  # a walk makes one
+
+        def find(task: TaskId, end: int) -> Row | None:
+            return self.find(View(sealed, current, end, current.first + index.count - 1), task)
+
+        return find
 
     def has(self, view: View, task: TaskId) -> bool:
         """Whether the task has a record; quick where its id is above all others, as a new one's is."""
@@ -287,8 +297,8 @@ def index_again(content: bytes, first: int) -> GrowingIndex:
     return index
 
 
-def _nowhere(task: TaskId) -> Row | None:
-    raise AssertionError(f"an index needs no rows, and that of {task} was asked for")
+def _nowhere(task: TaskId, end: int) -> Row | None:
+    raise AssertionError(f"an index needs no rows, and that of {task} before {end} was asked for")
 
 
 def _gone(segment: StoredSegment, position: int) -> Damage:

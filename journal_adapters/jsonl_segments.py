@@ -13,13 +13,13 @@ in a commit that fits, it counts. What follows the last such batch is one of thr
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from journal_adapters.jsonl_index import GrowingIndex
-from journal_adapters.jsonl_state import Find, Ledger
+from journal_adapters.jsonl_state import Ledger, Row
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.values import TaskId
 from meowcat.journal.chain import UNFIT, link
@@ -38,6 +38,10 @@ from meowcat.journal.lines import (
 _HINT = re.compile(rb'"position":(\d{1,19}),"task":("(?:[^"\\]|\\.)*"),"seq":(\d{1,19}),')
 _SIMILAR = 8
 """Bytes in which a damaged line may differ from the commit that is expected, to be taken for it."""
+
+
+_FARTHEST = 1 << 20
+"""Records that may be lost at one place. A line that says there are more is of another journal."""
 
 
 class Hint(Struct, frozen=True):
@@ -158,18 +162,22 @@ def hints_of(line: bytes) -> list[Hint]:
     return hints
 
 
+FindBefore = Callable[[TaskId, int], Row | None]
+"""The row of a task that is not among the unfinished, from what stands before an offset in the segment."""
+
+
 class Walk:
     """One segment, read from its first batch on; it keeps the ledger and the index of what it has read."""
 
     def __init__(
-        self, ledger: Ledger, index: GrowingIndex, find: Find, *, begin: int, known: int = 0
+        self, ledger: Ledger, index: GrowingIndex, find: FindBefore, *, begin: int, known: int = 0
     ) -> None:
         """Begin behind the segment's header.
 
         Args:
             ledger: the state at the segment's begin, or at the offset `known` of it.
             index: of this segment, empty.
-            find: the row of a finished task, from this segment's index and those before.
+            find: the row of a finished task before an offset, from this segment's index and those before.
             begin: bytes that the header takes.
             known: what stands before this offset is in the ledger.
 
@@ -180,7 +188,9 @@ class Walk:
         self.damaged = False
         self.undecided = 0
         """Damaged records of which nobody knows whose they are, less those that a task's sequence misses."""
-        self._find = find
+        self._find_before = find
+        self._at = begin
+        """Where the line begins that is being taken."""
         self._known = known
         self._position = index.first - 1
         self._chain: bytes | None = None
@@ -223,13 +233,16 @@ class Walk:
             if said is None:
                 bad.append(Bad(base + begin, tail[begin:end]))
             elif isinstance(said, Record):
-                if said.position <= self._position:
+                if not self._position < said.position <= self._position + _FARTHEST:
                     bad.append(Bad(base + begin, b""))
                     continue
                 self._lose(said.position - self._position - 1, bad, base + begin)
                 bad = []
                 self._take(base + begin, said)
             elif isinstance(said, Commit):
+                if said.last > self._position + _FARTHEST:
+                    bad.append(Bad(base + begin, tail[begin:end]))
+                    continue
                 self._lose(said.last - self._position, bad, base + begin)
                 bad = []
             else:
@@ -275,8 +288,13 @@ class Walk:
     def _take(self, offset: int, record: Record) -> None:
         self._position, self._chain = record.position, record.chain
         if offset >= self._known:
+            self._at = offset
             self.undecided -= self.ledger.take(record, self._find)
         self.index.add(offset, record.task)
+
+    def _find(self, task: TaskId) -> Row | None:
+        # Up to here and no further: what is asked for stands before, and a line has no more bytes than that.
+        return self._find_before(task, self._at)
 
     def _control(self, said: Parsed, offset: int) -> None:
         if offset < self._known:
@@ -306,6 +324,7 @@ class Walk:
         if offset < self._known:
             task = None if hint is None else hint.task
         else:
+            self._at = offset
             row = None if hint is None else ledger.rows.get(hint.task) or self._find(hint.task)
             if hint is not None and hint.seq == (1 if row is None else row.seq + 1):
                 task = hint.task

@@ -35,9 +35,9 @@ class JournalSuite:
         finally:
             place.close()
 
-    def test_it_does_what_the_journal_in_memory_does(self) -> None:
+    def test_it_does_what_the_journal_in_memory_does(self, tmp_path: Path) -> None:
         """Whatever is done to both, in any order, crashes included."""
         pytest.importorskip("hypothesis")
         from meowcat.testing.journal.machine import compare  # noqa: PLC0415  # hypothesis may not be there
 
-        compare(self.harness, max_examples=self.histories)
+        compare(self.harness, tmp_path, max_examples=self.histories)

@@ -106,5 +106,5 @@ def test_every_bit_of_64_kib(tmp_path, harness, crashed):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("harness", [MemoryHarness, SmallSQLiteHarness, JSONLHarness])
-def test_a_thousand_histories(harness):
-    compare(harness, max_examples=1000, stateful_step_count=60)
+def test_a_thousand_histories(tmp_path, harness):
+    compare(harness, tmp_path, max_examples=1000, stateful_step_count=60)

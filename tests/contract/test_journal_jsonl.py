@@ -514,6 +514,43 @@ def test_a_wrong_snapshot_is_not_believed(path):
         again.close()
 
 
+def test_a_finished_task_that_went_on_is_found_again_after_a_crash(path):
+    """What it had before is read from the segment itself, line by line."""
+    journal = opened(path)
+    entries = [entry("a", seq, unfinished=False) for seq in (1, 2, 3)]
+    journal.append(entries[:2])
+    journal.append(entries[2:])
+    crashed(journal)
+    again = opened(path)
+    check_stored(again, entries)
+    assert again.append([entry("a", 4)]) == 4
+    again.close()
+
+
+def test_a_line_with_a_position_beyond_all_reason_takes_no_memory(path):
+    """Its CRC is right, and yet it is none of this journal's lines."""
+    journal = filled(path)
+    crashed(journal)
+    segment = segments(path)[0]
+    content = segment.read_bytes()
+    line = next(line for line in content.splitlines(keepends=True) if b'"position":3' in line)
+    far = seal_line(line[:-19].replace(b'"position":3', b'"position":%d' % (1 << 60)) + b"}")
+    segment.write_bytes(content.replace(line, far))
+    reader = reading(path)
+    assert [type(each) for each in scan_all(reader)] == [Record, Record, Damage, Record]
+    reader.close()
+
+
+def test_a_snapshot_of_another_journal_that_is_as_long_is_not_believed(path):
+    filled(path).close()
+    filled(path.with_name("other.jsonl")).close()
+    (path / "snapshot").write_bytes((path.with_name("other.jsonl") / "snapshot").read_bytes())
+    again = opened(path)
+    header = parse(segments(path)[0].read_bytes().splitlines(keepends=True)[0])
+    assert again._id == header.journal
+    again.close()
+
+
 def test_a_wrong_index_is_made_anew(path):
     journal = opened(path, segment_size=1500)
     entries = [entry(f"t{number % 7}", number // 7 + 1) for number in range(35)]

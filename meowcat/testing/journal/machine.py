@@ -40,10 +40,12 @@ class JournalMachine(RuleBasedStateMachine):
     """One journal and its model. `make_place` is set by `journal_machine`."""
 
     make_place: type[JournalHarness]
+    within: Path | None = None
+    """The folder in which each run makes one of its own; None for that of temporary files."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._folder = tempfile.TemporaryDirectory(prefix="meowcat-journal-")
+        self._folder = tempfile.TemporaryDirectory(prefix="meowcat-journal-", dir=self.within)
         self.place = self.make_place(Path(self._folder.name).resolve())
         self.model = locate("memory:")
         self.journal = self.place.make()
@@ -206,16 +208,17 @@ def _can_crash(place: JournalHarness) -> bool:
     return type(place).crash is not JournalHarness.crash
 
 
-def journal_machine(harness: type[JournalHarness]) -> type[JournalMachine]:
-    """The machine of one kind of journal."""
-    return type(f"{harness.__name__}Machine", (JournalMachine,), {"make_place": harness})
+def journal_machine(harness: type[JournalHarness], within: Path | None = None) -> type[JournalMachine]:
+    """The machine of one kind of journal, whose places are in the folder `within`."""
+    return type(f"{harness.__name__}Machine", (JournalMachine,), {"make_place": harness, "within": within})
 
 
-def compare(harness: type[JournalHarness], **options: Any) -> None:
+def compare(harness: type[JournalHarness], within: Path | None = None, **options: Any) -> None:
     """Compare a journal with the one in memory.
 
     Args:
         harness: makes its places.
+        within: the folder that they are made in; that of temporary files by default.
         options: Hypothesis' settings; 25 runs of 30 steps by default.
 
     Raises:
@@ -223,7 +226,7 @@ def compare(harness: type[JournalHarness], **options: Any) -> None:
 
     """
     run_state_machine_as_test(
-        journal_machine(harness),
+        journal_machine(harness, within),
         settings=settings(
             **{
                 "max_examples": 25,
