@@ -97,7 +97,9 @@ class PlainLines:
 
     def begin(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # one interface for all displays
         self._told[info.id] = time.monotonic()  # what is over within a second needs no progress
-        if info.bytes_done:
+        if info.state is State.COMPLETE:
+            self.say(f"{shown_name(info)}: complete already; 'get --overwrite' fetches it again")
+        elif info.bytes_done:
             self.say(f"{shown_name(info)}: goes on at {amount_text(info)}")
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:

@@ -1,6 +1,7 @@
 """`meowcat get`: download, and go on where the same command was stopped."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,10 +20,14 @@ from meowcat.cli.options import (
 )
 from meowcat.cli.quantities import size_option
 from meowcat.cli.running import Stop, Watched, run_until_done, say_how_to_go_on, wait_for_all
-from meowcat.cli.targets import Wanted, settle_paths, wanted_of
+from meowcat.cli.targets import Wanted, settle_paths, stands, wanted_of
 from meowcat.config import Config
+from meowcat.core.events import Created
+from meowcat.core.machine import State
 from meowcat.core.seal import seal
 from meowcat.core.transfers import Download
+from meowcat.core.urls import identity
+from meowcat.core.values import TaskId
 from meowcat.engine import Engine
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.defaults import transport_for
@@ -34,7 +39,8 @@ Examples:
   meowcat get --input urls.txt -o downloads/
   meowcat get https://host/x -H @secret-headers.txt --journal transfers.db
 
-Run the same command again after a crash, a kill or Ctrl-C: it goes on where it was.
+Run the same command again after a crash, a kill or Ctrl-C: it goes on where it was. Once all is complete it
+fetches nothing again, unless --overwrite says so.
 """
 
 
@@ -157,11 +163,33 @@ async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Wa
         )
         for each, path in zip(order.wanted, paths, strict=True)
     ]
-    ids = await engine.submit_many(requests, paused=order.paused)
+    done = {} if order.fields["overwrite"] == "replace" else await _done(order, paths, engine)
+    missing = [request for request in requests if request.to not in done]
+    new = await engine.submit_many(missing, paused=order.paused)
+    tasks = done | dict(zip((request.to for request in missing), new, strict=True))
     return [
-        Watched(await engine.task(task), order.journal, seal(request)[0].needs)
-        for task, request in zip(ids, requests, strict=True)
+        Watched(await engine.task(tasks[request.to]), order.journal, seal(request)[0].needs)
+        for request in requests
     ]
+
+
+async def _done(order: Order, paths: list[Path], engine: Engine) -> dict[str, TaskId]:
+    """The tasks, by their targets, that have brought already what is asked for."""
+    wanted = {str(path): each.identity for each, path in zip(order.wanted, paths, strict=True)}
+    candidates = [info async for info in engine.tasks(state=State.COMPLETE) if info.path in wanted]
+    return {
+        info.path: info.id
+        for info in candidates
+        if stands(info, order.fields["checksum"])
+        and wanted[info.path] == identity(await _url_of(engine, info.id))
+    }
+
+
+async def _url_of(engine: Engine, task: TaskId) -> str:
+    """The URL as it is stored: one that is shown tells `?item=1` and `?item=2` apart no more."""
+    first = (await anext(engine.history(task))).event
+    assert isinstance(first, Created)  # noqa: S101  # every history begins so; the check narrows the type
+    return first.request.url
 
 
 def _recorded(watched: list[Watched], display: Display) -> Exit:

@@ -13,6 +13,7 @@ import click
 from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.info import TaskInfo
+from meowcat.core.transfers import parse_checksum
 from meowcat.core.urls import check_url, identity
 from meowcat.transport.contract import HttpRequest, Transport, TransportFault
 from meowcat.transport.redirects import open_following
@@ -139,6 +140,19 @@ async def settle_paths(
     if twice is not None:
         raise click.UsageError(f"{twice}: more than one URL goes there; give each its path with --input")
     return paths
+
+
+def stands(info: TaskInfo, checksum: str | None) -> bool:
+    """Whether the file of a Complete task is still there, as long as it was.
+
+    A checksum that the task has no digest for is not taken on trust: then the file is in the way.
+    """
+    if checksum is not None and parse_checksum(checksum) not in info.digests:
+        return False
+    try:
+        return Path(info.path).stat().st_size == info.size
+    except OSError:
+        return False
 
 
 async def _remembered(known: AsyncIterator[TaskInfo]) -> dict[tuple[str | None, Path], Path]:

@@ -170,6 +170,40 @@ def test_a_file_in_the_way_is_kept_unless_it_may_be_replaced(shell, server, cont
     assert same(shell.folder / "x.bin", content)
 
 
+def test_the_same_command_after_its_end_fetches_nothing_and_succeeds(shell, server, content):
+    url = f"{server.url}?item=1&X-Amz-Signature=one"
+    assert shell.run("get", url, "-o", "x.bin", "--journal", "t.db").returncode == 0
+    served = len(server.requests)
+    again = shell.run("get", f"{server.url}?item=1&X-Amz-Signature=two", "-o", "x.bin", "--journal", "t.db")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split()[0].endswith("/x.bin")
+    assert "complete already" in again.stderr
+    assert len(server.requests) == served
+    assert len(shell.tasks("--journal", "t.db")) == 1
+
+
+@pytest.mark.parametrize("change", ["file", "url", "checksum"])
+def test_what_is_complete_does_not_stand_for_something_else(shell, server, content, change):
+    assert shell.run("get", f"{server.url}?item=1", "-o", "x.bin", "--journal", "t.db").returncode == 0
+    if change == "file":
+        (shell.folder / "x.bin").write_text("mine")
+    more = ["--checksum", f"sha256:{'0' * 64}"] if change == "checksum" else []
+    url = f"{server.url}?item={2 if change == 'url' else 1}"
+    refused = shell.run("get", url, "-o", "x.bin", "--journal", "t.db", *more)
+    assert refused.returncode == 1
+    assert "exists; --overwrite replaces it" in refused.stderr
+
+
+def test_what_is_complete_is_fetched_again_where_its_file_is_gone_or_may_be_replaced(shell, server, content):
+    assert shell.run("get", server.url, "-o", "x.bin").returncode == 0
+    (shell.folder / "x.bin").unlink()
+    for more in ([], ["--overwrite"]):
+        served = len(server.requests)
+        assert shell.run("get", server.url, "-o", "x.bin", *more).returncode == 0
+        assert same(shell.folder / "x.bin", content)
+        assert len(server.requests) > served
+
+
 def test_several_urls_and_a_list_go_into_a_folder(shell):
     contents = {f"/{name}": Content(200_000, seed=seed) for seed, name in enumerate("abcd")}
     with RangeServer(contents) as server:
