@@ -275,6 +275,7 @@ class JSONLJournal:
     def close(self) -> None:
         log, forked = self._log, self._pid and self._pid != os.getpid()
         if log is not None and self._view is not None and not forked and log.finish():
+            self._keep_index(self._view.current, log, log.size)
             self._keep_snapshot(log)
         self._let_go()
 
@@ -314,7 +315,7 @@ class JSONLJournal:
         if not past.journal:
             raise _undecided(self.path, "the journal's only segment has lost its first line")
         if past.undecided:
-            raise _undecided(self.path, f"it can't be told whose {past.undecided} damaged records are")
+            raise _undecided(self.path, f"it can't be told what {past.undecided} damaged lines were")
         self._id, self._ledger, self._view, self._restored = past.journal, past.ledger, past.view, False
         number = past.view.current.number
         if past.torn:
@@ -434,8 +435,7 @@ class JSONLJournal:
         sealed = StoredSegment(view.current.number, view.current.first)
         first = self._ledger.position + 1
         current = StoredSegment(log.number, first, GrowingIndex(first))
-        if view.current.index is not None and log.reserved:
-            self._reading.keep(sealed.number, view.current.index.pack(sealed.number, before))
+        self._keep_index(view.current, log, before)
         self._view = View((*view.sealed, sealed), current, log.size, self._ledger.position)
         self._keep_snapshot(log)
 
@@ -444,6 +444,13 @@ class JSONLJournal:
         return Segment(
             FORMAT, self._id, 0, ledger.position + 1, max(self._epoch, ledger.epoch), ledger.chain.hex(), ""
         )
+
+    def _keep_index(self, segment: StoredSegment, log: Log, size: int) -> None:
+        """Keep the index of the segment that is written, which has `size` bytes: no line that is damaged from
+        then on can hide whose record it was.
+        """
+        if segment.index is not None and segment.index.count and log.reserved:
+            self._reading.keep(segment.number, segment.index.pack(segment.number, size))
 
     def _keep_snapshot(self, log: Log) -> None:
         if not log.reserved:

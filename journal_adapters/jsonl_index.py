@@ -1,7 +1,8 @@
 """Where the records of one segment stand: by position, and by task.
 
 The segment that grows has its index in memory. A sealed one has it in a file beside it, which is derived
-from the segment and is made anew wherever it is missing or wrong:
+from the segment and is made anew wherever it is missing or wrong. A close keeps that of the last segment,
+too, as far as it has come: should a line be damaged later, the index knows whose record it was.
 
 - a line of JSON with a CRC, as in a segment: `{"index":{"segment":…,"size":…,"first":…,"count":…,"low":…,
   "high":…,"crc":…},"crc":"…"}`;
@@ -9,8 +10,9 @@ from the segment and is made anew wherever it is missing or wrong:
 - for each record the hash of its task, 8 bytes, in ascending order;
 - in the same order, the record's number in the segment from 0, 4 bytes.
 
-Numbers are little-endian. `low` and `high` are the least and the greatest task: ids that grow with time, as
-meowcat's own do, are found or missed without a search. `crc` within is that of all behind the line.
+Numbers are little-endian. `low` and `high` are the least and the greatest task, null where not all are
+known by name: ids that grow with time, as meowcat's own do, are found or missed without a search. `crc`
+within is that of all behind the line.
 """
 
 import sys
@@ -29,7 +31,7 @@ from meowcat.core.values import TaskId
 from meowcat.journal.lines import CRC_LENGTH, intact, seal_line
 
 _UNKNOWN = 0
-"""The hash of a record whose task is not known, because it is damaged."""
+"""The hash of a damaged record of which only later records tell whose it was."""
 _BYTES = 16
 """Of a record in the file."""
 _SHORT = 100
@@ -57,6 +59,10 @@ class Index(Protocol):
     def numbers(self, task: TaskId) -> Sequence[int]:
         """The numbers of the task's records, ascending; another task with the same hash may be among them."""
 
+    @property
+    def undecided(self) -> Sequence[int]:
+        """The numbers of damaged records that may be anybody's, ascending."""
+
 
 class GrowingIndex:
     """The index of the segment that is written, or of one that has just been read."""
@@ -65,19 +71,31 @@ class GrowingIndex:
         self.first = first
         self.offsets = array("I")
         self.tasks: dict[TaskId, list[int]] = {}
+        self.undecided: list[int] = []
+        self._nameless: dict[int, list[int]] = {}
+        """Of damaged records whose task is known by its hash alone: their numbers."""
 
     @property
     def count(self) -> int:
         return len(self.offsets)
 
-    def add(self, offset: int, task: TaskId | None) -> None:
-        """The next record; its task is None where it is damaged beyond telling."""
-        if task is not None:
-            numbers = self.tasks.get(task)
-            if numbers is None:
-                self.tasks[task] = [len(self.offsets)]
-            else:
-                numbers.append(len(self.offsets))
+    def add(self, offset: int, task: TaskId) -> None:
+        """The next record."""
+        numbers = self.tasks.get(task)
+        if numbers is None:
+            self.tasks[task] = [len(self.offsets)]
+        else:
+            numbers.append(len(self.offsets))
+        self.offsets.append(offset)
+
+    def add_damaged(self, offset: int, value: int | None) -> None:
+        """The next record, which is damaged: `value` is the hash of its task, or None where it may be
+        anybody's.
+        """
+        if value is None:
+            self.undecided.append(len(self.offsets))
+        else:
+            self._nameless.setdefault(value, []).append(len(self.offsets))
         self.offsets.append(offset)
 
     def offset(self, number: int) -> int:
@@ -87,7 +105,10 @@ class GrowingIndex:
         return max(1, bisect_left(self.offsets, limit, number, len(self.offsets)) - number)
 
     def numbers(self, task: TaskId) -> Sequence[int]:
-        return self.tasks.get(task, ())
+        numbers = self.tasks.get(task, ())
+        if self._nameless and (nameless := self._nameless.get(hash_of(task))):
+            return sorted([*numbers, *nameless])
+        return numbers
 
     def pack(self, segment: int, size: int) -> bytes:
         """The file's content, for a segment of `size` bytes."""
@@ -96,18 +117,22 @@ class GrowingIndex:
             value = hash_of(task)
             for number in numbers:
                 hashes[number] = value
+        for value, numbers in self._nameless.items():
+            for number in numbers:
+                hashes[number] = value
         order = sorted(range(self.count), key=hashes.__getitem__)  # stable: a task's records stay in order
         payload = b"".join(
             _little(column)
             for column in (self.offsets, array("Q", map(hashes.__getitem__, order)), array("I", order))
         )
+        named = not self._nameless and not self.undecided
         head = _Head(
             segment=segment,
             size=size,
             first=self.first,
             count=self.count,
-            low=min(self.tasks, default="")[:_SHORT],
-            high=_above(max(self.tasks, default="")),
+            low=min(self.tasks, default="")[:_SHORT] if named else None,
+            high=_above(max(self.tasks, default="")) if named else None,
             crc=google_crc32c.value(payload),
         )
         return seal_line(msgspec.json.encode({"index": head})) + payload
@@ -118,8 +143,8 @@ class _Head(Struct, frozen=True):
     size: int
     first: int
     count: int
-    low: str
-    high: str
+    low: str | None
+    high: str | None
     crc: int
 
 
@@ -127,19 +152,23 @@ _decode = msgspec.json.Decoder(dict[str, _Head]).decode
 
 
 class PackedIndex:
-    """The index of a sealed segment, read from its file."""
+    """The index of a segment, read from its file."""
+
+    undecided = ()
 
     def __init__(self, head: _Head, content: memoryview) -> None:
         self.first, self.count = head.first, head.count
         self.range = head.low, head.high
-        """Texts between which the tasks are."""
+        """Texts between which the tasks are; None where that is not known."""
+        self.size = head.size
+        """Bytes of the segment that it is about."""
         self._offsets = content[: 4 * head.count].cast("I")
         self._hashes = content[4 * head.count : 12 * head.count].cast("Q")
         self._numbers = content[12 * head.count :].cast("I")
 
     @classmethod
-    def of(cls, content: bytes | mmap, segment: int, size: int) -> "PackedIndex | None":
-        """The index that `content` holds; None where it is not that of this segment at this size."""
+    def of(cls, content: bytes | mmap, segment: int) -> "PackedIndex | None":
+        """The index that `content` holds; None where it is not that of this segment."""
         view = memoryview(content)
         line = bytes(view[:_HEAD])
         line = line[: line.find(b"\n") + 1]
@@ -150,7 +179,7 @@ class PackedIndex:
         except (msgspec.DecodeError, KeyError):
             return None
         payload = view[len(line) :]
-        fits = (head.segment, head.size, head.count * _BYTES) == (segment, size, len(payload))
+        fits = (head.segment, head.count * _BYTES) == (segment, len(payload))
         if not fits or google_crc32c.value(payload.tobytes()) != head.crc:
             return None
         return cls(head, payload)
@@ -167,6 +196,18 @@ class PackedIndex:
         while end < self.count and self._hashes[end] == value:
             end += 1
         return self._numbers[begin:end].tolist()
+
+    def hashes(self) -> "array[int]":
+        """The hash of each record's task, by the record's number."""
+        found = array("Q", bytes(8 * self.count))
+        for value, number in zip(self._hashes, self._numbers, strict=True):
+            found[number] = value
+        return found
+
+    def begins_as(self, offsets: "array[int]") -> bool:
+        """Whether records stand where they stand here, as far as both know of them."""
+        shared = min(self.count, len(offsets))
+        return self._offsets[:shared].tolist() == offsets[:shared].tolist()
 
 
 def hash_of(task: TaskId) -> int:

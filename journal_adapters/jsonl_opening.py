@@ -3,6 +3,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 from journal_adapters.jsonl_files import SNAPSHOT, Files, explained, read_file, read_from
 from journal_adapters.jsonl_folder import list_segments
@@ -14,7 +15,7 @@ from meowcat.journal.contract import GENESIS
 from meowcat.journal.lines import Commit, Segment
 
 _HEAD = 4096
-"""Bytes within which a segment's first line ends."""
+"""Bytes within which a segment's first two lines end."""
 
 
 @dataclass
@@ -70,6 +71,8 @@ class _Loading:
         self._numbers, self._snapshot = numbers, snapshot
         self._sealed: list[StoredSegment] = []
         self._undecided = 0
+        self._damaged: list[tuple[int, GrowingIndex, int]] = []
+        """Segments in which later ones must tell whose records are damaged: number, index, bytes."""
         self._journal = "" if snapshot is None else snapshot.journal
 
     def load(self) -> Past:
@@ -78,7 +81,10 @@ class _Loading:
         ledger.whole = self._numbers[0] == 1
         for number in self._numbers[len(self._sealed_numbers()) :]:
             past = self._walk(number, ledger)
-        past.undecided = self._undecided
+        past.undecided = max(0, self._undecided)
+        past.walk.settle()
+        for number, index, size in self._damaged if not past.undecided else ():
+            self._reading.keep(number, index.pack(number, size))
         return past
 
     def _sealed_numbers(self) -> list[int]:
@@ -116,7 +122,7 @@ class _Loading:
     def _walk(self, number: int, ledger: Ledger) -> Past:
         """Read one segment into the ledger."""
         content = read_file(self._files, self._reading.path(number))
-        header = header_of(content)
+        header, begin, exact = header_of(content)
         if self._snapshot and header is not None and header.journal != self._snapshot.journal:
             raise SnapshotWrong
         known = self._snapshot.offset if self._snapshot and number == self._snapshot.segment else 0
@@ -129,20 +135,32 @@ class _Loading:
         index = GrowingIndex(first)
         current = StoredSegment(number, first, index)
         find = self._reading.finder(tuple(self._sealed), current)
-        walk = Walk(ledger, index, find, begin=content.find(b"\n") + 1, known=known)
+        walk = Walk(
+            ledger,
+            index,
+            find,
+            begin=begin,
+            known=known,
+            kept=partial(self._reading.kept, number),
+            undecided=self._undecided,
+        )
         walk.start(None if header is None else bytes.fromhex(header.chain))
-        begin = walk.end
         taken = begin + walk.good(content[begin:], begin)
         tail = content[taken:]
         last = number == self._numbers[-1]
         torn = bool(tail) and last and taken >= known and is_torn(tail, ledger.sync)
-        if header is None or (tail and not torn) or taken < known:
+        if not exact or (tail and not torn) or taken < known:
             walk.corrupt(b"" if torn else tail, taken)
-        self._undecided += max(0, walk.undecided)
+        if header is None and not known:
+            ledger.epoch += 1  # an opening may have stood in the same line, and no epoch is given twice
+        self._undecided = walk.undecided
         self._journal = header.journal if header is not None else self._journal
         view = View(tuple(self._sealed), current, walk.end, ledger.position)
         if not last:
-            self._reading.keep(number, index.pack(number, len(content)))
+            if index.undecided:
+                self._damaged.append((number, index, len(content)))
+            else:
+                self._reading.keep(number, index.pack(number, len(content)))
             self._sealed.append(StoredSegment(number, first))
         return Past(
             ledger=ledger,
@@ -166,7 +184,7 @@ class _Loading:
     def _header(self, number: int) -> Segment | None:
         fd = self._files.open(self._reading.path(number), os.O_RDONLY)
         try:
-            return header_of(self._files.pread(fd, _HEAD, 0))
+            return header_of(self._files.pread(fd, _HEAD, 0)).said
         finally:
             self._files.close(fd)
 
@@ -216,12 +234,14 @@ class Following:
                 whole = tail if sealed else tail[: _last_commit(tail)]
                 if whole:
                     walk.corrupt(whole, begin + taken)
+                    past.undecided = max(0, walk.undecided)
+                    walk.settle()
             past.view = past.view._replace(end=walk.end, last=past.ledger.position)
         return True
 
     def _next(self, past: Past, number: int) -> bool:
         content = read_file(self._files, self._reading.path(number))
-        header = header_of(content)
+        header, begin, _ = header_of(content)
         first = past.ledger.position + 1
         if header is not None and header.first != first:
             return False
@@ -230,7 +250,7 @@ class Following:
         current = StoredSegment(number, first, index)
 
         find = self._reading.finder(sealed, current)
-        past.walk = Walk(past.ledger, index, find, begin=content.find(b"\n") + 1)
+        past.walk = Walk(past.ledger, index, find, begin=begin, undecided=past.walk.undecided)
         past.walk.start(None if header is None else bytes.fromhex(header.chain))
         past.view = View(sealed, current, past.walk.end, past.ledger.position)
         return True

@@ -1,7 +1,6 @@
 """Records read from segments, each through its index, sealed or growing, archived or not."""
 # ruff: noqa: PTH118, PTH120  # paths are texts here, as the system calls take them
 
-import mmap
 import os
 import threading
 from bisect import bisect_right
@@ -81,7 +80,7 @@ class Reading:
         """Read segments in `folder`; indexes that have to be made anew are kept there if `save`."""
         self._files, self._folder, self._save = files, folder, save
         self._indexes: OrderedDict[int, Index] = OrderedDict()
-        self._ranges: dict[int, tuple[str, str]] = {}
+        self._ranges: dict[int, tuple[str, str | None]] = {}
         self._mutex = threading.Lock()
 
     def path(self, number: int) -> str:
@@ -106,7 +105,7 @@ class Reading:
         """The records of the task with a `seq` above `after`; `row` is its row where it is unfinished."""
         found: list[Record | Damage] = []
         seq = 0
-        for segment, numbers in self._places(view, task, 0 if row is None else row.first):
+        for segment, numbers in self._places(view, task, 0 if row is None else row.first, undecided=True):
             for each in self._lines(view, segment, numbers):
                 if isinstance(each, Record):
                     if each.task != task:
@@ -117,11 +116,16 @@ class Reading:
                     seq = each.seq
                     if seq > after:
                         found.append(each)
+                elif self._is_undecided(segment, each):
+                    found.append(each)
                 elif each.task is None or each.task == task:
                     found.append(Damage(each.detail, each.position, task))
         if row is not None and seq < row.seq and not (found and isinstance(found[-1], Damage)):
             found.append(_missing(task, seq + 1, row.seq))
         return found
+
+    def _is_undecided(self, segment: StoredSegment, damage: Damage) -> bool:
+        return (damage.position or 0) - segment.first in self._index(segment).undecided
 
     def find(self, view: View, task: TaskId) -> Row | None:
         """The place of a task in what `view` shows; None where it has no record."""
@@ -133,6 +137,16 @@ class Reading:
                     damaged = damaged + 1 if isinstance(each, Damage) else 0
                     seq = each.seq if isinstance(each, Record) else seq
         return Row(first, seq + damaged) if first else None
+
+    def kept(self, number: int) -> PackedIndex | None:
+        """The index that stands beside a segment, of the whole or only of its beginning; None where there is
+        none to trust.
+        """
+        path = os.path.join(os.path.dirname(self.path(number)), index_name(number))
+        try:
+            return PackedIndex.of(self._files.map(path), number)
+        except OSError:
+            return None
 
     def finder(self, sealed: tuple[StoredSegment, ...], current: StoredSegment) -> FindBefore:
         """How a walk through `current`, whose index is growing, finds what stands before an offset in it."""
@@ -148,17 +162,21 @@ class Reading:
         """Whether the task has a record; quick where its id is above all others, as a new one's is."""
         return any(True for _ in self._places(view, task, 0)) and self.find(view, task) is not None
 
-    def _places(self, view: View, task: TaskId, begin: int) -> Iterator[tuple[StoredSegment, list[int]]]:
-        """Each segment, from the one with position `begin` on, and the numbers of the task's records."""
+    def _places(
+        self, view: View, task: TaskId, begin: int, *, undecided: bool = False
+    ) -> Iterator[tuple[StoredSegment, list[int]]]:
+        """Each segment, from the one with position `begin` on, and the numbers of the task's records; with
+        those that may be anybody's, if `undecided`.
+        """
         start = max(0, bisect_right(view.sealed, begin, key=attrgetter("first")) - 1)
         for segment in view.sealed[start:]:
             low, high = self._ranges.get(segment.number, ("", None))
             if task < low or (high is not None and task > high):
                 continue
-            numbers = list(self._index(segment).numbers(task))
+            numbers = _numbers(self._index(segment), task, undecided=undecided)
             if numbers:
                 yield segment, numbers
-        numbers = list(self._index(view.current).numbers(task))
+        numbers = _numbers(self._index(view.current), task, undecided=undecided)
         count = view.last - view.current.first + 1
         if numbers := [number for number in numbers if number < count]:
             yield view.current, numbers
@@ -252,19 +270,19 @@ class Reading:
         path = self.path(segment.number)
         if not self._files.exists(path):
             return GrowingIndex(segment.first)
-        content: bytes | mmap.mmap
-        try:
-            content = self._files.map(os.path.join(os.path.dirname(path), index_name(segment.number)))
-        except OSError:
-            content = b""
         size = self._size(path)
-        index = PackedIndex.of(content, segment.number, size)
-        if index is None:
-            content = index_again(read_file(self._files, path), segment.first).pack(segment.number, size)
-            index = PackedIndex.of(content, segment.number, size)
-            assert index is not None  # noqa: S101  # it was packed just now
+        index = self.kept(segment.number)
+        if index is None or index.size != size:
+            again = index_again(read_file(self._files, path), segment.first, index)
+            if again.undecided:
+                return again  # not kept: a file would say that somebody has found out whose they are
+            content = again.pack(segment.number, size)
+            index = PackedIndex.of(content, segment.number)
+            if index is None:
+                return again  # on a machine that counts the other way round
             self.keep(segment.number, content)
-        self._ranges[segment.number] = index.range
+        low, high = index.range
+        self._ranges[segment.number] = low or "", high
         return index
 
     def _size(self, path: str) -> int:
@@ -284,17 +302,21 @@ class Reading:
             pass  # derived: it is made anew
 
 
-def index_again(content: bytes, first: int) -> GrowingIndex:
-    """The index of a segment, made from its bytes."""
+def index_again(content: bytes, first: int, before: PackedIndex | None) -> GrowingIndex:
+    """The index of a segment, made from its bytes, and from that of its beginning where there is one."""
     index = GrowingIndex(first)
-    header = header_of(content)
-    begin = content.find(b"\n") + 1
-    walk = Walk(Ledger(first - 1), index, _nowhere, begin=begin, known=_ALL)
+    header, begin, _ = header_of(content)
+    walk = Walk(Ledger(first - 1), index, _nowhere, begin=begin, known=_ALL, kept=lambda: before)
     walk.start(None if header is None else bytes.fromhex(header.chain))
     taken = begin + walk.good(content[begin:], begin)
     if taken < len(content):
         walk.corrupt(content[taken:], taken)
     return index
+
+
+def _numbers(index: Index, task: TaskId, *, undecided: bool) -> list[int]:
+    numbers = index.numbers(task)
+    return sorted([*numbers, *index.undecided]) if undecided and index.undecided else list(numbers)
 
 
 def _nowhere(task: TaskId, end: int) -> Row | None:

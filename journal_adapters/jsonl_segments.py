@@ -8,17 +8,20 @@ in a commit that fits, it counts. What follows the last such batch is one of thr
   count. Pages of one unsynced batch reach the disk in any order, so valid lines may stand behind a hole, its
   commit too. Without syncs (`process`) the same holds for all batches since the last sync;
 - corruption: anything else. All lines that are as they were written count; the others are damage. Positions
-  come from the neighbours of a damaged line; the task it hit is what the line still says, where that fits
-  the task's sequence.
+  come from the neighbours of a damaged line. The task that it hit is never what the line still says: it is
+  what the line was, where one changed bit explains it (`jsonl_mending`) and the chain proves it; what the
+  index says that a close has kept; or what later records of that task miss. Otherwise it may be anybody's.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from journal_adapters.jsonl_index import GrowingIndex
+from journal_adapters.jsonl_index import GrowingIndex, PackedIndex, hash_of
+from journal_adapters.jsonl_mending import mended_lines_of
 from journal_adapters.jsonl_state import Ledger, Row
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.values import TaskId
@@ -63,19 +66,28 @@ class SnapshotWrong(Exception):  # a signal between two functions
     """The snapshot is not that of this log: replay without it."""
 
 
-def header_of(content: bytes) -> Segment | None:
-    """The first line of a segment; None where it is damaged, or none of ours.
+class Header(NamedTuple):
+    """The first line of a segment."""
+
+    said: Segment | None
+    """None where that can't be told, or it is none of ours."""
+    end: int
+    exact: bool
+    """Whether all of its bytes are as they were written."""
+
+
+def header_of(content: bytes) -> Header:
+    """The first line of a segment.
 
     Args:
-        content: the begin of the file, at least the first line.
+        content: the begin of the file, at least its first two lines.
 
     """
-    line = content[: content.find(b"\n") + 1]
-    try:
-        found = parse(line)
-    except JournalDamaged:
-        return None
-    return found if isinstance(found, Segment) else None
+    for _, end, said, exact in mended_lines_of(content):
+        if isinstance(said, Segment):
+            return Header(said, end, exact)
+        break
+    return Header(None, content.find(b"\n") + 1, exact=False)
 
 
 def format_of(content: bytes) -> int | None:
@@ -170,7 +182,15 @@ class Walk:
     """One segment, read from its first batch on; it keeps the ledger and the index of what it has read."""
 
     def __init__(
-        self, ledger: Ledger, index: GrowingIndex, find: FindBefore, *, begin: int, known: int = 0
+        self,
+        ledger: Ledger,
+        index: GrowingIndex,
+        find: FindBefore,
+        *,
+        begin: int,
+        known: int = 0,
+        kept: Callable[[], PackedIndex | None] = lambda: None,
+        undecided: int = 0,
     ) -> None:
         """Begin behind the segment's header.
 
@@ -180,18 +200,22 @@ class Walk:
             find: the row of a finished task before an offset, from this segment's index and those before.
             begin: bytes that the header takes.
             known: what stands before this offset is in the ledger.
+            kept: loads the index that was kept of this segment, should anything be damaged.
+            undecided: as it stood at the end of the segment before.
 
         """
         self.ledger, self.index = ledger, index
         self.end = begin
         """The end of what counts."""
         self.damaged = False
-        self.undecided = 0
-        """Damaged records of which nobody knows whose they are, less those that a task's sequence misses."""
+        self.undecided = undecided
+        """Damaged lines of which nobody knows whose they are, less the records that tasks' sequences miss."""
         self._find_before = find
         self._at = begin
         """Where the line begins that is being taken."""
         self._known = known
+        self._load_kept = kept
+        self._hashes: Sequence[int] | None = None
         self._position = index.first - 1
         self._chain: bytes | None = None
         """None behind damage, where the next record's own value is taken."""
@@ -229,20 +253,14 @@ class Walk:
         """Take whatever is as it was written from a tail that is damaged, to its end."""
         self.damaged = True
         bad: list[Bad] = []
-        for begin, end, said in lines_of(tail):
-            if said is None:
-                bad.append(Bad(base + begin, tail[begin:end]))
+        for begin, end, said, exact in mended_lines_of(tail):
+            if said is None or not self._is_ours(said, exact=exact):
+                bad.append(Bad(base + begin, tail[begin:end] if said is None or not exact else b""))
             elif isinstance(said, Record):
-                if not self._position < said.position <= self._position + _FARTHEST:
-                    bad.append(Bad(base + begin, b""))
-                    continue
                 self._lose(said.position - self._position - 1, bad, base + begin)
                 bad = []
                 self._take(base + begin, said)
             elif isinstance(said, Commit):
-                if said.last > self._position + _FARTHEST:
-                    bad.append(Bad(base + begin, tail[begin:end]))
-                    continue
                 self._lose(said.last - self._position, bad, base + begin)
                 bad = []
             else:
@@ -251,6 +269,26 @@ class Walk:
         self.end = base + len(tail)
         if self._known:
             self._catch_up()
+
+    def settle(self) -> None:
+        """At the end: where as many records are missing in the sequences of tasks as nobody was known for,
+        these are they.
+        """
+        if self.undecided <= 0:
+            self.index.undecided.clear()
+
+    def _is_ours(self, said: Parsed, *, exact: bool) -> bool:
+        """Whether a line belongs here; a record that was told by all but one of its bits must also go into
+        the chain.
+        """
+        if isinstance(said, Commit):
+            return said.last <= self._position + _FARTHEST
+        if not isinstance(said, Record):
+            return True
+        follows = said.position == self._position + 1
+        if not exact and follows and not _follows(self._chain, said):
+            return False
+        return self._position < said.position <= self._position + _FARTHEST
 
     def _fits(self, batch: Sequence[tuple[int, Parsed]], commit: Commit) -> bool:
         position, chain, epoch = self._position, self._chain, 0
@@ -307,32 +345,53 @@ class Walk:
 
     def _lose(self, count: int, bad: Sequence[Bad], offset: int) -> None:
         """So many records are missing at the place of the lines `bad`, which end at `offset`."""
-        # Each may have been an opening, and no epoch is given twice.
-        self.ledger.epoch += sum(1 for each in bad if each.offset >= self._known)
+        unknown = [each for each in bad if each.offset >= self._known]
+        # Each may have been an opening, and no epoch is given twice; or a cursor.
+        self.ledger.epoch += len(unknown)
+        lines = sum(1 for each in unknown if each.content and not self._is_commit(each.content))
+        self.undecided += max(0, lines - max(0, count))
         if count <= 0:
             return
         self._chain = None
         hints = {hint.position: (each.offset, hint) for each in bad for hint in hints_of(each.content)}
         place = bad[0].offset if bad else offset
         for position in range(self._position + 1, self._position + count + 1):
-            place, hint = hints.get(position, (place, None))
+            at, hint = hints.get(position, (place, None))
+            place = max(place, at)
             self._lose_one(position, place, hint)
         self._position += count
 
     def _lose_one(self, position: int, offset: int, hint: Hint | None) -> None:
-        ledger, task = self.ledger, None
-        if offset < self._known:
-            task = None if hint is None else hint.task
-        else:
-            self._at = offset
-            row = None if hint is None else ledger.rows.get(hint.task) or self._find(hint.task)
-            if hint is not None and hint.seq == (1 if row is None else row.seq + 1):
-                task = hint.task
-                ledger.place(position, task, hint.seq, row, open_=True)  # kept, so that it is looked at
-            else:
-                self.undecided += 1
-                ledger.position = position
-        self.index.add(offset, task)
+        """A record is missing. What is in the ledger already needs the hash of its task alone. Elsewhere the
+        line must also tell the record's `seq`, and the index must prove what it says.
+        """
+        value = self._hash_of(position - self.index.first)
+        if offset >= self._known:
+            self.ledger.position = position
+            if hint is None or value != hash_of(hint.task) or not self._is_next(hint, offset, position):
+                value = None
+        if value is None:
+            self.undecided += 1
+        self.index.add_damaged(offset, value)
+
+    def _is_next(self, hint: Hint, offset: int, position: int) -> bool:
+        """Whether a task goes on as the line says; if so, it is taken into the ledger as unfinished, so that
+        somebody looks at it.
+        """
+        self._at = offset
+        row = self.ledger.rows.get(hint.task) or self._find(hint.task)
+        if hint.seq != (1 if row is None else row.seq + 1):
+            return False
+        self.ledger.place(position, hint.task, hint.seq, row, open_=True)
+        return True
+
+    def _hash_of(self, number: int) -> int | None:
+        """The hash of a record's task, as the index has it that was kept; None where it knows nothing."""
+        if self._hashes is None:
+            kept = self._load_kept()
+            trusted = kept is not None and kept.begins_as(self.index.offsets)
+            self._hashes = kept.hashes() if kept is not None and trusted else ()
+        return self._hashes[number] if number < len(self._hashes) else None
 
     def _end_of_tail(self, bad: Sequence[Bad]) -> None:
         """The lines behind the last good one. Every write ends in a commit: the last line is that."""
@@ -364,7 +423,9 @@ class Walk:
         self._known = 0
         while self._position < self.ledger.position:
             self._position += 1
-            self.index.add(self.end, None)
+            value = self._hash_of(self._position - self.index.first)
+            self.undecided += value is None
+            self.index.add_damaged(self.end, value)
 
 
 def _follows(chain: bytes | None, record: Record) -> bool:

@@ -1,5 +1,6 @@
 """The harnesses of the journals that come with meowcat."""
 
+import base64
 import copy
 import sqlite3
 import struct
@@ -138,6 +139,10 @@ class JSONLHarness(FileHarness):
 
     def make(self):
         return JSONLJournal(self.place / "journal.jsonl", segment_size=self.segment_size)
+
+    def corrupt(self, body):
+        """Bodies that are no JSON stand as base64."""
+        super().corrupt(body if body.startswith(b"{") else base64.b64encode(body))
 
     def usurp(self):
         (self.place / "journal.jsonl" / "lock").unlink()

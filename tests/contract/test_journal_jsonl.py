@@ -12,10 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given as given_
+from hypothesis import strategies as st
 
 from journal_adapters import jsonl_log
 from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.jsonl_files import Files
+from journal_adapters.jsonl_mending import mended, mended_lines_of
 from meowcat.core.errors import (
     InvalidArgument,
     JournalAccess,
@@ -39,7 +42,7 @@ from meowcat.journal.contract import (
     Record,
     RestorableJournal,
 )
-from meowcat.journal.lines import Commit, Segment, control_line, parse, seal_line
+from meowcat.journal.lines import Commit, Cursor, Segment, control_line, parse, seal_line
 from meowcat.journal.replay import verify_chain
 from meowcat.testing.disk import SimulatedDisk
 from meowcat.testing.journal_suite import OTHER, OWNER, check_stored, entry, given, scan_all
@@ -213,6 +216,7 @@ def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
         "reserve",
         "snapshot",
         "00000000000000000001.jsonl",
+        "00000000000000000001.index",
     }
 
 
@@ -289,6 +293,32 @@ def test_what_a_snapshot_knows_of_was_never_torn(path):
     assert damaged == {"c"}
     assert again.append([entry("e", 1)]) == 5
     again.close()
+
+
+# Mending
+
+
+def test_any_bit_that_changes_in_some_lines_is_found():
+    """Also one that was a line feed, or has become one."""
+    lines = [control_line(Cursor("J*KJ", number)) for number in (1, 2, 3)]
+    content = b"".join(lines)
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        found = list(mended_lines_of(bytes(changed)))
+        assert [each.said for each in found] == [parse(line) for line in lines], bit
+        assert [each.exact for each in found].count(False) in (1, 2)
+        assert found[-1].end == len(content)
+
+
+@given_(st.data())
+def test_two_changed_bits_are_not_taken_for_one(data):
+    line = control_line(Cursor("sink", 7))
+    bits = data.draw(st.sets(st.integers(0, 8 * len(line) - 9), min_size=2, max_size=2))
+    changed = bytearray(line)
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+    assert mended(bytes(changed)) is None
 
 
 # Corruption
@@ -434,6 +464,105 @@ def test_without_a_snapshot_damage_that_fits_no_task_is_refused_and_told_what_to
     reader = reading(path)
     assert [type(each) for each in scan_all(reader)] == [Record, Damage, Record, Record]
     reader.close()
+
+
+def replace_lines(path, make, *starts):
+    """Put something else in the place of the first segment's lines that begin so."""
+    segment = segments(path)[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    for start in starts:
+        (place,) = [number for number, line in enumerate(lines) if line.startswith(start)]
+        lines[place] = make(lines[place])
+    segment.write_bytes(b"".join(lines))
+
+
+def scribbled(line):
+    return b"x" * (len(line) - 1) + b"\n"
+
+
+def test_after_a_crash_a_damaged_line_is_not_believed_whose_it_is(path):
+    """It says that it is a new task's first record, and that would hide the task that has lost it."""
+    journal = filled(path)
+    crashed(journal)
+    replace_lines(path, lambda line: line.replace(b'"task":"c"', b'"task":"f"'), b'{"position":4')
+    with pytest.raises(JournalDamaged, match="it can't be told"):
+        opened(path)
+    reader = reading(path)
+    for task in "abcf":
+        assert [each.position for each in reader.read(task) if isinstance(each, Damage)] == [4]
+    reader.close()
+
+
+def test_a_line_that_one_bit_explains_must_go_into_the_chain_as_well(path):
+    """Or three changed bits could be taken for another one."""
+    journal = filled(path)
+    crashed(journal)
+
+    def forged(line):
+        other = seal_line(line[:-19].replace(b'"task":"c"', b'"task":"f"') + b"}")
+        return other.replace(b'"seq":1', b'"seq":3')
+
+    replace_lines(path, forged, b'{"position":4')
+    with pytest.raises(JournalDamaged, match="it can't be told"):
+        opened(path)
+
+
+def test_after_a_close_the_index_knows_whose_a_record_was_of_which_nothing_is_left(path):
+    """Its task is finished: nothing else would tell."""
+    journal = filled(path)
+    journal.append([entry("b", 2, unfinished=False)])
+    journal.close()
+    replace_lines(path, scribbled, b'{"position":5')
+    for _ in range(2):  # and once more from the snapshot that the opening before has left
+        again = opened(path)
+        assert [type(each) for each in again.read("b")] == [Record, Damage]
+        assert [type(each) for each in again.read("a")] == [Record, Record]
+        assert list(again.unfinished()) == ["a", "c"]
+        again.close()
+    reader = reading(path)
+    assert [type(each) for each in reader.read("b")] == [Record, Damage]
+    assert [type(each) for each in reader.read("a")] == [Record, Record]
+    reader.close()
+
+
+def test_without_its_index_a_record_of_which_nothing_is_left_may_be_anybodys(path):
+    filled(path).close()
+    replace_lines(path, scribbled, b'{"position":3')
+    (path / "00000000000000000001.index").write_bytes(b"rubbish")
+    with pytest.raises(JournalDamaged, match="it can't be told"):
+        opened(path)
+
+
+def test_without_a_snapshot_the_index_proves_what_a_damaged_line_says(path):
+    filled(path).close()
+    (path / "snapshot").unlink()
+    replace_lines(path, lambda line: line.replace(b'"created"', b'"XXXXXXX"'), b'{"position":4')
+    again = opened(path)
+    assert [type(each) for each in again.read("c")] == [Damage]
+    assert [type(each) for each in again.read("b")] == [Record]
+    again.close()
+
+
+def test_a_cursor_that_a_crash_and_one_bit_have_hit_is_what_it_was(path):
+    journal = filled(path)
+    journal.set_cursor("sink", Position(2))
+    journal.set_cursor("sink", Position(4))
+    crashed(journal)
+    replace_lines(path, lambda line: line.replace(b"4", b"5", 1), b'{"cursor":{"name":"sink","position":4')
+    again = opened(path)
+    assert dict(again.cursors()) == {"sink": 4}
+    check_stored(again, ENTRIES)
+    again.close()
+
+
+def test_a_line_that_may_have_been_a_cursor_is_not_passed_over(path):
+    journal = filled(path)
+    journal.set_cursor("sink", Position(2))
+    journal.set_cursor("sink", Position(4))
+    crashed(journal)
+    replace_lines(path, scribbled, b'{"cursor":{"name":"sink","position":4')
+    with pytest.raises(JournalDamaged, match="what 1 damaged lines were"):
+        opened(path)
 
 
 def test_damage_that_later_records_of_its_task_tell_is_kept_to_that_task(path):

@@ -90,6 +90,10 @@ def filled(harness: JournalHarness, size: int, *, crashed: bool = False) -> Fill
             journal.put_snapshot(SNAPSHOT, Position(2), b'{"snapshot":2}')
             journal.close()
             journal = opened(harness)
+        if number == 7:
+            journal.set_cursor("sink", Position(5))
+            journal.set_cursor("other sink", None)
+            journal.set_cursor("third sink", Position(1))
     expected = contents(journal, tasks_of(entries))
     assert all(isinstance(record, Record) for record in _listed(expected.scanned))
     if crashed:
