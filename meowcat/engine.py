@@ -24,6 +24,7 @@ from meowcat.core.errors import (
     InvalidTaskState,
     QueueFull,
     TaskNotFound,
+    TaskQuarantined,
 )
 from meowcat.core.info import Snapshot, TaskInfo, info_of
 from meowcat.core.machine import ENDED, State, Trigger, may
@@ -459,7 +460,7 @@ class Engine:
             for task in rows:
                 try:
                     return info_of(await self._state(task))
-                except TaskNotFound:  # its creation is not durable yet
+                except (TaskNotFound, TaskQuarantined):  # its creation is not durable yet, or it is damaged
                     continue
             raise StopAsyncIteration
 

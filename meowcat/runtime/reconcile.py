@@ -175,6 +175,12 @@ class Reconciler:
         else:
             self.dispatcher.post(task, msg.Admit(missing=self._missing(row)))
 
+    def drop(self, task: TaskId) -> None:
+        """Nothing is known any more of a task that rests: its slot, or place in line, is somebody else's."""
+        self._registry.drop(task)
+        self.scheduler.withdraw(task)
+        self.grant()
+
     # Operations
 
     def _begin(self, actor: Actor, task: TaskState, want: Wanted) -> None:

@@ -63,15 +63,18 @@ class Registry:
         if self._keys.get(key) not in self._rows:
             self._keys.pop(key, None)
 
+    def drop(self, task: TaskId) -> None:
+        """Know the task no more; its key is nobody's."""
+        row = self._rows.pop(task, None)
+        if row is not None and self._keys.get(row.key) == task:
+            del self._keys[row.key]
+
     def note(self, task: TaskState) -> Row | None:
         """Bring the task's row up to date; None (and no row any more) where the task has ended."""
-        row = self._rows.get(task.id)
         if not task.open:
-            if row is not None:
-                del self._rows[task.id]
-                if self._keys.get(task.key) == task.id:
-                    del self._keys[task.key]
+            self.drop(task.id)
             return None
+        row = self._rows.get(task.id)
         if row is None:
             row = self._add(task)
         row.state, row.needs, row.priority = task.state, task.request.needs, task.request.priority

@@ -232,7 +232,7 @@ class Runtime:
         return await answer.wait()
 
     async def supply(self, task: TaskId, secrets: Secrets | None, message: msg.Supply) -> None:
-        """Send what was supplied; its secrets are held from before that, for work begins with them at once."""
+        """Send what was supplied; its secrets are held from before that: work begins with them at once."""
         if secrets is not None:
             self.secrets[task] = secrets
         try:
@@ -325,15 +325,15 @@ class Runtime:
         for each, answer in answers:
             try:
                 await answer.wait()
-            except (TaskNotFound, InvalidTaskState):
-                continue  # it ended by itself first, or somebody else was faster
+            except (TaskNotFound, InvalidTaskState, TaskQuarantined):
+                continue  # it ended by itself first, somebody else was faster, or it can't be read any more
             done.append(each)
         return done
 
     async def _command_at_rest(
         self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]
     ) -> list[TaskId]:
-        loaded = await self._threads.run(lambda: [self._read(task) for task in tasks])
+        loaded = _there(await self.load_all(tasks))
         entries, after = [], []
         now = self.clock.now()
         for task in loaded:
@@ -383,41 +383,50 @@ class Runtime:
         Raises:
             TaskNotFound: it has none. TaskQuarantined: they are damaged.
         """
-        return await self._threads.run(partial(self._read, task))
+        (found,) = await self.load_all([task])
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def load_all(self, tasks: Sequence[TaskId]) -> list[TaskState | Exception]:
         """The states of many tasks with one hop to a thread, or of each why not."""
-        return await self._threads.run(lambda: [self._try_to_read(task) for task in tasks])
+        found = await self._threads.run(lambda: [self._read(task) for task in tasks])
+        return [self._set_aside(each) if isinstance(each, Quarantined) else each for each in found]
 
-    def _try_to_read(self, task: TaskId) -> TaskState | Exception:
+    def _read(self, task: TaskId) -> TaskState | Quarantined | Exception:
         try:
-            return self._read(task)
+            records = self.journal.read(task)
         except (MeowcatError, OSError) as error:
             return error
-
-    def _read(self, task: TaskId) -> TaskState:
-        records = self.journal.read(task)
         if not records:
-            raise TaskNotFound(f"task {task}: the journal has no such task")
-        folded = fold_task(task, records, evolve)
-        if isinstance(folded, Quarantined):
-            raise TaskQuarantined(f"task {task} is quarantined: {folded.detail}")
-        return folded
+            return TaskNotFound(f"task {task}: the journal has no such task")
+        return fold_task(task, records, evolve)
+
+    def _set_aside(self, damaged: Quarantined) -> TaskQuarantined:
+        """A task whose records were damaged while the journal was open is kept out, as at an opening; but not
+        one that has an actor which knows it from before."""
+        task, error = damaged.task, TaskQuarantined(f"task {damaged.task} is quarantined: {damaged.detail}")
+        actor = self.dispatcher.actors.get(task)
+        if self.registry.get(task) is None or (actor is not None and actor.task is not None):
+            return error
+        log.error("%s", error)
+        self.quarantined[task] = damaged.detail
+        self._forget(task)
+        self.dispatcher.outdate(task)
+        self.reconciler.drop(task)
+        feed = self.bus.watched(task)
+        if feed is not None:
+            feed.fail(error)
+        self.bus.stir()
+        return error
 
     async def states_of(self, tasks: Sequence[TaskId]) -> list[TaskState]:
         """The states of many tasks with one visit to the journal, but for those that it has not got yet."""
         actors = self.dispatcher.actors
         known = {each: actor.task for each in tasks if (actor := actors.get(each)) is not None}
         rest = [each for each in tasks if known.get(each) is None]
-        read = await self._threads.run(lambda: [self._read_if_there(each) for each in rest])
-        found = known | dict(zip(rest, read, strict=True))
-        return [state for each in tasks if (state := found[each]) is not None]
-
-    def _read_if_there(self, task: TaskId) -> TaskState | None:
-        try:
-            return self._read(task)
-        except TaskNotFound:
-            return None
+        found = known | dict(zip(rest, await self.load_all(rest), strict=True))
+        return _there([state for each in tasks if (state := found[each]) is not None])
 
     def missing(self, row: Row) -> tuple[str, ...]:
         """What the task needs and nobody has supplied since the journal was opened."""
@@ -535,6 +544,18 @@ class Runtime:
         if row.state in (State.PAUSED, State.FAILED):
             return row.id in self.dispatcher.actors and self.dispatcher.actors[row.id].live is not None
         return not (row.waits and row.helpless)
+
+
+def _there(found: Sequence[TaskState | Exception]) -> list[TaskState]:
+    """Of what `load_all` found, the tasks; those that the journal has not got, or not whole, are left out.
+
+    Raises:
+        JournalError, OSError: one could not be read at this moment.
+    """
+    for each in found:
+        if isinstance(each, Exception) and not isinstance(each, TaskNotFound | TaskQuarantined):
+            raise each
+    return [each for each in found if isinstance(each, TaskState)]
 
 
 def _sound(record: Record | Damage) -> Record:
