@@ -46,6 +46,10 @@ Exit codes: 0 all complete, 1 a transfer failed, 2 bad input, 3 the journal can'
 class Commands(click.Group):
     """The group whose `main` prints one line for an error, whatever it is, and never a traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's own signature
+        """In the order in which one needs them, not in that of the alphabet."""
+        return list(self.commands)
+
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]  # narrower: it always exits
         """Run a command and end the process with its exit code."""
         arguments = sys.argv[1:] if args is None else list(args)

@@ -48,7 +48,7 @@ def audit() -> None:
     """
 
 
-@audit.command(epilog="Example: meowcat audit keygen -o audit.key --name example.com/my-app > audit.vkey")
+@audit.command(epilog="\b\nExample: meowcat audit keygen -o audit.key --name example.com/my-app > audit.vkey")
 @click.option("-o", "--output", default="audit.key", show_default=True, metavar="FILE", help="The key file.")
 @click.option(
     "--name", metavar="ORIGIN", help="The log's name, like example.com/my-app; unique and for ever."
@@ -69,7 +69,9 @@ def keygen(*, output: str, name: str | None, as_json: bool) -> Exit:
     return Exit.COMPLETE
 
 
-@audit.command(epilog="Example: meowcat audit checkpoint --journal t.db --key audit.key -o checkpoints.txt")
+@audit.command(
+    epilog="\b\nExample: meowcat audit checkpoint --journal t.db --key audit.key -o checkpoints.txt"
+)
 @_journal
 @_key
 @_origin
@@ -103,7 +105,9 @@ def checkpoint(*, journal: str, key: str, origin: str | None, output: str | None
     return Exit.COMPLETE
 
 
-@audit.command(epilog="Example: meowcat audit receipt --journal t.db --key audit.key 7Q3KX2 -o big.receipt")
+@audit.command(
+    epilog="\b\nExample: meowcat audit receipt --journal t.db --key audit.key 7Q3KX2 -o big.receipt"
+)
 @click.argument("task")
 @_journal
 @_key
@@ -121,9 +125,10 @@ def receipt(
     output: str | None,
     as_json: bool,
 ) -> Exit:
-    """Print the receipt of TASK, which must be Complete: whoever has it and the vkey can verify it.
+    """Print the receipt of TASK, which must be Complete.
 
-    TASK is an id, or a beginning or end of one that no other task has.
+    Whoever has it and the vkey can verify it. TASK is an id, or a beginning or end of one that no other
+    task has.
     """
     wanted = task if len(task) == _TASK_ID else pick(anyio.run(read_all, journal), task).task.id
     with _log(journal, key, origin, checkpoints) as (log, owner):
@@ -241,7 +246,10 @@ def verify(
     file: str | None,
     as_json: bool,
 ) -> Exit:
-    """Verify receipts and checkpoints offline, or a whole journal against all that was signed of it."""
+    """Verify receipts, checkpoints or a whole journal, offline.
+
+    A journal is compared with all that was signed of it.
+    """
     if not (journal or checkpoints or receipts):
         raise click.UsageError("nothing to verify: name a --journal, a --receipt or a --checkpoint")
     if file is not None and len(receipts) != 1:

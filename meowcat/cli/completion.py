@@ -22,7 +22,9 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> Exit:
-    """Print the script that completes commands, options, states, journals and tasks in a SHELL.
+    """Print the script that completes words in bash, zsh or fish.
+
+    It completes commands, options, states, journals and tasks.
 
     For every new shell: in ~/.bashrc or ~/.zshrc the line of the example with its own SHELL; for fish,
     meowcat completion fish > ~/.config/fish/completions/meowcat.fish.

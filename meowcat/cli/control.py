@@ -209,7 +209,7 @@ _WHERE = (
 
 pause = _make(
     Trigger.PAUSE,
-    f"Stop tasks, and keep them stopped over restarts until they are resumed.\n\n{_WHERE}",
+    f"Stop tasks, and keep them stopped until they are resumed. That holds over restarts.\n\n{_WHERE}",
     "meowcat pause 7Q3KX2",
 )
 cancel = _make(

@@ -80,9 +80,9 @@ class Stage:
 )
 @click.option("--keep", is_flag=True, help="Leave the file and the journal behind, and say where.")
 def demo(*, size: int, connections: int, keep: bool) -> Exit:
-    """Download from a server of our own, kill -9 the download in the middle, and go on from the journal.
+    """See it work: a download, a kill -9 in its middle, the rest.
 
-    Nothing leaves this machine. Takes some 20 seconds.
+    The server is our own: nothing leaves this machine. Takes some 20 seconds.
     """
     if size < LEAST:
         raise click.BadParameter(f"{size_text(size)} is over before it can be killed: at least 8MiB")

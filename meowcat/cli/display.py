@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -83,11 +83,33 @@ def complete_text(info: TaskInfo) -> str:
     return f"{info.path}  {', '.join(words)}"
 
 
+class Pace:
+    """When a task is told of again: at most once an interval, but at once where it begins or ceases to wait.
+    Nothing more may happen while it waits, so that what is left out then stays untold."""
+
+    def __init__(self) -> None:
+        self._told: dict[TaskId, tuple[float, object]] = {}
+
+    def begin(self, info: TaskInfo) -> None:
+        self._told[info.id] = (time.monotonic(), info.waiting_for)
+
+    def due(self, info: TaskInfo) -> bool:
+        now = time.monotonic()
+        then, waited_for = self._told[info.id]
+        if now - then < LINE_INTERVAL and info.waiting_for == waited_for:
+            return False
+        self._told[info.id] = (now, info.waiting_for)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+
 class PlainLines:
     """Lines on standard error; the path of what is complete on standard output."""
 
     def __init__(self) -> None:
-        self._told: dict[TaskId, float] = {}
+        self._told = Pace()
 
     def __enter__(self) -> Self:
         return self
@@ -96,18 +118,15 @@ class PlainLines:
         pass
 
     def begin(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # one interface for all displays
-        self._told[info.id] = time.monotonic()  # what is over within a second needs no progress
+        self._told.begin(info)  # what is over within a second needs no progress
         if info.state is State.COMPLETE:
             self.say(f"{shown_name(info)}: complete already; 'get --overwrite' fetches it again")
         elif info.bytes_done:
             self.say(f"{shown_name(info)}: goes on at {amount_text(info)}")
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:
-        now = time.monotonic()
-        if now - self._told[info.id] < LINE_INTERVAL:
-            return
-        self._told[info.id] = now
-        self.say(f"{shown_name(info)}: {amount_text(info)}  {pace_text(info, moment)}")
+        if self._told.due(info):
+            self.say(f"{shown_name(info)}: {amount_text(info)}  {pace_text(info, moment)}")
 
     def end(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # as above
         if info.state is State.COMPLETE:
@@ -128,15 +147,7 @@ class OnTerminal(PlainLines):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[percent]:>6}", markup=False),
-            TextColumn("{task.fields[amount]:>21}", style="cyan", markup=False),
-            TextColumn("{task.fields[pace]:<24}", style="green", markup=False),
-            console=console,
-            expand=True,
-        )
+        self._bars = Bars(*_columns(console.width), console=console, expand=console.width >= _BAR_FROM)
         self._rows: dict[TaskId, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -152,7 +163,7 @@ class OnTerminal(PlainLines):
 
     def _draw(self, info: TaskInfo, pace: str) -> None:
         if info.id not in self._rows:
-            name = _short(shown_name(info))
+            name = _short(shown_name(info), min(_NAME_WIDTH, max(self._console.width - _BESIDE, 8)))
             self._rows[info.id] = self._bars.add_task(name, total=None, percent="", amount="", pace="")
         known = info.size is not None
         self._bars.update(
@@ -182,7 +193,7 @@ class JsonLines:
     """One JSON object a line on standard output; `type` says which."""
 
     def __init__(self) -> None:
-        self._told: dict[TaskId, float] = {}
+        self._told = Pace()
 
     def __enter__(self) -> Self:
         return self
@@ -191,13 +202,11 @@ class JsonLines:
         pass
 
     def begin(self, info: TaskInfo, journal: str) -> None:
-        self._told[info.id] = time.monotonic()
+        self._told.begin(info)
         json_line({"type": "task"} | task_object(info, journal))
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:
-        now = time.monotonic()
-        if now - self._told[info.id] >= LINE_INTERVAL:
-            self._told[info.id] = now
+        if self._told.due(info):
             json_line(progress_object(info, moment))
 
     def end(self, info: TaskInfo, journal: str) -> None:
@@ -232,12 +241,37 @@ def pace_text(info: TaskInfo, moment: Progress) -> str:
     return rate_text(moment.rate) + left
 
 
+_BAR_FROM, _AMOUNT_FROM = 100, 80
+"""Columns of a terminal from which on it has room for a bar, and for the bytes."""
 _NAME_WIDTH = 28
+_STANDING_WIDTH = 20
+_BESIDE = 28
+"""Columns that the share, a rate and the time left need beside the name."""
 
 
-def _short(name: str) -> str:
+class _Standing(ProgressColumn):
+    """A rate and the time left, or what is waited for. It is what is cut where a line is too long: of columns
+    that may wrap the widest is made narrower first, and the cell says that it must not wrap."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["pace"].ljust(_STANDING_WIDTH), "green", no_wrap=True, overflow="ellipsis")
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What a terminal so wide has room for."""
+    columns: list[tuple[int, ProgressColumn]] = [
+        (0, TextColumn("{task.description}", markup=False)),
+        (_BAR_FROM, BarColumn(bar_width=None)),
+        (0, TextColumn("{task.fields[percent]:>6}", markup=False)),
+        (_AMOUNT_FROM, TextColumn("{task.fields[amount]:>21}", style="cyan", markup=False)),
+        (0, _Standing()),
+    ]
+    return [column for least, column in columns if width >= least]
+
+
+def _short(name: str, width: int) -> str:
     """The name, cut in its middle where it is long: both ends tell."""
-    if len(name) <= _NAME_WIDTH:
+    if len(name) <= width:
         return name
-    half = (_NAME_WIDTH - 1) // 2
+    half = (width - 1) // 2
     return f"{name[:half]}…{name[-half:]}"

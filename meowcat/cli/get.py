@@ -102,7 +102,7 @@ class Order:
 @engine_options
 @json_option
 def get(urls: tuple[str, ...], *, as_json: bool, **options: Any) -> Exit:
-    """Download each URL: over several connections, verified, and resumable after kill -9."""
+    """Download each URL, verified, and resumable after kill -9."""
     order = _order(urls, options)
     display = display_for(as_json=as_json)
     return run_until_done(lambda stop: _get(order, display, stop))

@@ -96,7 +96,10 @@ def _content_text(found: Found) -> str:
 @journal_option
 @json_option
 def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
-    """Print the history of TASK, or of all tasks: one line per event, the oldest first."""
+    """Print the history of TASK, or of all tasks.
+
+    One line per event, the oldest first. TASK is an id, or a beginning or end of one that no other task has.
+    """
     past = anyio.run(read_all, journal)
     chosen = [pick(past, task)] if task is not None else past.tasks
     sound = True

@@ -39,7 +39,7 @@ _AT = click.argument("journal", metavar="JOURNAL")
 
 @click.group(name="journal", epilog="Example: meowcat journal check transfers.db")
 def journal_group() -> None:
-    """Look after a journal: check it, save what is whole of a damaged one, archive, export, import.
+    """Check, salvage, archive, export and import journals.
 
     JOURNAL is a path or a URL, as --journal takes it elsewhere.
     """
@@ -81,7 +81,9 @@ def _creating(where: str, doing: str) -> Iterator[Journal]:
 @_AT
 @json_option
 def check_journal(journal: str, *, as_json: bool) -> Exit:
-    """Read every record of JOURNAL: checksums, hash chain, epochs, and whether each task replays.
+    """Check that every record is the one that was written.
+
+    Reads all of JOURNAL: checksums, hash chain, epochs, and whether each task replays.
 
     Also of a journal that another process owns. Changes nothing. Exit code 3 where something is damaged.
     """
@@ -133,10 +135,10 @@ def _place(damage: Damage) -> dict[str, Any]:
 )
 @json_option
 def salvage_journal(journal: str, new: str, *, partial: bool, as_json: bool) -> Exit:
-    """Save what is whole of a damaged JOURNAL into NEW, which must not exist yet.
+    """Save what is whole of a damaged JOURNAL into NEW.
 
-    JOURNAL is not changed: keep it as evidence. NEW is a new journal with records numbered anew: what was
-    signed of the old one does not hold for it. A task whose history has a hole is left out, or with
+    NEW must not exist yet. JOURNAL is not changed: keep it as evidence. The records of NEW are numbered
+    anew: what was signed of the old ones does not hold for them. A task whose history has a hole is left out, or with
     --partial kept up to the hole. Exit code 0 where nothing was lost, else 3.
     """
     with _reading(journal) as source, _creating(new, "salvage") as target:
@@ -200,9 +202,10 @@ def compact_journal(journal: str, *, as_json: bool) -> Exit:
 @_AT
 @click.option("-o", "--output", metavar="FILE", default="-", help="Where to; - is standard output.")
 def export_journal(journal: str, output: str) -> Exit:
-    """Write all of JOURNAL as lines of JSON, checksummed and chained, that 'import' and any reader take.
+    """Write all of JOURNAL as checksummed lines of JSON.
 
-    The same journal gives the same bytes. Only a sound journal is exported.
+    'import' takes them, and any reader can. The same journal gives the same bytes. Only a sound journal
+    is exported.
     """
     with _reading(journal) as opened:
         if output == "-":
@@ -243,9 +246,10 @@ def _write_whole(path: Path, lines: Iterable[bytes]) -> None:
 @click.argument("new", metavar="NEW")
 @json_option
 def import_journal(file: str, new: str, *, as_json: bool) -> Exit:
-    """Make the journal NEW, which must not exist yet, of an exported FILE; - is standard input.
+    """Make the journal NEW of an exported FILE.
 
-    Positions, epochs and the hash chain stay as they are. All of FILE is checked before anything is made.
+    NEW must not exist yet; FILE may be - for standard input. Positions, epochs and the hash chain stay as
+    they are. All of FILE is checked before anything is made.
     """
     with _exported(file) as source:
         records = 0

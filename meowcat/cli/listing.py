@@ -80,7 +80,10 @@ def list_tasks(
     watch: bool,
     as_json: bool,
 ) -> Exit:
-    """List the tasks that have not ended, also of a journal that another process owns."""
+    """List the tasks that have not ended, once or as they move.
+
+    Also those of a journal that another process owns.
+    """
     wanted = Filter(states, direction, everything, sort, reverse)
     if watch:
         return run_until_done(lambda stop: _watch(journal, wanted, stop, as_json=as_json))

@@ -103,7 +103,8 @@ def waits_text(seen: Seen) -> str:
     standing = standing_text(seen.info)
     if seen.waits_until is None:
         return standing
-    return f"{standing} until {clock_text(seen.waits_until)[11:19]}"
+    what, colon, why = standing.partition(":")
+    return f"{what} until {clock_text(seen.waits_until)[11:19]}{colon}{why}"
 
 
 def progress_object(info: TaskInfo, moment: Progress) -> dict[str, Any]:
@@ -152,5 +153,6 @@ def standing_text(info: TaskInfo) -> str:
     if info.needs:
         return f"{info.waiting_for or 'supply'}: {', '.join(info.needs)}"
     if info.waiting_for is not None:
-        return str(info.waiting_for)
+        why = f": {info.fault.detail}" if info.fault is not None and info.fault.detail else ""
+        return f"{info.waiting_for}{why}"
     return info.reason if info.state is State.PAUSED else ""

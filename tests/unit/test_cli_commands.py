@@ -6,6 +6,7 @@ import re
 import socket
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -296,6 +297,32 @@ def test_the_page_names_every_command():
     assert {f"meowcat {name}" for name in main.commands} <= set(re.findall(r"meowcat \w+", PAGE))
 
 
+def every_command(group=main, *before):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, *before, name)
+        else:
+            yield " ".join((*before, name)), command
+
+
+COMMANDS = dict(every_command())
+NAMED = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", PAGE))
+"""Every option that the page speaks of."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_names_every_option_of_every_command(name):
+    options = (option for option in COMMANDS[name].params if isinstance(option, click.Option))
+    assert [option.name for option in options if not set(option.opts) & NAMED] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_shows_each_in_whole(run, name):
+    *groups, last = name.split()
+    line = next(line for line in run(*groups, "--help").output.splitlines() if line.split()[:1] == [last])
+    assert not line.endswith("..."), "click has cut it: it needs a short_help of at most a line"
+
+
 def seen(name="a.bin", **fields):
     return Seen("t.db", info_of(path=f"/data/{name}", **fields), rate=3_000_000.0, eta=75.0)
 
@@ -349,6 +376,9 @@ def test_who_waits_says_until_when():
     waiting = Seen("t.db", info_of(waiting_for=WaitingFor.SERVER), waits_until=1_700_000_000_123)
     assert re.fullmatch(r"server until \d\d:13:20", waits_text(waiting))
     assert waits_text(Seen("t.db", info_of(waiting_for=WaitingFor.HOST))) == "host"
+    fault = Fault(kind=FaultKind.UNREACHABLE, detail="no connection to http://host")
+    why = Seen("t.db", info_of(waiting_for=WaitingFor.RETRY, fault=fault), waits_until=1_700_000_000_123)
+    assert re.fullmatch(r"retry until \d\d:13:20: no connection to http://host", waits_text(why))
 
 
 def test_an_owner_elsewhere_is_named_with_its_host():
