@@ -10,6 +10,7 @@ connection of this process uses it: closing that descriptor would drop SQLite's 
 import errno
 import os
 import secrets
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -28,6 +29,10 @@ from meowcat.journal.contract import FORMAT, Sync
 
 APPLICATION = 0x4D656F77
 """`Meow`: SQLite's application_id of our files."""
+
+_LEAST_FREE = 64 << 10
+"""Bytes that an opening needs beside the file: SQLite makes its -wal and -shm there, and reports a disk that
+has no room for them as an I/O error."""
 
 BUSY = 0.8
 """Seconds to wait for a foreign program that holds the database; an opening must answer within one."""
@@ -271,4 +276,12 @@ def explain(error: BaseException, path: Path) -> JournalError:
         return JournalRejected(f"{path}: no space left: {error}")
     if code == sqlite3.SQLITE_ERROR:  # a table is missing, a text is not UTF-8
         return JournalDamaged(f"{path}: the journal's file does not hold what it should: {error}")
-    return JournalAccess(f"{path}: the journal can't be used: {error}")
+    hint = "; its disk is full, and a little space is needed for reading as well" if _is_full(path) else ""
+    return JournalAccess(f"{path}: the journal can't be used: {error}{hint}")
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _LEAST_FREE
+    except OSError:
+        return False

@@ -1,5 +1,8 @@
 """`meowcat get`: download, and go on where the same command was stopped."""
 
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from meowcat.cli.quantities import size_option
 from meowcat.cli.running import Stop, Watched, run_until_done, say_how_to_go_on, wait_for_all
 from meowcat.cli.targets import Wanted, settle_paths, stands, wanted_of
 from meowcat.config import Config
+from meowcat.core.errors import JournalOwned
 from meowcat.core.events import Created
 from meowcat.core.machine import State
 from meowcat.core.seal import seal
@@ -129,7 +133,7 @@ async def _get(order: Order, display: Display, stop: Stop) -> Exit:
     watched: list[Watched] = []
     code = Exit.COMPLETE
     try:
-        async with Engine(order.journal, config=config, http_client=transport) as engine:
+        async with _opened(order.journal, config, transport) as engine:
             with stop.scope:
                 watched += await _submit(order, engine, transport)
                 with display:
@@ -144,6 +148,17 @@ async def _get(order: Order, display: Display, stop: Stop) -> Exit:
         say_how_to_go_on(stop, watched, display)
         return stop.exit
     return code
+
+
+@asynccontextmanager
+async def _opened(journal: str, config: Config, transport: Transport) -> AsyncIterator[Engine]:
+    async with AsyncExitStack() as stack:
+        try:
+            engine = await stack.enter_async_context(Engine(journal, config=config, http_client=transport))
+        except JournalOwned as owned:
+            look = f"meowcat ls --watch --journal {shlex.quote(journal)}"
+            raise JournalOwned(f"{owned}: {look!r} shows its tasks", owner=owned.owner) from None
+        yield engine
 
 
 def _transport(config: Config) -> Transport:

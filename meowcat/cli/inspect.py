@@ -24,6 +24,7 @@ from meowcat.cli.views import (
 )
 from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
+from meowcat.core.state import Phase
 from meowcat.core.transfers import Download
 from meowcat.journal.contract import Damage, Record
 from meowcat.journal.logged import event_object, logged
@@ -36,7 +37,7 @@ from meowcat.journal.logged import event_object, logged
 def show(task: str, *, journal: str | None, as_json: bool) -> Exit:
     """Show one task in detail. TASK is an id, or a beginning or end of one that no other task has."""
     found = pick(anyio.run(read_all, journal), task)
-    (seen,), silent = anyio.run(seen_in, Past([found], {}, {}, [found.journal]))
+    (seen,), silent = anyio.run(seen_in, Past([found], {}, {}, [found.journal], named=True))
     if as_json:
         json_document(live_object(seen))
         return Exit.COMPLETE
@@ -52,7 +53,7 @@ def _details(found: Found, seen: Seen) -> list[tuple[str, str]]:
     info, task = seen.info, found.task
     return [
         ("Task", info.id),
-        ("State", f"{info.state} ({info.phase})"),
+        ("State", str(info.state) if info.phase is Phase.DONE else f"{info.state} ({info.phase})"),
         ("Waiting for", waits_text(seen) if info.waiting_for else ""),
         ("Reason", info.reason),
         ("URL", info.url),

@@ -138,8 +138,8 @@ def salvage_journal(journal: str, new: str, *, partial: bool, as_json: bool) -> 
     """Save what is whole of a damaged JOURNAL into NEW.
 
     NEW must not exist yet. JOURNAL is not changed: keep it as evidence. The records of NEW are numbered
-    anew: what was signed of the old ones does not hold for them. A task whose history has a hole is left out, or with
-    --partial kept up to the hole. Exit code 0 where nothing was lost, else 3.
+    anew: what was signed of the old ones does not hold for them. A task whose history has a hole is left
+    out, or with --partial kept up to the hole. Exit code 0 where nothing was lost, else 3.
     """
     with _reading(journal) as source, _creating(new, "salvage") as target:
         found = salvage(source, target, wall(), partial=partial)

@@ -84,6 +84,8 @@ class Past:
     unreadable: dict[str, JournalError]
     """Journals that could not be read, and why."""
     journals: list[str]
+    named: bool
+    """Whether the user named the journal; else they are those of the state folder."""
 
 
 async def read_all(journal: str | None) -> Past:
@@ -92,7 +94,7 @@ async def read_all(journal: str | None) -> Past:
     Raises:
         JournalError: the named journal can't be read. One of the state folder hurts no other.
     """
-    past = Past([], {}, {}, chosen(journal))
+    past = Past([], {}, {}, chosen(journal), named=journal is not None)
     for where in past.journals:
         try:
             await _read_into(past, where)
@@ -145,11 +147,19 @@ def pick(past: Past, reference: str) -> Found:
     for task, detail in past.quarantined.items():
         if task.upper().startswith(wanted) or task.upper().endswith(wanted):
             raise TaskQuarantined(f"task {task} is quarantined: {detail}")
-    where = past.journals[0] if len(past.journals) == 1 else f"{len(past.journals)} journals"
     if not fits:
-        raise click.UsageError(f"no task {reference!r} in {where}; 'meowcat ls' lists them")
+        raise click.UsageError(f"no task {reference!r} in {_places(past)}")
     several = ", ".join(each.task.id for each in fits[:4])
     raise click.UsageError(f"{reference!r} fits {len(fits)} tasks ({several} …): give more of the id")
+
+
+def _places(past: Past) -> str:
+    """Where was looked, and how to see what is there."""
+    if past.named:
+        where = past.journals[0]
+        return f"{where}; 'meowcat ls --all --journal {shlex.quote(where)}' lists them"
+    count = f"{len(past.journals)} journal{'' if len(past.journals) == 1 else 's'}"
+    return f"the {count} of the state folder; 'meowcat ls --all' lists them, and --journal names another"
 
 
 def resume_command(journal: str, needs: Iterable[str] = (), task: TaskId | None = None) -> str:

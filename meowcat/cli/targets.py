@@ -1,6 +1,7 @@
 """What `get` is asked for: URLs with their destinations, out of arguments and files."""
 
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -85,7 +86,9 @@ def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[W
 def _folder(output: str | None) -> Path:
     folder = _absolute(Path(output or "."))
     if not folder.is_dir():
-        raise click.UsageError(f"{folder}: there is no such folder")
+        raise click.UsageError(
+            f"{folder}: there is no such folder; make it first: mkdir -p {shlex.quote(str(folder))}"
+        )
     return folder
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
 from meowcat.core.errors import Code, InvalidArgument
-from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may, step
+from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may, sources, step
 from meowcat.core.pieces import choose_piece_size
 from meowcat.core.retry import DISK_PROBE_CAP_MS, HOST_PROBE_CAP_MS, Class, backoff, classify, probe_delay
 from meowcat.core.state import Phase, TaskState, evolve
@@ -142,7 +142,7 @@ def _command(task: TaskState, trigger: Trigger, event: Callable[[State], ev.Even
         return Decision((event(step(task.state, trigger)),))
     if task.state in ENDED:
         return _refuse(Code.TASK_NOT_FOUND, f"task {task.id} has ended: it is {task.state}")
-    return _refuse(Code.TASK_STATE, f"task {task.id} is {task.state}: {trigger} is not possible")
+    return _refuse(Code.TASK_STATE, f"task {task.id} is {task.state}: {trigger} is for {sources(trigger)}")
 
 
 def _requeue(task: TaskState, message: msg.Requeue, _: Instant) -> Decision:

@@ -96,7 +96,7 @@ def step(state: State, trigger: Trigger) -> State:
     except MachineError:
         moved = False
     if not moved:
-        raise IllegalTransition(f"{trigger} is not possible in state {state}; it is from {_sources(trigger)}")
+        raise IllegalTransition(f"{trigger} is not possible in state {state}; it is from {sources(trigger)}")
     return State(carrier.state)
 
 
@@ -105,5 +105,5 @@ def may(state: State, trigger: Trigger) -> bool:
     return state in TABLE[trigger][0]
 
 
-def _sources(trigger: Trigger) -> str:
+def sources(trigger: Trigger) -> str:
     return " or ".join(TABLE[trigger][0])

@@ -226,7 +226,7 @@ class Runtime:
         if task in self.quarantined:
             raise TaskQuarantined(f"task {task} is quarantined: {self.quarantined[task]}")
         if self.registry.get(task) is None:
-            raise TaskNotFound(f"task {task}: there is none that has not ended")
+            raise TaskNotFound(f"task {task} has ended, or is unknown to this journal")
         answer = Answer()
         self.dispatcher.post(task, message, answer)
         return await answer.wait()
@@ -514,7 +514,7 @@ class Runtime:
         feed, actor = self.bus.watched(task), self.dispatcher.actors.get(task)
         present = feed.task if feed is not None else actor.task if actor is not None else None
         if present is None and self.registry.get(task) is None:
-            raise TaskNotFound(f"task {task}: there is none that has not ended; ask for its handle first")
+            raise TaskNotFound(f"task {task} has ended, or is unknown; ask for its handle first")
         subscription = self.listeners.add(function, task)
         if present is not None:
             subscription.offer(present)

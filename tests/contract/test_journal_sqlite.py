@@ -455,3 +455,14 @@ def test_the_log_is_moved_into_the_file_before_it_grows_without_end(path, monkey
 def test_closing_leaves_one_file_and_the_lock(path):
     filled(path).close()
     assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db-lock"]
+
+
+@pytest.mark.parametrize(("free", "told"), [(0, True), (1 << 30, False)])
+def test_an_io_error_on_a_full_disk_names_the_disk(path, monkeypatch, free, told):
+    """SQLite says only `disk I/O error` where there is no room for its -shm."""
+    monkeypatch.setattr(
+        sqlite_file.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 0, free)
+    )
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert ("its disk is full" in str(sqlite_file.explain(error, path))) is told

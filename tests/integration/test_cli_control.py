@@ -272,7 +272,7 @@ def test_what_makes_no_sense_is_told_task_by_task(shell, slow):
         done = shell.run("pause", one, two)
         assert done.returncode == 2
         assert done.stdout == f"paused  {two[-8:]}  {shell.folder}/two\n"
-        assert f"task {one} is Paused: pause is not possible" in done.stderr
+        assert f"task {one} is Paused: pause is for Queued or Preparing or Running" in done.stderr
         ended = shell.run("cancel", one, "01NOSUCH")
         assert ended.returncode == 2
         assert "no task '01NOSUCH'" in ended.stderr

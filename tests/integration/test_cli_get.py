@@ -295,6 +295,7 @@ def test_a_journal_is_read_while_it_is_owned_and_owned_by_one(shell, slow):
         second = shell.run("get", slow.url, "-o", "other.bin", "--journal", "t.db")
         assert second.returncode == 3
         assert f"process {process.pid}" in second.stderr
+        assert "'meowcat ls --watch --journal t.db' shows its tasks" in second.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -37,6 +37,7 @@ from meowcat.core.state import Phase
 from meowcat.core.values import Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.journal.contract import Owner
+from meowcat.journal.locate import locate
 from meowcat.task import Progress
 
 
@@ -105,7 +106,7 @@ def test_every_command_has_help_with_an_example(run, command):
         (["get", "http://h/x", "--timeout", "0"], "connect_timeout 0"),
         (["get", "http://h/x", "--retries", "-1"], "retries -1"),
         (["get", "http://h/x", "--durability", "wish"], "wish"),
-        (["get", "http://h/x", "-o", "missing/"], "there is no such folder"),
+        (["get", "http://h/x", "-o", "missing/"], "there is no such folder; make it first: mkdir -p "),
         (["get", "--input", "missing"], "No such file"),
         (["get", "--no-such-option"], "No such option"),
         (["frobnicate"], "No such command"),
@@ -185,6 +186,16 @@ def test_secrets_are_not_in_messages(run):
         result = run(*words)
         assert result.exit_code == Exit.USAGE
         assert "hunter2" not in result.output
+
+
+def test_a_task_that_is_not_there_is_told_with_where_was_looked(run, tmp_path):
+    (tmp_path / "state").mkdir()
+    assert "the 0 journals of the state folder" in run("show", "01X").stderr
+    assert "--journal names another" in run("show", "01X").stderr
+    for name in ("state/a.db", "my t.db"):
+        locate(name).open(Owner(1, "host"), "power")
+    assert "the 1 journal of the state folder" in run("show", "01X").stderr
+    assert "'meowcat ls --all --journal 'my t.db''" in run("show", "01X", "--journal", "my t.db").stderr
 
 
 def test_an_empty_state_folder_is_no_error(run):

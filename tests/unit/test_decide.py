@@ -86,7 +86,7 @@ def test_the_same_decision_whatever_time_it_is():
 
 def test_a_refusal_says_what_the_task_is():
     refusal = decide(a_task(State.QUEUED), msg.Retry(), NOW).refusal
-    assert refusal == Refusal(Code.TASK_STATE, "task T is Queued: retry is not possible")
+    assert refusal == Refusal(Code.TASK_STATE, "task T is Queued: retry is for Failed")
     refusal = decide(a_task(State.CANCELED), msg.Retry(), NOW).refusal
     assert refusal == Refusal(Code.TASK_NOT_FOUND, "task T has ended: it is Canceled")
 
