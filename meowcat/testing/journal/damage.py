@@ -69,16 +69,26 @@ class Filled:
 
 
 def filled(harness: JournalHarness, size: int, *, crashed: bool = False) -> Filled:
-    """Fill the place with records until it takes `size` bytes, with cursors and a snapshot, by two owners."""
+    """Fill the place with records until it takes `size` bytes, with cursors and a snapshot, by some owners.
+
+    A larger journal has larger records, and about as many: each changed bit costs a reading of them all.
+    """
     kinds = sorted(EVENT_TYPES)
+    more = max(0, size // 64 - 64)
     entries: list[Entry] = []
     ends = {0}
     journal = opened(harness)
     for number in count():
-        if number >= 12 and sum(map(len, harness.raw_read().values())) >= size:
-            break
+        if number >= 12 and number % 6 == 0:
+            if not crashed:
+                journal.close()  # a log that grows beside the records is gone then: it does not count
+            if sum(map(len, harness.raw_read().values())) >= size:
+                break
+            if not crashed:
+                journal = opened(harness)
         task, seq = ("finished", "open", "猫")[number % 3], number // 3 + 1
-        body = (b'{"at":%d}' % number, b"\x00\xff" * 9, "ü".encode())[number // 3 % 3]
+        bodies = (b'{"at":%d,"x":"%b"}' % (number, b"x" * more), b"\x00\xff" * (9 + more // 2), "ü".encode())
+        body = bodies[number // 3 % 3]
         kind = kinds[number % len(kinds)]
         batch = [entry(task, seq, body, unfinished=task != "finished", kind=kind)]
         journal.append(batch)
@@ -94,6 +104,8 @@ def filled(harness: JournalHarness, size: int, *, crashed: bool = False) -> Fill
             journal.set_cursor("sink", Position(5))
             journal.set_cursor("other sink", None)
             journal.set_cursor("third sink", Position(1))
+    if not crashed:
+        journal.open(OWNER, harness.sync)
     expected = contents(journal, tasks_of(entries))
     assert all(isinstance(record, Record) for record in _listed(expected.scanned))
     if crashed:
