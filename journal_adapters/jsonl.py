@@ -6,6 +6,7 @@ segments (indexes, the snapshot) may be missing or wrong: then they are read ins
 # ruff: noqa: PTH118  # paths are texts here, as the system calls take them
 
 import os
+import re
 import secrets
 import threading
 import time
@@ -18,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from journal_adapters import jsonl_compaction
+from journal_adapters.jsonl_check import flaws
 from journal_adapters.jsonl_files import (
     CONTROL,
     LOCK,
@@ -78,6 +80,8 @@ MAX_SEGMENT = 64 << 20
 """What `segment_size` may be at most."""
 
 _SUFFIX = ".jsonl"
+_KEPT = re.compile(rf"{SNAPSHOT}-[0-9a-f]{{32}}")
+"""Names of snapshots that somebody asked for."""
 
 
 class JSONLJournal:
@@ -249,8 +253,11 @@ class JSONLJournal:
 
     def get_snapshot(self, name: str) -> tuple[Position, bytes] | None:
         self._look()
+        return self._snapshot_in(_snapshot_name(name))
+
+    def _snapshot_in(self, name: str) -> tuple[Position, bytes] | None:
         try:
-            content = read_file(self._files, os.path.join(self._folder, _snapshot_name(name)))
+            content = read_file(self._files, os.path.join(self._folder, name))
         except OSError:
             return None  # a snapshot is advisory: one that can't be read is as good as none
         line, body = content[: content.find(b"\n") + 1], content[content.find(b"\n") + 1 :]
@@ -271,6 +278,20 @@ class JSONLJournal:
             self._rotate(log)
             view = self._published()
         return jsonl_compaction.archive(self._files, self._folder, view, limit)
+
+    def check(self) -> Iterator[Damage]:
+        """Look over all segments, commits, indexes and snapshots; see CheckedJournal."""
+        self._look()
+        try:
+            found = list(flaws(self._files, self._folder, self._reading))
+        except OSError as error:
+            found = [f"{error.filename or self._folder}: {error.strerror or error}"]
+        with explained(self._folder):
+            names = self._files.list_folder(self._folder)
+        for name in names:
+            if _KEPT.fullmatch(name) and self._snapshot_in(name) is None:
+                found.append(f"{name} is damaged: as good as none")
+        return iter([Damage(each) for each in found])
 
     def close(self) -> None:
         log, forked = self._log, self._pid and self._pid != os.getpid()

@@ -18,6 +18,7 @@ from msgspec.structs import astuple, replace
 
 from journal_adapters import sqlite_file
 from journal_adapters.ownership import Lock, owner_of, refuse_platform
+from journal_adapters.sqlite_check import flaws
 from journal_adapters.sqlite_file import FAILURES
 from journal_adapters.sqlite_sums import (
     CURSORS,
@@ -302,6 +303,11 @@ class SQLiteJournal:
         except UNFIT:  # a damaged column can come back as another type
             intact = False
         return rows[0][:2] if intact else None  # a snapshot is advisory: a damaged one is as good as none
+
+    def check(self) -> Iterator[Damage]:
+        """Look over the pages, and what sums up the records; see CheckedJournal."""
+        self._usable()
+        return iter([Damage(each) for each in flaws(self._query)])
 
     def close(self) -> None:
         if self._pid and self._pid != os.getpid():

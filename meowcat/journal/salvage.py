@@ -81,7 +81,9 @@ def _whole(source: Journal, found: Salvage) -> dict[TaskId, int]:
             del fold.tasks[task]
     for task in (*ends, *fold.quarantined):
         # The journal's own index may know of records behind the last one that a scan brings.
-        lost = [each for each in source.read(task, ends.get(task, 0)) if isinstance(each, Damage)]
+        # What may be anybody's stands among the damage, and takes nobody's history away.
+        behind = source.read(task, ends.get(task, 0))
+        lost = [each for each in behind if isinstance(each, Damage) and each.task == task]
         if lost and task not in fold.quarantined:
             found.left_out[task] = lost[0].detail
     found.left_out |= {task: each.detail for task, each in fold.quarantined.items()}

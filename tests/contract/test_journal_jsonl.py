@@ -525,6 +525,26 @@ def test_after_a_close_the_index_knows_whose_a_record_was_of_which_nothing_is_le
     reader.close()
 
 
+def test_an_index_that_knows_another_task_does_not_prove_what_a_damaged_line_says(path):
+    filled(path).close()
+    (path / "snapshot").unlink()
+    replace_lines(path, lambda line: line.replace(b'"task":"c"', b'"task":"f"'), b'{"position":4')
+    with pytest.raises(JournalDamaged, match="it can't be told"):
+        opened(path)
+
+
+def test_an_index_of_other_records_is_not_believed(path):
+    other = opened(path.with_name("other.jsonl"))
+    other.append([entry("another", 1), entry("name", 1), entry("each", 1), entry("time", 1)])
+    other.close()
+    filled(path).close()
+    index = "00000000000000000001.index"
+    (path / index).write_bytes((path.with_name("other.jsonl") / index).read_bytes())
+    replace_lines(path, scribbled, b'{"position":3')
+    with pytest.raises(JournalDamaged, match="it can't be told"):
+        opened(path)
+
+
 def test_without_its_index_a_record_of_which_nothing_is_left_may_be_anybodys(path):
     filled(path).close()
     replace_lines(path, scribbled, b'{"position":3')
@@ -694,6 +714,132 @@ def test_a_wrong_index_is_made_anew(path):
     check_stored(again, entries)
     assert [each.seq for each in again.read("t3")] == [1, 2, 3, 4, 5]
     again.close()
+
+
+# Looking it over
+
+
+def told(path):
+    reader = reading(path)
+    found = [damage.detail for damage in reader.check()]
+    reader.close()
+    return found
+
+
+def in_segments(path):
+    """A journal of several segments, with an archive, cursors and openings."""
+    for round_ in range(3):
+        journal = opened(path, segment_size=1500)
+        for number in range(8):
+            journal.append(
+                [entry(f"t{round_}-{number}", 1, unfinished=False), entry(f"u{round_}-{number}", 1)]
+            )
+            journal.set_cursor("sink", Position(1))
+        journal.append([entry(f"u{round_}-{number}", 2, unfinished=False) for number in range(8)])
+        journal.set_cursor("sink", Position(16 * round_ + 5))
+        if round_ == 0:
+            assert journal.compact().records
+        journal.close()
+    assert told(path) == []
+
+
+def resealed(line, old, new):
+    assert old in line
+    return seal_line(line[:-19].replace(old, new) + b"}")
+
+
+def change_line(segment, start, old, new):
+    content = segment.read_bytes()
+    line = next(line for line in content.splitlines(keepends=True) if line.startswith(start))
+    segment.write_bytes(content.replace(line, resealed(line, old, new)))
+
+
+def test_a_segment_that_was_edited_is_told_by_the_one_behind_it(path):
+    """Its CRCs are right again, and what was changed stands in no chain."""
+    in_segments(path)
+    for place in (path / "archive", path):
+        segment = min(place.glob("*.jsonl"))
+        good = segment.read_bytes()
+        change_line(segment, b'{"cursor"', b'"position":', b'"position":1')
+        (flaw,) = told(path)
+        assert f"{int(segment.stem) + 1:020d}.jsonl: the file before it is not the one" in flaw
+        segment.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("start", "old", "new", "says"),
+    [
+        (b'{"commit"', b'"lines":', b'"lines":1', "lines behind"),
+        (b'{"commit"', b'"last":', b'"last":1', "a commit of the records up to"),
+        (b'{"commit"', b'"chain":"', b'"chain":"00', "another value of the hash chain"),
+        (b'{"segment"', b'"first":', b'"first":1', "it begins with record 1"),
+        (b'{"segment"', b'"number":', b'"number":1', "its first line is that of segment 1"),
+        (b'{"segment"', b'"journal":"', b'"journal":"00', "it is of journal 00"),
+        (b'{"opening"', b'"epoch":3', b'"epoch":2', "an opening of epoch 2 behind one of 2"),
+    ],
+)
+def test_a_line_that_does_not_fit_its_neighbours_is_told(path, start, old, new, says):
+    in_segments(path)
+    segment = next(each for each in reversed(segments(path)) if start + b":{" in each.read_bytes())
+    if start != b'{"opening"':
+        segment = segments(path)[-1]
+    change_line(segment, start, old, new)
+    found = told(path)
+    assert any(says in flaw for flaw in found), found
+
+
+def test_damaged_lines_that_are_no_records_are_told(path):
+    in_segments(path)
+    for change in (scribbled, lambda line: line[:-5] + bytes([line[-5] ^ 1]) + line[-4:]):
+        segment = segments(path)[1]
+        good = segment.read_bytes()
+        line = next(line for line in good.splitlines(keepends=True) if line.startswith(b'{"cursor"'))
+        segment.write_bytes(good.replace(line, change(line), 1))
+        found = [flaw for flaw in told(path) if "file before" not in flaw]
+        assert len(found) == 1
+        assert "damaged lines that are no records" in found[0] or "changed bit in the cursor" in found[0]
+        segment.write_bytes(good)
+
+
+def test_what_is_derived_is_told_as_such(path):
+    in_segments(path)
+    for name in ("snapshot", *(each.name for each in path.glob("*.index"))):
+        good = (path / name).read_bytes()
+        (path / name).write_bytes(good[:-30] + b"?" + good[-29:])
+        (flaw,) = told(path)
+        assert name in flaw
+        assert "nothing is lost" in flaw
+        (path / name).write_bytes(good)
+    first, second = sorted(path.glob("*.index"))[:2]
+    head, rest = first.read_bytes().split(b"\n", 1)
+    number = f'"segment":{int(second.stem)},'.encode()
+    begin, end = head.index(b'"segment":'), head.index(b",") + 1
+    second.write_bytes(seal_line(head[:begin] + number + head[end:-18] + b"}") + rest)
+    assert any(f"{second.name} is not the index of" in flaw for flaw in told(path))
+
+
+def test_a_snapshot_that_says_something_else_is_told(path):
+    filled(path).close()
+    old = (path / "snapshot").read_bytes()
+    wrong = old.replace(b'["c",4,1]', b'["c",3,1]')
+    (path / "snapshot").write_bytes(seal_line(wrong[:-19] + b"}"))
+    (flaw,) = told(path)
+    assert "snapshot does not say what stands before" in flaw
+
+
+def test_a_last_segment_that_lost_its_end_after_a_close_is_told(path):
+    filled(path).close()
+    segment = segments(path)[0]
+    segment.write_bytes(segment.read_bytes()[:-150])
+    assert any("it had" in flaw for flaw in told(path))
+
+
+def test_what_a_crash_has_torn_is_nothing_that_is_wrong(path):
+    journal = filled(path)
+    crashed(journal)
+    segment = segments(path)[0]
+    segment.write_bytes(segment.read_bytes()[:-150])
+    assert told(path) == []
 
 
 # Owners

@@ -8,10 +8,18 @@ from pathlib import Path
 import anyio
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 import meowcat
+from journal_adapters.jsonl import JSONLJournal
 from meowcat.cli import main
 from meowcat.cli.exits import Exit
+from meowcat.core.errors import JournalDamaged
+from meowcat.core.values import Position, TaskId
+from meowcat.journal.chain import link
+from meowcat.journal.codec import decode
+from meowcat.journal.contract import GENESIS, Entry, Owner, Record
+from meowcat.journal.lines import Commit, Segment, control_line, parse, record_line
 
 PATHS = {"sqlite": "transfers.db", "jsonl": "transfers.jsonl"}
 
@@ -89,6 +97,81 @@ def test_damage_is_told_with_its_place_and_what_to_do(run, journal):
     assert "salvage" in result.stdout
     places = json.loads(run("check", journal, "--json").stdout)["damage"]
     assert 5 in [each["position"] for each in places]
+
+
+def test_a_segment_that_was_edited_with_all_its_sums_is_told_by_the_one_behind_it(run, tmp_path):
+    """CRCs, chain and commits are made anew, here and in all segments behind it; the digest is not."""
+    journal = JSONLJournal("edited.jsonl", segment_size=1500)
+    journal.open(Owner(1, "x"), "power")
+    for number in range(20):
+        journal.append([Entry(TaskId("t"), number + 1, True, "unheard", 1, number, b'{"n":%d}' % number)])
+    journal.close()
+    sound = run("check", "edited.jsonl")
+    assert "the file before it" not in sound.output
+    forge("edited.jsonl", b'{"n":3}', b'{"n":4}')
+    result = run("check", "edited.jsonl")
+    assert result.exit_code == Exit.JOURNAL
+    assert "the file before it is not the one that it was written behind" in result.output
+    assert "hash chain" not in result.output
+
+
+def forge(where, old, new):
+    """Change a body, and make anew all that sums it up but the digests in first lines."""
+    chain = GENESIS
+    for segment in sorted(Path(where).glob("*.jsonl")):
+        lines = []
+        for line in segment.read_bytes().splitlines(keepends=True):
+            said = parse(line)
+            if isinstance(said, Record):
+                said = replace(said, body=said.body.replace(old, new))
+                chain = link(chain, said, said.epoch, said.position)
+                lines.append(record_line(said, said.epoch, said.position, chain))
+            elif isinstance(said, Commit | Segment):
+                lines.append(control_line(replace(said, chain=chain.hex())))
+            else:
+                lines.append(line)
+        segment.write_bytes(b"".join(lines))
+    for derived in ("snapshot", "*.index"):
+        for each in Path(where).glob(derived):
+            each.unlink()
+
+
+def test_salvage_saves_a_journal_that_can_not_be_opened_for_writing(run, tmp_path):
+    """After a crash nothing proves whose record was damaged: every task that has all of its own is saved."""
+    where = tmp_path / "crashed.jsonl"
+
+    async def live():
+        config = meowcat.Config(max_downloads=0)
+        async with meowcat.Engine(where, config=config) as engine:
+            for number in range(3):
+                task = await engine.submit(meowcat.Download(f"http://127.0.0.1:9/{number}", f"{number}.bin"))
+                await task.pause()
+            image = {each.name: each.read_bytes() for each in where.iterdir() if each.is_file()}
+        for each in where.iterdir():
+            each.unlink() if each.name not in image else each.write_bytes(image[each.name])
+
+    anyio.run(live)
+    reader = JSONLJournal(where)
+    reader.open_for_reading()
+    before = list(reader.scan(Position(0), 100))
+    reader.close()
+    victim = before[1]
+    (segment,) = where.glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    place = next(n for n, line in enumerate(lines) if line.startswith(b'{"position":%d,' % victim.position))
+    lines[place] = b"?" * (len(lines[place]) - 1) + b"\n"
+    segment.write_bytes(b"".join(lines))
+
+    with pytest.raises(JournalDamaged, match=r"meowcat journal salvage .*crashed\.jsonl"):
+        JSONLJournal(where).open(Owner(1, "x"), "power")
+    result = run("salvage", str(where), "saved.jsonl")
+    assert result.exit_code == Exit.JOURNAL
+    assert "record 2 is damaged" in result.output
+    saved = [(each[1], each[4]) for each in events_of("saved.jsonl")]
+    tasks = {record.task for record in before}
+    assert {task for task, _ in saved} >= tasks - {victim.task}
+    whole = [(r.task, decode(r.type, r.version, r.body)) for r in before if r.task != victim.task]
+    assert [each for each in saved if each[0] != victim.task] == whole
 
 
 def test_salvage_saves_what_is_whole_and_changes_nothing(run, journal, tmp_path):

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLR2004  # numbers are what checks are made of
 
+import threading
 from collections.abc import Sequence
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from meowcat.core.errors import JournalError, JournalFenced, JournalRejected
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import (
+    CheckedJournal,
     CompactableJournal,
     Journal,
     LocalJournal,
@@ -187,6 +189,64 @@ def a_compaction_takes_only_what_is_finished_and_behind_every_cursor(harness: Jo
         if each is not None:
             each.close()
     assert now.append([entry("open", 2)]) == 119
+
+
+def _flaws(journal: Journal) -> list[str]:
+    if not isinstance(journal, CheckedJournal):
+        raise Lacking("CheckedJournal: no check")
+    return [damage.detail for damage in journal.check()]
+
+
+@check("K1")
+def a_check_finds_nothing_in_a_journal_that_is_as_it_was_written(harness: JournalHarness) -> None:
+    journal = opened(harness)
+    assert _flaws(journal) == []
+    for number in range(1, 20):
+        journal.append([entry("open", number, b"x" * 300), entry(f"done{number}", 1, unfinished=False)])
+    journal.set_cursor("sink", Position(3))
+    journal.put_snapshot("all", Position(3), b"{}")
+    assert _flaws(journal) == []
+    journal.reopen()
+    journal.append([entry("open", 20, unfinished=False), entry("late", 1)])
+    assert _flaws(journal) == []
+    if isinstance(journal, CompactableJournal):
+        journal.set_cursor("sink", None)
+        journal.compact()
+        assert _flaws(journal) == []
+    journal.close()
+    again = opened(harness)
+    again.append([entry("late", 2)])
+    assert _flaws(again) == []
+    harness.crash(again)
+    assert _flaws(opened(harness)) == []
+
+
+@check("K1")
+def a_check_while_the_owner_appends_finds_nothing(harness: JournalHarness) -> None:
+    journal = opened(harness)
+    reader, readable = reader_of(harness)
+    readable.open_for_reading()
+    _flaws(journal)
+    looked = threading.Event()
+    found: list[str] = []
+
+    def look() -> None:
+        try:
+            for _ in range(10):
+                found.extend(_flaws(reader))
+        except Exception as error:  # noqa: BLE001  # told by the check, in the thread that runs it
+            found.append(repr(error))
+        finally:
+            looked.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    number = 0
+    while not looked.is_set():
+        number += 1
+        journal.append([entry("a", number), entry(f"done{number}", 1, unfinished=False)])
+    thread.join()
+    assert found == []
 
 
 @check("L1")

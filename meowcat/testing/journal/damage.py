@@ -5,10 +5,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
-from meowcat.core.errors import MeowcatError
+from meowcat.core.errors import JournalClosed, MeowcatError
 from meowcat.core.events import EVENT_TYPES
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.contract import Damage, Entry, Journal, ReadableJournal, Record
+from meowcat.journal.contract import CheckedJournal, Damage, Entry, Journal, ReadableJournal, Record
 from meowcat.journal.replay import verify_chain
 from meowcat.testing.journal.harness import OWNER, JournalHarness, Lacking
 from meowcat.testing.journal.records import (
@@ -18,6 +18,7 @@ from meowcat.testing.journal.records import (
     contents,
     entry,
     opened,
+    reader_of,
     scan_all,
 )
 from meowcat.testing.journal.registry import check
@@ -231,6 +232,36 @@ def _is_flagged(read: "list[Record | Damage] | MeowcatError") -> bool:
 def _is_torn(scanned: "list[Record | Damage] | MeowcatError", journal: Filled) -> bool:
     whole = _listed(journal.expected.scanned)
     return isinstance(scanned, list) and len(scanned) in journal.ends and scanned == whole[: len(scanned)]
+
+
+@check("K2")
+def a_check_of_whatever_is_damaged_comes_to_an_end_and_changes_nothing(harness: JournalHarness) -> None:
+    journal = filled(harness, 4096)
+    if not isinstance(harness.make(), CheckedJournal):
+        raise Lacking("CheckedJournal: no check")
+    for where, image in _changed(journal.image, 97 * (harness.bit_step or 1)):
+        harness.raw_write(image)
+        changed, readable = reader_of(harness)
+        assert isinstance(changed, CheckedJournal)
+        try:
+            readable.open_for_reading()
+            list(changed.check())
+        except Exception as error:  # raised again: with the place, whatever it was
+            if not isinstance(error, MeowcatError) or _is_open(changed):
+                raise AssertionError(f"{where} is changed: {type(error).__name__}: {error}") from error
+        changed.close()
+        after = harness.raw_read()
+        assert {name: after.get(name) for name in image} == image, where
+
+
+def _is_open(journal: Journal) -> bool:
+    try:
+        journal.read(TaskId("nobody"))
+    except JournalClosed:
+        return False
+    except MeowcatError:
+        return True
+    return True
 
 
 @check("M4", "M9", "M28")
