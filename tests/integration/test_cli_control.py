@@ -360,6 +360,8 @@ def test_a_watch_on_a_terminal_is_a_table_that_fits(shell, slow, columns):
     main_end, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     shell.environment |= {"TERM": "xterm-256color", "NO_COLOR": "1"}
+    for name in ("COLUMNS", "LINES"):  # some test runners set them, and they are believed before the terminal
+        shell.environment.pop(name, None)
     with (
         shell.owner(slow.url, "big.bin") as owner,
         os.fdopen(main_end, "rb", buffering=0) as screen,

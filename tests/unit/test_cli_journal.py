@@ -141,8 +141,7 @@ def test_salvage_saves_a_journal_that_can_not_be_opened_for_writing(run, tmp_pat
     where = tmp_path / "crashed.jsonl"
 
     async def live():
-        config = meowcat.Config(max_downloads=0)
-        async with meowcat.Engine(where, config=config) as engine:
+        async with meowcat.Engine(where, on_restart="leave") as engine:
             for number in range(3):
                 task = await engine.submit(meowcat.Download(f"http://127.0.0.1:9/{number}", f"{number}.bin"))
                 await task.pause()
