@@ -10,6 +10,7 @@ import sqlite3
 import msgspec
 import pytest
 
+from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.memory import MemoryJournal, Store
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.audit import Key, verify_checkpoint, verify_journal, verify_receipt
@@ -72,7 +73,26 @@ class SQLite:
         connection.close()
 
 
-ADAPTERS = [Memory, SQLite]
+class JSONL:
+    def place(self, tmp_path):
+        tmp_path.mkdir(exist_ok=True)
+        return tmp_path / "journal.jsonl"
+
+    def make(self, place):
+        return JSONLJournal(place)
+
+    def copy(self, place):
+        return shutil.copytree(place, place.with_name("copy.jsonl"))
+
+    def flip(self, place, position):
+        (segment,) = place.glob("*.jsonl")
+        content = bytearray(segment.read_bytes())
+        body = content.index(b'"body":', content.index(b'{"position":%d,' % position)) + 8
+        content[body] ^= 1
+        segment.write_bytes(content)
+
+
+ADAPTERS = [Memory, SQLite, JSONL]
 
 
 @pytest.fixture(params=ADAPTERS, ids=lambda adapter: adapter.__name__)
@@ -330,9 +350,9 @@ def task_deleted(entries, at):
 
 
 def swapped(entries, at):
-    """Two neighbours of different tasks change places."""
-    places = [*range(at, len(entries) - 1), *range(at)]
-    one = next(each for each in places if entries[each].task != entries[each + 1].task)
+    """Two neighbours of different tasks change places: each task's own records stay in order."""
+    borders = [n for n in range(len(entries) - 1) if entries[n].task != entries[n + 1].task]
+    one = min(borders, key=lambda border: abs(border - at))
     entries[one], entries[one + 1] = entries[one + 1], entries[one]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.journal.logged import event_object, logged
 from meowcat.testing.content import Content
@@ -45,7 +46,7 @@ def run(arguments: list[object], kill_after: float | None) -> None:
 
 def check(journal_path: Path, database_path: Path) -> tuple[int, int]:
     """What was delivered is the beginning of the journal, and the cursor is not beyond it. How much it is."""
-    journal = SQLiteJournal(journal_path)
+    journal = (JSONLJournal if journal_path.is_dir() else SQLiteJournal)(journal_path)
     journal.open_for_reading()
     try:
         records = [logged(record) for record in journal.scan(0, 1_000_000)]
@@ -68,10 +69,10 @@ def check(journal_path: Path, database_path: Path) -> tuple[int, int]:
     return len(records), len(rows)
 
 
-def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
+def kill_cycles(folder: Path, name: str, cycles: int, seed: int) -> None:
     print("seed", seed)
     chance = random.Random(seed)
-    journal, database = folder / "t.db", folder / "sink.db"
+    journal, database = folder / name, folder / "sink.db"
     with sqlite3.connect(database) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(SCHEMA)
@@ -93,11 +94,13 @@ def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_twenty_kills_of_a_delivery_lose_no_event(tmp_path):
-    kill_cycles(tmp_path, 20, random.SystemRandom().randrange(1 << 30))
+@pytest.mark.parametrize("name", ["t.db", "t.jsonl"])
+def test_kills_of_a_delivery_lose_no_event(tmp_path, name):
+    kill_cycles(tmp_path, name, 10, random.SystemRandom().randrange(1 << 30))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_two_hundred_kills_of_a_delivery_lose_no_event(tmp_path):
-    kill_cycles(tmp_path, 200, random.SystemRandom().randrange(1 << 30))
+@pytest.mark.parametrize("name", ["t.db", "t.jsonl"])
+def test_two_hundred_kills_of_a_delivery_lose_no_event(tmp_path, name):
+    kill_cycles(tmp_path, name, 200, random.SystemRandom().randrange(1 << 30))

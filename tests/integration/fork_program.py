@@ -56,12 +56,17 @@ def blocking_calls(engine, task, iterator):
     yield lambda: pickle.dumps(task)
 
 
+def where(journal, folder):
+    """The URI of a journal of this kind."""
+    return journal if journal == "memory:" else f"{folder}/t.{journal}"
+
+
 class Parent:
     """A process with an engine at work; `before` and `after` a child, and what the engine brought."""
 
     def __init__(self, journal, folder, rate=4 * MIB):
         self.folder = folder
-        self.journal = journal if journal == "memory:" else f"{folder}/t.db"
+        self.journal = where(journal, folder)
         self.content = Content(8 * MIB)
         self.server = RangeServer(self.content, rate=rate).start()
         self.engine = meowcat.blocking.Engine(self.journal, config=config()).open()
@@ -139,7 +144,7 @@ def another_engine(journal, folder):
     def own() -> None:
         with meowcat.blocking.Engine(f"{folder}/child.db", config=config()) as engine:
             say("child", engine.download(parent.server.url, f"{folder}/b").size)
-        say("owned", refusal(meowcat.blocking.Engine(f"{folder}/t.db").open))
+        say("owned", refusal(meowcat.blocking.Engine(where(journal, folder)).open))
         sys.exit(0)
 
     waited(fork_and(own))
@@ -148,7 +153,7 @@ def another_engine(journal, folder):
 
 def made_before(journal, folder):
     """An engine that was made before the fork and not opened is everybody's to open."""
-    engine = meowcat.blocking.Engine(journal if journal == "memory:" else f"{folder}/t.db")
+    engine = meowcat.blocking.Engine(where(journal, folder))
 
     def use() -> None:
         with engine:
@@ -184,7 +189,7 @@ def while_busy(journal, folder):
 
 def parent_dies(journal, folder, url):
     """The parent is killed while its child lives: journal and part file are free for the next one."""
-    engine = meowcat.blocking.Engine(f"{folder}/t.db", config=config()).open()
+    engine = meowcat.blocking.Engine(where(journal, folder), config=config()).open()
     task = engine.submit(meowcat.Download(url, f"{folder}/a"))
     for progress in task.progress():
         if progress.bytes_done:
@@ -194,7 +199,7 @@ def parent_dies(journal, folder, url):
     def live() -> None:
         os.close(write)
         os.read(read, 1)  # until the parent is gone
-        with meowcat.blocking.Engine(f"{folder}/t.db", config=config()) as engine:
+        with meowcat.blocking.Engine(where(journal, folder), config=config()) as engine:
             say("taken over", engine.download(url, f"{folder}/a").size)
         os._exit(0)
 
@@ -224,8 +229,7 @@ def in_a_coroutine(journal, folder):
 
     async def main():
         with RangeServer(Content(8 * MIB), rate=4 * MIB) as server:
-            where = journal if journal == "memory:" else f"{folder}/t.db"
-            async with meowcat.Engine(where, config=config()) as engine:
+            async with meowcat.Engine(where(journal, folder), config=config()) as engine:
                 task = await engine.submit(meowcat.Download(server.url, f"{folder}/a"))
                 async for progress in task.progress():
                     if progress.bytes_done >= MIB:

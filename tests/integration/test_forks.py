@@ -34,7 +34,7 @@ def run(*arguments, code=0):
     return Counter(done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("journal", ["memory:", "sqlite"])
+@pytest.mark.parametrize("journal", ["memory:", "sqlite", "jsonl"])
 @pytest.mark.parametrize("end", ["_exit", "exit"])
 def test_a_child_is_refused_everything_and_leaves_without_a_trace(tmp_path, journal, end):
     said = run("os_fork", journal, tmp_path, end)
@@ -46,43 +46,48 @@ def test_a_child_may_end_by_the_refusal_through_the_engines_block(tmp_path):
     assert said == Counter(["child raised EngineForked", "child left with 1", *UNDISTURBED])
 
 
-@pytest.mark.parametrize("journal", ["memory:", "sqlite"])
+@pytest.mark.parametrize("journal", ["memory:", "sqlite", "jsonl"])
 def test_a_fork_inside_a_coroutine_is_refused_the_async_engine(tmp_path, journal):
     said = run("in_a_coroutine", journal, tmp_path)
     assert said == Counter([REFUSED, "child left with 0", *UNDISTURBED])
 
 
-def test_locks_that_other_threads_held_at_the_fork_hold_up_no_child(tmp_path):
-    said = run("while_busy", "sqlite", tmp_path)
+@pytest.mark.parametrize("journal", ["sqlite", "jsonl"])
+def test_locks_that_other_threads_held_at_the_fork_hold_up_no_child(tmp_path, journal):
+    said = run("while_busy", journal, tmp_path)
     assert said == Counter([*[REFUSED, "child left with 0"] * 20, *UNDISTURBED])
 
 
-def test_a_child_works_with_an_engine_of_its_own_on_another_journal(tmp_path):
-    said = run("another_engine", "sqlite", tmp_path)
+@pytest.mark.parametrize("journal", ["sqlite", "jsonl"])
+def test_a_child_works_with_an_engine_of_its_own_on_another_journal(tmp_path, journal):
+    said = run("another_engine", journal, tmp_path)
     assert said["child 8388608"] == 1
     assert said["owned JournalOwned 131"] == 1
     assert said["child left with 0"] == 1
     assert said["whole True 8388608"] == 1
 
 
-@pytest.mark.parametrize("journal", ["memory:", "sqlite"])
+@pytest.mark.parametrize("journal", ["memory:", "sqlite", "jsonl"])
 def test_an_engine_that_was_not_open_at_the_fork_is_everybodys(tmp_path, journal):
     said = run("made_before", journal, tmp_path)
     assert said == Counter(["child {}", "child left with 0", "parent {}"])
 
 
+@pytest.mark.parametrize("journal", ["sqlite", "jsonl"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_multiprocessing(tmp_path, method):
-    said = run("process", "sqlite", tmp_path, method)
+def test_multiprocessing(tmp_path, method, journal):
+    said = run("process", journal, tmp_path, method)
     assert said[REFUSED] == 1
     assert said["child 8388608"] == 1
     assert said["child left with 0"] == (2 if method == "fork" else 1)
     assert said["whole True 8388608"] == 1
 
 
-def test_a_killed_parent_leaves_its_locks_to_nobody_although_a_child_lives(tmp_path):
+@pytest.mark.parametrize("journal", ["sqlite", "jsonl"])
+def test_a_killed_parent_leaves_its_locks_to_nobody_although_a_child_lives(tmp_path, journal):
     with RangeServer(Content(8 * MIB), rate=8 * MIB) as server:
-        assert run("parent_dies", "sqlite", tmp_path, server.url, code=-9) == Counter(["taken over 8388608"])
+        said = run("parent_dies", journal, tmp_path, server.url, code=-9)
+        assert said == Counter(["taken over 8388608"])
 
 
 def test_what_is_left_to_the_parent_is_never_freed_in_a_child():
