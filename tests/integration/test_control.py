@@ -18,6 +18,7 @@ from meowcat.control import messages as ctl
 from meowcat.control import server as serving
 from meowcat.control.client import Control, connect
 from meowcat.control.wire import Wire, connect_to
+from meowcat.journal.locate import locate
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Trouble
 from meowcat.testing.range_server import RangeServer
@@ -35,13 +36,16 @@ def anyio_backend(request):
 
 
 @pytest.fixture
-def journal(tmp_path):
-    return tmp_path / "t.db"
+def journal(tmp_path, anyio_backend):
+    """One kind with each of the loops: all that differs is where the socket stands."""
+    return tmp_path / {"asyncio": "t.db", "trio": "t.jsonl"}[anyio_backend]
 
 
 @pytest.fixture
 def place(journal):
-    return journal.with_name("t.db-control")
+    found = locate(str(journal)).control_socket
+    found.parent.mkdir(exist_ok=True)
+    return found
 
 
 @pytest.fixture
