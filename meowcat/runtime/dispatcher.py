@@ -129,15 +129,17 @@ class Dispatcher:
     def adopt(self, task: TaskState) -> Actor:
         """An actor whose state is in hand and need not be read."""
         actor = self.actors.setdefault(task.id, Actor(task.id))
-        if actor.task is None:
-            actor.task = task
+        if actor.task is None or actor.stale:
+            actor.task = task  # where it was stale it is read anew all the same: there may be more
         self._rested.pop(task.id, None)
         return actor
 
     def state_of(self, task: TaskId) -> TaskState | None:
-        """The task's state where it is in memory."""
+        """The task's newest state where it is in memory."""
         actor = self.actors.get(task)
-        return self._rested.get(task) if actor is None else actor.task
+        if actor is None:
+            return self._rested.get(task)
+        return None if actor.stale else actor.task
 
     def outdate(self, task: TaskId) -> None:
         """Somebody else has recorded a step of the task: its state is read anew."""

@@ -281,11 +281,14 @@ class Runtime:
             finally:
                 done.set()
 
+        if self.dispatcher.broken is not None:  # so the task group may be closed, too
+            raise self.dispatcher.broken
         self._tasks.start_soon(work)
         await done.wait()
-        if not outcome:
-            raise failure[0]
-        return outcome[0]
+        if outcome:
+            return outcome[0]
+        closed = self.dispatcher.broken
+        raise closed if isinstance(closed, EngineClosed) else failure[0]  # whatever a closed journal says
 
     async def _create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         entries, tasks = [], []
@@ -423,7 +426,7 @@ class Runtime:
     async def states_of(self, tasks: Sequence[TaskId]) -> list[TaskState]:
         """The states of many tasks with one visit to the journal, but for those that it has not got yet."""
         actors = self.dispatcher.actors
-        known = {each: actor.task for each in tasks if (actor := actors.get(each)) is not None}
+        known = {each: self.dispatcher.state_of(each) for each in tasks if each in actors}
         rest = [each for each in tasks if known.get(each) is None]
         found = known | dict(zip(rest, await self.load_all(rest), strict=True))
         return _there([state for each in tasks if (state := found[each]) is not None])

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 
@@ -341,3 +343,60 @@ async def test_a_state_that_a_batch_has_changed_is_not_remembered_from_before(tm
                 await task.pause()
             await task.resume()
             assert task.state is meowcat.State.QUEUED
+
+
+async def test_many_commands_that_a_close_comes_between_say_that_the_engine_is_closed(tmp_path):
+    """And neither that the outcome is unknown, nor anything of a task group, nor do they wait for ever."""
+    heard = []
+    engine = await meowcat.Engine(tmp_path / "t.db").open()
+
+    def requests(name):
+        return [meowcat.Download("http://localhost/", str(tmp_path / f"{name}{n}")) for n in range(3000)]
+
+    async def hear(call) -> None:
+        try:
+            await call()
+        except meowcat.MeowcatError as error:
+            heard.append(type(error))
+
+    await engine.submit_many(requests("a"), paused=True)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(hear, engine.cancel_many)
+            group.start_soon(hear, lambda: engine.submit_many(requests("b"), paused=True))
+            await anyio.wait_all_tasks_blocked()
+            await engine.close()
+    assert set(heard) == {meowcat.EngineClosed}
+
+
+async def test_a_handle_is_had_while_commands_for_many_meet_single_ones(tmp_path):
+    """The task's actor knows an older state than its row for a moment: who asks then does not spin."""
+    begun = threading.Event()
+
+    class Telling(SlowJournal):
+        def append(self, batch):
+            begun.set()
+            return super().append(batch)
+
+    journal = Telling(tmp_path / "t.db")
+    async with meowcat.Engine(journal, config=config()) as engine:
+        task = await engine.submit(meowcat.Download("http://localhost/", str(tmp_path / "a")), paused=True)
+        journal.pause = 0.1
+        begun.clear()
+        canceled: list[str] = []
+
+        async def cancel() -> None:
+            canceled.extend(await engine.cancel_many())
+            handle = await engine.task(task.id)  # the other command is still on its way
+            assert handle.state is meowcat.State.CANCELED
+
+        async def resume() -> None:
+            with pytest.raises(meowcat.TaskNotFound):
+                await task.resume()
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(cancel)
+                assert await anyio.to_thread.run_sync(begun.wait, 10)
+                group.start_soon(resume)
+        assert canceled == [task.id]
