@@ -36,7 +36,7 @@ from meowcat.journal.checkup import RESERVED
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
-from meowcat.runtime.auditing import Auditor
+from meowcat.runtime.auditing import EXPORT, Auditor
 from meowcat.runtime.forks import refuse_fork, unsendable
 from meowcat.runtime.home import Home
 from meowcat.runtime.inside import refuse_inside_callback
@@ -181,14 +181,18 @@ class Engine:
         second call waits until that is over. In a forked child nothing is closed: it is the parent's.
 
         Raises:
-            WouldDeadlock: called from inside a listener or a sink of this engine.
+            WouldDeadlock: called from inside a listener or a sink of this engine, or an export of its audit.
         """
         if self._forked or self._home is None:
             return
-        if self._runtime is not None:
-            refuse_inside_callback("Engine.close", self._runtime)
+        self._refuse_to_close_inside()
         self._closed = True
         await self._home.close()
+
+    def _refuse_to_close_inside(self) -> None:
+        """Raises WouldDeadlock inside of a function that a close would wait for."""
+        if self._runtime is not None:
+            refuse_inside_callback("Engine.close", self._runtime)
 
     @property
     def _forked(self) -> bool:
@@ -671,7 +675,9 @@ class Engine:
         return await auditor.receipt(state.id)
 
     def _auditor(self) -> Auditor:
-        auditor = self._opened().auditor
+        runtime = self._opened()
+        refuse_inside_callback("signing", runtime, only=EXPORT)
+        auditor = runtime.auditor
         if auditor is None:
             raise AuditError("the engine signs nothing: open it with Engine(..., audit=meowcat.Audit(key))")
         return auditor

@@ -189,6 +189,7 @@ class Engine(Blocking[AsyncEngine]):
         """
         if self._thread is None or self._thread.forked:
             return
+        self._inner._refuse_to_close_inside()  # noqa: SLF001  # here: the close begins in the loop, inside of nothing
         self._thread.end()
         if self._unclosed is not None:
             self._unclosed.detach()

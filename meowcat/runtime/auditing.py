@@ -15,16 +15,29 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Journal
 from meowcat.journal.writer import Writer
 from meowcat.runtime.bus import Bus
+from meowcat.runtime.inside import Inside, inside
 from meowcat.runtime.world import Threads
+from meowcat.sinks.threads import Lane
 
 log = logging.getLogger("meowcat.audit")
+
+CLOSE_WITHIN = 5.0
+"""Seconds that a close waits for the last checkpoint to be signed and exported."""
+EXPORT = "the function that exports checkpoints"
 
 
 class Auditor:
     """Signs what the writer has stored: when asked, every so many records, and at the end."""
 
     def __init__(
-        self, audit: Audit, signer: Signer, journal: Journal, writer: Writer, bus: Bus, threads: Threads
+        self,
+        audit: Audit,
+        signer: Signer,
+        journal: Journal,
+        writer: Writer,
+        bus: Bus,
+        threads: Threads,
+        engine: object,
     ) -> None:
         self._audit = audit
         self._journal = journal
@@ -37,6 +50,8 @@ class Auditor:
         self._log = Log(journal, signer, origin=audit.origin, file=file)
         self._exported: str | None = None
         self._lock = anyio.Lock()
+        self._lane = Lane("meowcat-checkpoints")
+        self._inside = Inside(engine=engine, listener=False, name=EXPORT)
 
     async def checkpoint(self) -> str:
         """Sign all that is stored now, keep it and export it.
@@ -67,10 +82,11 @@ class Auditor:
             await self._threads.run(partial(self._log.export, text))
             return
         try:
-            if inspect.iscoroutinefunction(self._call):
-                await self._call(text)
-            else:
-                await self._threads.run(partial(self._call, text))
+            with inside(self._inside):
+                if inspect.iscoroutinefunction(self._call):
+                    await self._call(text)
+                else:
+                    await self._lane.run(partial(self._call, text))
         except Exception as error:  # the application's own function: whatever it raises, nothing here is lost
             raise AuditError(
                 f"the checkpoint is kept in the journal, but exporting it raised {type(error).__name__}; "
@@ -94,8 +110,7 @@ class Auditor:
         """Sign whenever so many records were added, until the engine ends."""
         if self._audit.every is None:
             return
-        kept = await self._threads.run(partial(self._journal.get_snapshot, HEAD_SNAPSHOT))
-        signed = 0 if kept is None else kept[0]
+        signed = await self._threads.run(self._last_signed)
         while True:
             try:
                 await self._bus.beyond(Position(signed + self._audit.every - 1))
@@ -104,10 +119,22 @@ class Auditor:
             signed = self._bus.position
             await self._try()
 
+    def _last_signed(self) -> Position:
+        try:
+            kept = self._journal.get_snapshot(HEAD_SNAPSHOT)
+        except Exception as error:  # noqa: BLE001  # an adapter may raise anything; then the first turn signs
+            log.warning("the newest checkpoint can't be read (%s)", error)
+            kept = None
+        return Position(0) if kept is None else kept[0]
+
     async def close(self) -> None:
-        """Sign what there is, where that is wanted at the end."""
-        if self._audit.at_close:
+        """Sign what there is, where that is wanted at the end; an export that hangs is given up."""
+        if not self._audit.at_close:
+            return
+        with anyio.move_on_after(CLOSE_WITHIN) as patience:
             await self._try()
+        if patience.cancelled_caught:
+            log.warning("closing: the last checkpoint was not exported within %.0f s", CLOSE_WITHIN)
 
     async def _try(self) -> None:
         try:

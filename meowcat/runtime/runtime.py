@@ -121,7 +121,9 @@ class Runtime:
         threaded = None if self._world.workers.threaded else False
         self.writer = self._writer = Writer(self.journal, self.config.durability, threaded=threaded)
         if self._audit is not None and signer is not None:
-            self.auditor = Auditor(self._audit, signer, self.journal, self.writer, self.bus, self._threads)
+            self.auditor = Auditor(
+                self._audit, signer, self.journal, self.writer, self.bus, self._threads, engine=self
+            )
         self.reconciler = Reconciler(
             self._tasks,
             self.clock,

@@ -371,6 +371,20 @@ def test_a_blocking_call_from_inside_a_listener_is_refused_at_once(tmp_path, eng
     engine.snapshot()
 
 
+def test_a_close_from_inside_a_sink_is_refused_at_once(tmp_path, engine):
+    refused = queue.SimpleQueue()
+
+    def close(event) -> None:
+        try:
+            engine.close()
+        except meowcat.WouldDeadlock as error:
+            refused.put(error)
+
+    engine.add_sink("all", meowcat.callback(close))
+    engine.submit(meowcat.Download("http://localhost/", str(tmp_path / "a")), paused=True)
+    assert "sink 'all'" in str(refused.get(timeout=3))  # a close would wait for the sink for 5 s
+
+
 def test_sinks_and_listeners_serve_synchronous_code(tmp_path, engine):
     delivered, told = queue.SimpleQueue(), queue.SimpleQueue()
     engine.add_sink("all", meowcat.callback(delivered.put))

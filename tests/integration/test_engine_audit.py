@@ -5,6 +5,8 @@ import shutil
 import threading
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import pytest
 
 import meowcat
@@ -12,6 +14,7 @@ from journal_adapters.sqlite import SQLiteJournal
 from meowcat.audit import Key, verify_checkpoint, verify_journal, verify_receipt
 from meowcat.audit.checkpoints import split_checkpoints
 from meowcat.audit.log import HEAD_SNAPSHOT
+from meowcat.runtime import auditing
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
@@ -302,3 +305,59 @@ async def test_a_history_that_was_changed_while_nobody_looked_is_not_signed_and_
 def test_settings_that_make_no_sense_are_refused_when_they_are_made(wrong, told):
     with pytest.raises(meowcat.MeowcatError, match=told):
         meowcat.Audit(**wrong)
+
+
+async def test_a_checkpoint_that_can_not_be_read_at_first_ends_nothing(tmp_path, server):
+    class Unreadable(SQLiteJournal):
+        def get_snapshot(self, name):
+            raise OSError(5, "the disk has a bad sector")
+
+    audit = meowcat.Audit(KEY, every=5)
+    async with meowcat.Engine(Unreadable(tmp_path / "t.db"), config=config(), audit=audit) as engine:
+        with anyio.fail_after(20):
+            result = await engine.download(server.url, tmp_path / "a")
+    assert result.size == BIG.size
+
+
+@pytest.mark.parametrize("call", ["close", "checkpoint"])
+@pytest.mark.parametrize("kind", ["coroutine", "function"])
+async def test_a_call_from_inside_an_export_that_would_wait_for_it_is_refused(tmp_path, kind, call):
+    refusals = []
+
+    async def export(text):
+        try:
+            await getattr(engine, call)()
+        except meowcat.WouldDeadlock as error:
+            refusals.append(error)
+
+    token = anyio.lowlevel.current_token()
+
+    def export_in_thread(text):
+        anyio.from_thread.run(export, text, token=token)
+
+    target = export if kind == "coroutine" else export_in_thread
+    engine = meowcat.Engine(tmp_path / "t.db", audit=meowcat.Audit(KEY, checkpoints=target, at_close=False))
+    with anyio.fail_after(20):
+        async with engine:
+            await engine.checkpoint()
+    assert len(refusals) == 1
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "function"])
+async def test_an_export_that_hangs_holds_up_no_close(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(auditing, "CLOSE_WITHIN", 0.1)
+    answer = threading.Event()
+
+    async def export(text):
+        await anyio.sleep_forever()
+
+    def export_in_thread(text):
+        assert answer.wait(30)
+
+    target = export if kind == "coroutine" else export_in_thread
+    with anyio.fail_after(20):
+        async with meowcat.Engine(tmp_path / "t.db", audit=meowcat.Audit(KEY, checkpoints=target)) as engine:
+            await engine.submit(meowcat.Download("http://127.0.0.1:9/", str(tmp_path / "a")), paused=True)
+    assert not answer.is_set()
+    answer.set()
+    assert verify_journal(tmp_path / "t.db", KEY.vkey).proved  # it was kept before it was exported
