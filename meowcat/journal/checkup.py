@@ -13,7 +13,8 @@ PAGE = 2000
 RESERVED = "meowcat:"
 """Cursors whose names begin so are meowcat's own, and no sink's."""
 IMPORTING = f"{RESERVED}import"
-"""A cursor of this name stands in a journal into which an import is not finished."""
+"""A cursor of this name stands in a journal into which an import, or a salvage, is not finished."""
+UNFINISHED = "an import or a salvage into this journal was not finished: remove it and begin again"
 
 
 @dataclass
@@ -53,9 +54,7 @@ def check(journal: Journal) -> Checkup:
     """
     found = Checkup()
     if IMPORTING in journal.cursors():
-        found.damage.append(
-            Damage("an import into this journal was not finished: remove it and import again")
-        )
+        found.damage.append(Damage(UNFINISHED))
     fold = Fold(evolve)
     finished: set[TaskId] = set()
 

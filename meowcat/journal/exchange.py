@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from meowcat.core.errors import JournalDamaged, JournalTooNew, NotAJournal
 from meowcat.core.values import Position
 from meowcat.journal.chain import link
-from meowcat.journal.checkup import pages
+from meowcat.journal.checkup import IMPORTING, UNFINISHED, pages
 from meowcat.journal.contract import FORMAT, GENESIS, Damage, Epoch, Journal, Record
 from meowcat.journal.lines import (
     Commit,
@@ -39,10 +39,12 @@ def export_lines(journal: Journal) -> Iterator[Line]:
     """All of an open journal as lines; the same journal gives the same lines. Blocking.
 
     Raises:
-        JournalDamaged: a record is not what was written, or the first ones are not here any more: what is
+        JournalDamaged: a record is not what was written, or some are not here, any more or yet: what is
             exported would not be the whole.
 
     """
+    if IMPORTING in journal.cursors():
+        raise JournalDamaged(UNFINISHED)
     chain, last, began = GENESIS, Position(0), False
     for page in pages(journal):
         records = [_sound(each) for each in page]

@@ -8,7 +8,7 @@ from meowcat.core.errors import JournalError
 from meowcat.core.messages import Pause
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Instant, Position, TaskId
-from meowcat.journal.checkup import pages
+from meowcat.journal.checkup import IMPORTING, UNFINISHED, pages
 from meowcat.journal.codec import decode, encode
 from meowcat.journal.contract import CheckedJournal, Damage, Entry, Journal, Record
 from meowcat.journal.replay import Fold
@@ -51,6 +51,9 @@ def salvage(source: Journal, target: Journal, at: int, *, partial: bool = False)
     found = Salvage()
     ends = _whole(source, found)
     cursors = dict(source.cursors())
+    if cursors.pop(IMPORTING, None) is not None:
+        found.damage.append(UNFINISHED)
+    target.set_cursor(IMPORTING, Position(0))  # a salvage that is cut off must not pass for a whole one
     passed = dict.fromkeys(cursors, Position(0))
     stop = ends if partial else {task: seq for task, seq in ends.items() if task not in found.left_out}
     for batch in _kept(source, stop):
@@ -64,6 +67,7 @@ def salvage(source: Journal, target: Journal, at: int, *, partial: bool = False)
         _pause(target, found.cut, at)
     for name, position in passed.items():
         target.set_cursor(name, position)
+    target.set_cursor(IMPORTING, None)
     return found
 
 

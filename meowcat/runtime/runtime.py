@@ -30,7 +30,7 @@ from meowcat.core.seal import Secrets, missing
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Position, TaskId
 from meowcat.core.wanted import Wanted, wanted, wants_slot
-from meowcat.journal.checkup import IMPORTING
+from meowcat.journal.checkup import IMPORTING, UNFINISHED
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
 from meowcat.journal.replay import Quarantined, fold_all, fold_task
@@ -115,7 +115,7 @@ class Runtime:
         signer = None if self._audit is None else await self._threads.run(self._audit.signer)
         await self._threads.run(partial(self.journal.open, self.owner, self.config.durability))
         if IMPORTING in await self._threads.run(self.journal.cursors):
-            raise JournalDamaged("an import into this journal was not finished: remove it and import again")
+            raise JournalDamaged(UNFINISHED)
         self._leaves = on_restart == "leave"
         slots = (0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads)
         threaded = None if self._world.workers.threaded else False

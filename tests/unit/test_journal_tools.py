@@ -2,14 +2,17 @@
 
 import itertools
 
+import anyio
 import pytest
 
+import meowcat
 from journal_adapters.memory import MemoryJournal, Store
 from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.machine import State
 from meowcat.core.transfers import Download
 from meowcat.core.values import FileIdentity, Generation, Position, TaskId
+from meowcat.journal import salvage as salvaging
 from meowcat.journal.checkup import check
 from meowcat.journal.codec import encode
 from meowcat.journal.contract import Damage, Entry
@@ -101,12 +104,50 @@ def test_records_that_were_changed_together_with_their_checksum_are_told(store):
     assert not check(reading(store)).sound
 
 
-def test_an_unfinished_import_is_no_sound_journal(store):
+@pytest.fixture
+def half(store):
+    """A journal into which an import was not finished."""
     journal = MemoryJournal(store=store)
     journal.open(OWNER, "power")
     journal.set_cursor("meowcat:import", Position(0))
     journal.close()
-    assert "was not finished" in check(reading(store)).damage[0].detail
+    return store
+
+
+def test_an_unfinished_import_is_no_sound_journal(half):
+    assert "was not finished" in check(reading(half)).damage[0].detail
+
+
+def test_an_unfinished_import_is_not_exported(half):
+    """Imported again it would pass for a whole one."""
+    with pytest.raises(JournalDamaged, match="was not finished"):
+        list(export_lines(reading(half)))
+
+
+def test_what_is_salvaged_of_an_unfinished_import_can_be_used_and_its_loss_is_told(half):
+    found, target = salvaged(half)
+    assert "was not finished" in found.damage[0]
+    assert check(target).sound
+
+
+@pytest.mark.parametrize("appends", [0, 1])
+def test_a_salvage_that_is_cut_off_does_not_pass_for_a_whole_one(store, monkeypatch, appends):
+    class Cut(MemoryJournal):
+        def append(self, batch):
+            if self.last() >= 4 * appends:
+                raise KeyboardInterrupt
+            return super().append(batch)
+
+    monkeypatch.setattr(salvaging, "APPEND", 4)
+    target = Cut()
+    target.open(OWNER, "power")
+    with pytest.raises(KeyboardInterrupt):
+        salvage(reading(store), target, AT)
+    assert not check(target).sound
+    target.close()
+    engine = meowcat.Engine(MemoryJournal(store=target.store))
+    with pytest.raises(JournalDamaged, match="begin again"):
+        anyio.run(engine.open)
 
 
 def test_an_export_is_the_same_each_time_and_reads_back_whole(store):
