@@ -326,7 +326,9 @@ class Engine:
                 continue
             if row.state is not State.CANCELED:
                 return task
-            feed = runtime.bus.watch(await self._state(task))
+            state = await self._state(task)
+            feed = runtime.bus.watch(state)
+            runtime.attend(state)
             if feed.task.wait is not None:
                 reason = feed.task.fault.detail if feed.task.fault else "unknown"
                 raise DuplicateTask(f"task {task} is canceled, but its part file can't be removed: {reason}")

@@ -179,6 +179,11 @@ class Runtime:
         elif wants_slot(task):
             self.reconciler.scheduler.request(row.demand())
 
+    def attend(self, task: TaskState) -> None:
+        """Somebody waits for what the task owes: where the past was left as it is, it is taken up now."""
+        if self._leaves and self.registry.get(task.id) and task.id not in self.dispatcher.actors:
+            self._take_up(task)
+
     async def close(self) -> None:
         """Stop what runs, record that it was stopped in good order, and give the journal back."""
         with anyio.move_on_after(CLOSE_WITHIN, shield=True) as patience:

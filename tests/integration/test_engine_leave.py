@@ -1,5 +1,6 @@
 """An engine that only takes commands: what it was not told to touch stays as it is for the next opening."""
 
+import anyio
 import pytest
 
 import meowcat
@@ -137,6 +138,16 @@ async def test_no_transfer_is_begun_by_what_is_resumed_or_submitted(tmp_path, pa
         assert (await opened.snapshot()).active_downloads == 0
     before = 5  # of the past's tasks were admitted once
     assert [each.type for each in records(tmp_path)].count("admitted") == before
+
+
+async def test_who_submits_to_a_canceled_tasks_target_does_not_wait_for_ever_for_its_part_file(
+    tmp_path, past
+):
+    request = meowcat.Download("http://127.0.0.1:9/y", str(tmp_path / "discarding"))
+    async with engine(tmp_path) as opened:
+        with anyio.fail_after(10):
+            task = await opened.submit(request)
+        assert (task.state, task.id != past["discarding"]) == ("Queued", True)
 
 
 async def test_a_wrong_answer_for_a_restart_is_refused(tmp_path):
