@@ -27,9 +27,13 @@ class CheckpointFile:
         except UnicodeDecodeError as error:
             raise AuditError(f"checkpoints {self.path}: it is no UTF-8 text") from error
 
-    def _read(self) -> bytes:
+    def _read(self, last: int | None = None) -> bytes:
+        """All of it, or only so many bytes at its end."""
         try:
-            return self.path.read_bytes()
+            with self.path.open("rb") as file:
+                if last is not None:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - last))
+                return file.read()
         except FileNotFoundError:
             return b""
         except OSError as error:
@@ -43,7 +47,8 @@ class CheckpointFile:
             AuditError: it can't be written. What was written of it is completed by the next `add`.
 
         """
-        there, whole = self._read(), text.encode()
+        whole = text.encode()
+        there = self._read(len(whole) + 2)  # what can be this checkpoint, and the end of the line before it
         if f"\n{text}".encode() == (b"\n" + there)[-len(whole) - 1 :]:
             return
         begun = _begun(there, whole)
