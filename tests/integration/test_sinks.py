@@ -505,7 +505,7 @@ async def test_a_cursor_is_written_once_for_what_comes_in_one_breath(tmp_path):
         breath.set()
         await sink.has(50)
     assert sink.positions == list(range(1, 51))
-    assert sink.batches[-1] == 49
+    assert sink.batches[-1] >= 49
     assert len(written) <= 1 + len(sink.batches) <= 3
 
 
