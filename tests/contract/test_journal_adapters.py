@@ -33,7 +33,7 @@ class TestMemory(JournalSuite):
 
 
 class SQLiteForATestRun(SmallSQLiteHarness):
-    bit_step = 7
+    bit_step = 17
 
 
 class TestSQLite(JournalSuite):
@@ -50,7 +50,7 @@ class TestSQLiteUnderProcess(JournalSuite):
 
 
 class JSONLForATestRun(JSONLHarness):
-    bit_step = 7
+    bit_step = 17
 
 
 class TestJSONL(JournalSuite):

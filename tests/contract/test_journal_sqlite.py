@@ -47,6 +47,49 @@ def image(folder):
     return {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
 
 
+def told(path):
+    reader = SQLiteJournal(path)
+    reader.open_for_reading()
+    found = [damage.detail for damage in reader.check()]
+    reader.close()
+    return found
+
+
+OTHER_INDEX = """
+PRAGMA writable_schema = 1;
+UPDATE sqlite_schema SET sql = replace(sql, '(first)', '(seq)') WHERE name = 'unfinished'
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE task SET seq = 2 WHERE id = 't3'", "the row of task 't3' does not say what its records say"),
+        ("DELETE FROM task WHERE id = 't3'", "the row of task 't3' does not say"),
+        ("INSERT INTO task VALUES ('none', 9, 1, 0, 1)", "task 'none' has a row, and no records"),
+        ("DELETE FROM record WHERE position = 5", "the records end with 4, and 5 were stored"),
+        ("UPDATE record SET chain = zeroblob(32) WHERE position = 5", "value of the hash chain is not that"),
+        ("UPDATE task SET open = 0 WHERE id = 't3'", "4 tasks are unfinished, and 5 were"),
+        ("UPDATE journal SET last = 4", "the row that says where the journal ends is damaged"),
+        ("UPDATE cursor SET position = 1", "the cursor 'sink' is damaged"),
+        ("UPDATE snapshot SET body = 'other'", "the snapshot 'all' is damaged"),
+        (OTHER_INDEX, "SQLite says: "),
+    ],
+)
+def test_what_does_not_fit_the_records_is_told(path, statement, says):
+    journal = filled(path)
+    journal.set_cursor("sink", 3)
+    journal.put_snapshot("all", 3, b"body")
+    journal.close()
+    assert told(path) == []
+    connection = sqlite3.connect(path)
+    connection.executescript(statement)
+    connection.commit()
+    connection.close()
+    found = told(path)
+    assert any(says in each for each in found), found
+
+
 def text_file(path):
     path.write_text("my notes, which are worth more than any journal\n" * 100)
 

@@ -17,6 +17,7 @@ import anyio.to_thread
 import pytest
 
 import meowcat
+from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.memory import MemoryJournal
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.testing.content import Content
@@ -345,8 +346,9 @@ def test_a_call_that_fails_once_never_makes_a_wrong_file(error):
 # Journals
 
 
-def test_any_journal_of_files_can_be_crashed(tmp_path):
-    own = world(journal=lambda folder: SQLiteJournal(str(folder / "own.db")))
+@pytest.mark.parametrize("kind", [SQLiteJournal, JSONLJournal])
+def test_any_journal_of_files_can_be_crashed(kind):
+    own = world(journal=lambda folder: kind(folder / "own"))
     assert own.every_crash(download, it_is_there, losses=("lost",), calls=slice(None, None, 4)) > 10
 
 
