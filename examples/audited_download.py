@@ -1,6 +1,6 @@
 """A download that can be proved: a signed history, a receipt, and what verifying it says.
 
-python audited_download.py        brings a server of its own
+python examples/audited_download.py
 """
 
 import asyncio

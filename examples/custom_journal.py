@@ -1,5 +1,6 @@
 """A journal in the application's own database, beside its own tables, through SQLAlchemy.
 
+pip install sqlalchemy
 python examples/custom_journal.py
 
 Written for SQLite and PostgreSQL. It passes the contract of journals:

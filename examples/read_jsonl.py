@@ -1,4 +1,4 @@
-"""Read a JSONL journal with the standard library alone: `python read_jsonl.py x.jsonl`."""
+"""Read a JSONL journal with the standard library alone: `python examples/read_jsonl.py x.jsonl`."""
 
 import base64
 import hashlib

@@ -1,6 +1,6 @@
 """Verify a receipt without meowcat, by the formats in docs/discussion/audit.md.
 
-python verify_receipt.py RECEIPT VKEY    prints what the receipt proves, or why it proves nothing
+python examples/verify_receipt.py RECEIPT VKEY    prints what the receipt proves, or why it proves nothing
 """
 
 import base64

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import check_digest
@@ -78,6 +79,8 @@ class Config:
         self._within("flush_bytes", MIB, 512 * MIB)
         self._within("flush_seconds", 0.001, 60)
         check_digest(self.digest)
+        if self.proxy is not None and not _is_proxy(self.proxy):
+            raise InvalidArgument("proxy: expected a URL such as http://proxy.example:3128")
         if self.durability not in get_args(Durability):
             raise InvalidArgument(f"durability {self.durability!r}: expected 'power' or 'process'")
 
@@ -85,3 +88,15 @@ class Config:
         value = getattr(self, name)
         if value is not None and not least <= value <= most:
             raise InvalidArgument(f"{name} {value!r}: expected {least:,} to {most:,}")
+
+
+_PROXY_SCHEMES = {"http", "https", "socks5", "socks5h"}
+
+
+def _is_proxy(url: str) -> bool:
+    """The URL is never quoted back: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from meowcat.cli.quantities import seconds_text, size_text
+from meowcat.cli.quantities import counted, seconds_text, size_text
 from meowcat.cli.views import clock_text
 from meowcat.core import events as ev
 from meowcat.core.transfers import Download
@@ -114,4 +114,4 @@ def _pieces(spans: tuple[tuple[int, int], ...]) -> str:
         f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in spans[:_SHOWN_SPANS]
     ]
     more = " …" if len(spans) > _SHOWN_SPANS else ""
-    return f"{count} piece{'' if count == 1 else 's'}" + (f": {' '.join(shown)}{more}" if spans else "")
+    return counted(count, "piece") + (f": {' '.join(shown)}{more}" if spans else "")

@@ -13,7 +13,7 @@ import click
 
 from meowcat.cli.exits import Exit
 from meowcat.cli.options import json_option
-from meowcat.cli.quantities import size_text
+from meowcat.cli.quantities import counted, size_text
 from meowcat.cli.views import json_document, printable
 from meowcat.core.errors import JournalDamaged, JournalError, NotAJournal
 from meowcat.core.values import Position
@@ -105,8 +105,8 @@ def check_journal(journal: str, *, as_json: bool) -> Exit:
         )
         return Exit.COMPLETE if found.sound else Exit.JOURNAL
     click.echo(
-        f"{journal}: {found.records:,} records of {found.tasks:,} tasks, {found.unfinished:,} unfinished; "
-        f"opened {found.epoch:,} times"
+        f"{journal}: {counted(found.records, 'record')} of {counted(found.tasks, 'task')}, "
+        f"{found.unfinished:,} unfinished; opened {counted(found.epoch, 'time')}"
     )
     for each in places[:_SHOWN]:
         click.echo(printable(f"damaged: {_line(each)}"))
@@ -159,7 +159,7 @@ def salvage_journal(journal: str, new: str, *, partial: bool, as_json: bool) -> 
             }
         )
         return Exit.COMPLETE if whole else Exit.JOURNAL
-    click.echo(f"{new}: {found.kept:,} records of {found.tasks:,} tasks")
+    click.echo(f"{new}: {counted(found.kept, 'record')} of {counted(found.tasks, 'task')}")
     for task, detail in found.left_out.items():
         done = f"kept up to record {found.cut[task]}, Paused" if task in found.cut else "left out"
         click.echo(printable(f"task {task}: {done}: {detail}"))

@@ -12,6 +12,7 @@ import anyio.to_thread
 import click
 import platformdirs
 
+from meowcat.cli.quantities import counted
 from meowcat.core.errors import JournalError, NotAJournal, TaskQuarantined
 from meowcat.core.info import TaskInfo, info_of
 from meowcat.core.state import TaskState, evolve
@@ -55,12 +56,21 @@ def make_folder() -> None:
 
 
 def chosen(journal: str | None) -> list[str]:
-    """The journals that a command looks through: the named one, or all of the state folder, oldest first."""
+    """The journals that a command looks through: the named one, or all of the state folder, oldest first.
+
+    Raises:
+        click.UsageError: the state folder can't be read.
+    """
     if journal is not None:
         return [journal]
-    if not folder().is_dir():
+    try:
+        with os.scandir(folder()) as entries:
+            found = [(each.stat().st_mtime, each.path) for each in entries if each.name.endswith(".db")]
+    except FileNotFoundError:
         return []
-    return [str(path) for path in sorted(folder().glob("*.db"), key=lambda path: path.stat().st_mtime)]
+    except OSError as error:
+        raise click.UsageError(f"{folder()}: {error.strerror}; name a journal with --journal") from error
+    return [path for _, path in sorted(found)]
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,7 @@ def _places(past: Past) -> str:
     if past.named:
         where = past.journals[0]
         return f"{where}; 'meowcat ls --all --journal {shlex.quote(where)}' lists them"
-    count = f"{len(past.journals)} journal{'' if len(past.journals) == 1 else 's'}"
+    count = counted(len(past.journals), "journal")
     return f"the {count} of the state folder; 'meowcat ls --all' lists them, and --journal names another"
 
 

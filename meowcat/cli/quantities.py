@@ -96,3 +96,8 @@ def seconds_text(seconds: float | None) -> str:
 def percent_text(fraction: float) -> str:
     """A percentage that is 100 only at the end."""
     return "100%" if fraction >= 1 else f"{int(fraction * 1000) / 10:.1f}%"
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 task`, `1,200 tasks`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -72,7 +72,7 @@ def wanted_of(urls: Sequence[str], output: str | None, input_file: str | None) -
 def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[Wanted]:
     if not urls:
         return []
-    if output is None or output.endswith(("/", os.sep)) or Path(output).is_dir():
+    if output is None or output.endswith(("/", os.sep)) or _is_folder(Path(output)):
         folder = _folder(output)
         return [Wanted(url, folder) for url in urls]
     if several:
@@ -85,11 +85,16 @@ def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[W
 
 def _folder(output: str | None) -> Path:
     folder = _absolute(Path(output or "."))
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise click.UsageError(
             f"{folder}: there is no such folder; make it first: mkdir -p {shlex.quote(str(folder))}"
         )
     return folder
+
+
+def _is_folder(path: Path) -> bool:
+    """`Path.is_dir` raises where a folder above may not be entered."""
+    return os.path.isdir(path)  # noqa: PTH112  # see above
 
 
 def _absolute(path: Path) -> Path:

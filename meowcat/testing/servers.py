@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -198,18 +199,22 @@ def figures(server: RangeServer) -> dict[str, int]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve one content until standard input ends."""
-    parser = argparse.ArgumentParser(description="A loopback range server with a bandwidth cap.")
-    parser.add_argument("--size", type=int, default=256 << 20, help="bytes of content")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description="A range server on loopback, with a bandwidth cap. It prints its URL as JSON, then its "
+        "figures for each line that it is given, until standard input ends or Ctrl-C: not for the background "
+        "of a shell."
+    )
+    parser.add_argument("--size", type=int, default=256 << 20, help="bytes of content; 256 MiB by default")
+    parser.add_argument("--seed", type=int, default=0, help="another one is another content")
     parser.add_argument("--rate", type=float, help="bytes per second over all connections")
     parser.add_argument("--connection-rate", type=float, help="bytes per second of each connection")
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0, help="by default one that is free")
     options = parser.parse_args(arguments)
     content = Content(options.size, seed=options.seed)
     server = RangeServer(
         content, rate=options.rate, connection_rate=options.connection_rate, port=options.port
     )
-    with server:
+    with server, suppress(KeyboardInterrupt):
         print(json.dumps({"url": server.url, "sha256": content.sha256, "size": content.size}), flush=True)  # noqa: T201  # its output
         for _ in sys.stdin:
             print(json.dumps(figures(server)), flush=True)  # noqa: T201  # its output

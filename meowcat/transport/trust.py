@@ -17,8 +17,9 @@ def read_certificates(bundle: str | Path | bytes) -> list[bytes]:
     try:
         pem = bundle if isinstance(bundle, bytes) else Path(bundle).read_bytes()
     except OSError as error:
-        raise InvalidArgument(f"verify: the bundle can't be read: {error}") from error
+        raise InvalidArgument(f"CA bundle {str(bundle)!r}: it can't be read: {error.strerror}") from error
     certificates = _PEM.findall(pem)
     if not certificates:
-        raise InvalidArgument("verify: expected a PEM bundle with at least one certificate")
+        name = "" if isinstance(bundle, bytes) else f" {str(bundle)!r}"
+        raise InvalidArgument(f"CA bundle{name}: expected PEM with at least one certificate")
     return certificates

@@ -108,6 +108,9 @@ def test_every_command_has_help_with_an_example(run, command):
         (["get", "http://h/x", "--durability", "wish"], "wish"),
         (["get", "http://h/x", "-o", "missing/"], "there is no such folder; make it first: mkdir -p "),
         (["get", "--input", "missing"], "No such file"),
+        (["get", "http://h/x", "--proxy", "nonsense"], "proxy: expected a URL such as"),
+        (["get", "http://h/x", "--proxy", "ftp://u:p@h"], "proxy: expected a URL such as"),
+        (["get", "http://h/x", "--ca-bundle", "none"], "CA bundle 'none': it can't be read: No such file"),
         (["get", "--no-such-option"], "No such option"),
         (["frobnicate"], "No such command"),
         (["show", "01X"], "no task '01X'"),
@@ -196,6 +199,13 @@ def test_a_task_that_is_not_there_is_told_with_where_was_looked(run, tmp_path):
         locate(name).open(Owner(1, "host"), "power")
     assert "the 1 journal of the state folder" in run("show", "01X").stderr
     assert "'meowcat ls --all --journal 'my t.db''" in run("show", "01X", "--journal", "my t.db").stderr
+
+
+def test_a_state_folder_that_can_not_be_read_is_bad_input(run, tmp_path):
+    (tmp_path / "state").write_text("a file in its place")
+    result = run("ls")
+    assert result.exit_code == Exit.USAGE
+    assert "name a journal with --journal" in result.stderr
 
 
 def test_an_empty_state_folder_is_no_error(run):

@@ -3,6 +3,7 @@
 import pytest
 
 from meowcat.cli.quantities import (
+    counted,
     parse_seconds,
     parse_size,
     percent_text,
@@ -85,3 +86,7 @@ def test_a_hundred_percent_is_the_end_and_nothing_before_it():
     assert percent_text(1.0) == "100%"
     assert percent_text(0.99999) == "99.9%"
     assert percent_text(0) == "0.0%"
+
+
+def test_things_are_counted_in_plain_english():
+    assert [counted(count, "task") for count in (0, 1, 1200)] == ["0 tasks", "1 task", "1,200 tasks"]

@@ -121,3 +121,12 @@ def test_the_way_to_go_on_can_be_typed_as_it_is():
     assert resume_command("/a b/t.db") == "meowcat resume --journal '/a b/t.db'"
     command = resume_command("t.db", ["url", "header:cookie"], TaskId("01X"))
     assert command == "meowcat resume 01X --journal t.db --url URL --header 'cookie: VALUE'"
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_defect(monkeypatch, tmp_path):
+    def forbidden(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.stat", forbidden)
+    (wanted,) = wanted_of([ONE], str(tmp_path / "closed" / "x.bin"), None)
+    assert wanted.path == tmp_path / "closed" / "x.bin"
