@@ -31,8 +31,8 @@ class Audit:
     """Sign one when the engine closes."""
     checkpoints: Export | None = None
     """Where checkpoints go besides the journal: a file of this log's own that each is appended to, or a
-    function that is called with each (a coroutine, or in a worker thread). What leaves the machine proves
-    the most."""
+    function that is called with each (a coroutine, or in a thread of its own); a close waits for it for 5 s.
+    What leaves the machine proves the most."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str | os.PathLike | Signer):
