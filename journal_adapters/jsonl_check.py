@@ -34,26 +34,29 @@ def flaws(files: Files, folder: str, reading: Reading) -> Iterator[str]:
     numbers = list_segments(files, folder).numbers
     look = _Look(snapshot)
     for number in numbers:
-        content = _content(files, reading, number)
+        # The index first: it must not know more than the segment of a while ago.
+        there, index = _index(files, reading, number)
+        content = reading.content(number)
         yield from look.segment(number, content, last=number == numbers[-1])
-        yield from _index_flaws(files, reading, number, content)
+        if index is not None:
+            yield from _index_flaws(index, number, content)
+        elif there:
+            yield f"{index_name(number)} is damaged; {DERIVED}"
     yield from look.end()
 
 
-def _content(files: Files, reading: Reading, number: int) -> bytes:
-    try:
-        return read_file(files, reading.path(number))
-    except FileNotFoundError:  # a compaction has moved it meanwhile
-        return read_file(files, reading.path(number))
+def _index(files: Files, reading: Reading, number: int) -> tuple[bool, PackedIndex | None]:
+    """Whether there is an index beside the segment, and it, where it can be trusted."""
+    there, index = False, None
+    for _ in range(2):  # a compaction moves the segment before its index
+        there = files.exists(os.path.join(os.path.dirname(reading.path(number)), index_name(number)))
+        index = reading.kept(number)
+        if index is not None:
+            break
+    return there, index
 
 
-def _index_flaws(files: Files, reading: Reading, number: int, content: bytes) -> Iterator[str]:
-    name = index_name(number)
-    index = reading.kept(number)
-    if index is None:
-        if files.exists(os.path.join(os.path.dirname(reading.path(number)), name)):
-            yield f"{name} is damaged; {DERIVED}"
-        return
+def _index_flaws(index: PackedIndex, number: int, content: bytes) -> Iterator[str]:
     if index.size > len(content):
         yield f"{segment_name(number)} has {len(content)} bytes; it had {index.size} when its index was kept"
         return
@@ -64,7 +67,7 @@ def _index_flaws(files: Files, reading: Reading, number: int, content: bytes) ->
         and index.begins_as(again.offsets)
         and packed.hashes()[: index.count] == index.hashes()
     ):
-        yield f"{name} is not the index of {segment_name(number)}; {DERIVED}"
+        yield f"{index_name(number)} is not the index of {segment_name(number)}; {DERIVED}"
 
 
 class _Look:

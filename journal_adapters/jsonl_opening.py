@@ -121,7 +121,7 @@ class _Loading:
 
     def _walk(self, number: int, ledger: Ledger) -> Past:
         """Read one segment into the ledger."""
-        content = read_file(self._files, self._reading.path(number))
+        content = self._reading.content(number)
         header, begin, exact = header_of(content)
         if self._snapshot and header is not None and header.journal != self._snapshot.journal:
             raise SnapshotWrong
@@ -182,7 +182,7 @@ class _Loading:
         return 1 if before is None else before.first + self._reading.count(before)
 
     def _header(self, number: int) -> Segment | None:
-        fd = self._files.open(self._reading.path(number), os.O_RDONLY)
+        fd = self._reading.open(number)
         try:
             return header_of(self._files.pread(fd, _HEAD, 0)).said
         finally:
@@ -219,7 +219,7 @@ class Following:
 
     def _read_on(self, past: Past, *, sealed: bool) -> bool:
         walk = past.walk
-        fd = self._files.open(self._reading.path(past.view.current.number), os.O_RDONLY)
+        fd = self._reading.open(past.view.current.number)
         try:
             if self._files.size(fd) < walk.end:
                 return False
@@ -240,7 +240,7 @@ class Following:
         return True
 
     def _next(self, past: Past, number: int) -> bool:
-        content = read_file(self._files, self._reading.path(number))
+        content = self._reading.content(number)
         header, begin, _ = header_of(content)
         first = past.ledger.position + 1
         if header is not None and header.first != first:

@@ -13,7 +13,7 @@ from journal_adapters.jsonl_files import (
     ARCHIVE,
     Files,
     index_name,
-    read_file,
+    read_from,
     replace,
     segment_name,
 )
@@ -88,6 +88,21 @@ class Reading:
         here = os.path.join(self._folder, segment_name(number))
         archived = os.path.join(self._folder, ARCHIVE, segment_name(number))
         return archived if not self._files.exists(here) and self._files.exists(archived) else here
+
+    def open(self, number: int) -> int:
+        """A descriptor of the segment, also while a compaction moves it. Raises OSError."""
+        try:
+            return self._files.open(os.path.join(self._folder, segment_name(number)), os.O_RDONLY)
+        except FileNotFoundError:
+            return self._files.open(os.path.join(self._folder, ARCHIVE, segment_name(number)), os.O_RDONLY)
+
+    def content(self, number: int) -> bytes:
+        """All of a segment. Raises OSError."""
+        fd = self.open(number)
+        try:
+            return read_from(self._files, fd)
+        finally:
+            self._files.close(fd)
 
     def scan(self, view: View, after: int, limit: int) -> list[Record | Damage]:
         """At most `limit` records behind the position `after`."""
@@ -186,7 +201,7 @@ class Reading:
         number, stop = first - segment.first, last - segment.first + 1
         found: list[Record | Damage] = []
         try:
-            fd = self._files.open(self.path(segment.number), os.O_RDONLY)
+            fd = self.open(segment.number)
         except FileNotFoundError:
             return [_gone(segment, position) for position in range(first, last + 1)]
         try:
@@ -221,7 +236,7 @@ class Reading:
         """The records with these numbers, each read by itself."""
         index = self._index(segment)
         try:
-            fd = self._files.open(self.path(segment.number), os.O_RDONLY)
+            fd = self.open(segment.number)
         except FileNotFoundError:
             yield from (_gone(segment, segment.first + number) for number in numbers)
             return
@@ -267,13 +282,13 @@ class Reading:
 
     def _load(self, segment: StoredSegment) -> Index:
         """The index of a sealed segment, from its file or made anew."""
-        path = self.path(segment.number)
-        if not self._files.exists(path):
+        try:
+            size = self._size(segment.number)
+        except FileNotFoundError:
             return GrowingIndex(segment.first)
-        size = self._size(path)
         index = self.kept(segment.number)
         if index is None or index.size != size:
-            again = index_again(read_file(self._files, path), segment.first, index)
+            again = index_again(self.content(segment.number), segment.first, index)
             if again.undecided:
                 return again  # not kept: a file would say that somebody has found out whose they are
             content = again.pack(segment.number, size)
@@ -285,8 +300,8 @@ class Reading:
         self._ranges[segment.number] = low or "", high
         return index
 
-    def _size(self, path: str) -> int:
-        fd = self._files.open(path, os.O_RDONLY)
+    def _size(self, number: int) -> int:
+        fd = self.open(number)
         try:
             return self._files.size(fd)
         finally:

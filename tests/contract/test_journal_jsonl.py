@@ -766,6 +766,70 @@ def test_a_segment_that_was_edited_is_told_by_the_one_behind_it(path):
         segment.write_bytes(good)
 
 
+class Meanwhile(Files):
+    """Does something before one call of those that a check makes."""
+
+    left = 0
+
+    def _come(self):
+        self.left -= 1
+        if not self.left:
+            self.act()
+
+    def open(self, *words):
+        self._come()
+        return super().open(*words)
+
+    def pread(self, *words):
+        self._come()
+        return super().pread(*words)
+
+    def exists(self, *words):
+        self._come()
+        return super().exists(*words)
+
+    def list_folder(self, *words):
+        self._come()
+        return super().list_folder(*words)
+
+    def map(self, *words):
+        self._come()
+        return super().map(*words)
+
+
+@pytest.mark.parametrize("compacting", [False, True])
+def test_an_owner_that_goes_on_at_any_moment_of_it_makes_nothing_wrong(path, compacting):
+    owner = opened(path, segment_size=1500)
+    numbers = iter(range(1, 10000))
+
+    def go_on():
+        for _ in range(3):
+            number = next(numbers)
+            done = [entry(f"{name}{number}", 1, unfinished=False) for name in ("x", "y")]
+            owner.append([entry("a", number), *done] if not compacting else done)
+        if compacting:
+            owner.compact()
+
+    for at in range(1, 200):
+        if at % 20 == 1:
+            owner.close()
+            shutil.rmtree(path)
+            owner = opened(path, segment_size=1500)
+            numbers = iter(range(1, 10000))
+            go_on()
+        files = Meanwhile()
+        files.act = go_on
+        reader = JSONLJournal(path, files=files)
+        reader.open_for_reading()
+        files.left = at
+        assert [damage.detail for damage in reader.check()] == [], at
+        reader.close()
+        if files.left > 0:
+            break
+    assert at > 20
+    owner.close()
+
+
 @pytest.mark.parametrize(
     ("start", "old", "new", "says"),
     [
