@@ -236,7 +236,7 @@ class TransportSuite:
                     caught = str(error)
             assert caught == "the source is gone"
             assert await server.until(lambda s: s.open_sockets == 0)
-            assert not server.requests[0].complete
+            assert not any(request.complete for request in server.requests)  # it may not have got there
 
     async def test_uploads_may_take_longer_than_the_read_timeout(self) -> None:
         """Only silence is limited: a source that gives a chunk now and then keeps a request alive."""
@@ -408,7 +408,7 @@ class TransportSuite:
             async with self.client() as transport:
                 await self._stop_when(server, transport.send(upload(server.url, body, length)), claim)
                 assert await self._gone(server)
-                assert not server.requests[0].complete
+                assert not any(request.complete for request in server.requests)  # it may not have got there
                 return server.bytes_received()
 
     async def test_stopped_in_the_middle_of_an_upload(self) -> None:
@@ -431,7 +431,7 @@ class TransportSuite:
                 await self._stop_when(server, exchange, lambda s: bool(s.requests))
                 server.resume()  # the kernel may still offer what it had buffered, and never the whole
                 assert await self._gone(server)
-                assert not server.requests[0].complete
+                assert not any(request.complete for request in server.requests)  # it may not have got there
                 assert server.bytes_received() < 32 * MIB
 
     async def test_stopped_after_a_small_upload_was_sent(self) -> None:

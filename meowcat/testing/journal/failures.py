@@ -43,9 +43,9 @@ def failures(doing: Callable[[int, int, bool], bool]) -> None:
 
 
 def _prepared(harness: JournalHarness) -> Journal:
-    """A journal of its own with `STORED` in it, open."""
+    """A journal of its own with `STORED` in it, open; closed when the check is over, if not before."""
     harness.raw_write({})
-    journal = harness.make()
+    journal = harness.close_later(harness.make())
     journal.open(OWNER, harness.sync)
     journal.append(STORED)
     return journal
