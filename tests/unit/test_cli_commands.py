@@ -196,7 +196,9 @@ def test_a_task_that_is_not_there_is_told_with_where_was_looked(run, tmp_path):
     assert "the 0 journals of the state folder" in run("show", "01X").stderr
     assert "--journal names another" in run("show", "01X").stderr
     for name in ("state/a.db", "my t.db"):
-        locate(name).open(Owner(1, "host"), "power")
+        journal = locate(name)
+        journal.open(Owner(1, "host"), "power")
+        journal.close()
     assert "the 1 journal of the state folder" in run("show", "01X").stderr
     assert "'meowcat ls --all --journal 'my t.db''" in run("show", "01X", "--journal", "my t.db").stderr
 
