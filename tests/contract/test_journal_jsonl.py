@@ -594,6 +594,10 @@ def test_damage_that_later_records_of_its_task_tell_is_kept_to_that_task(path):
     place = next(number for number, line in enumerate(lines) if line.startswith(b'{"position":2'))
     lines[place] = b"x" * (len(lines[place]) - 1) + b"\n"
     segment.write_bytes(b"".join(lines))
+    reader = reading(path)
+    assert [type(each) for each in reader.read("a")] == [Record, Record]
+    assert [each.seq for each in reader.read("b") if isinstance(each, Record)] == [2]
+    reader.close()
     again = opened(path)
     assert [type(each) for each in again.read("a")] == [Record, Record]
     assert [each.seq for each in again.read("b") if isinstance(each, Record)] == [2]
