@@ -123,7 +123,7 @@ class LoopThread:
         try:
             self._hand_over(call)
             return call.outcome.result()
-        except BaseException:
+        except BaseException:  # raised again: whatever broke the waiting, the call does not go on alone
             if not call.outcome.done():  # it is this thread that was interrupted
                 self._give_up(call)
             raise
