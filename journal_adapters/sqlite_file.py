@@ -196,20 +196,40 @@ def _require_folder(path: Path) -> None:
 
 
 def _examine_header(path: Path, *, known: bool) -> None:
-    connection = connect(path, "mode=ro&immutable=1")
     try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        application, version = _marks(path)
     except FAILURES as error:
         if code_of(error) & 0xFF == sqlite3.SQLITE_NOTADB and not known:
             raise NotAJournal(f"{path}: not a SQLite file") from error
         raise explain(error, path) from error
-    finally:
-        connection.close()
     if application != APPLICATION:
         raise NotAJournal(f"{path}: a SQLite database of another application (id {application:#x})")
     if version > FORMAT:
         raise JournalTooNew(f"{path}: a journal of format {version}; this meowcat reads up to {FORMAT}")
+
+
+def _marks(path: Path) -> tuple[int, int]:
+    """The application_id and user_version of the file.
+
+    While another process moves the log into it, the first page counts pages that are not there yet, which
+    looks like damage without locks. Then a log stands beside it, or one stood there an instant ago.
+    """
+    try:
+        return _marks_by(path, "immutable=1")
+    except FAILURES as error:
+        if code_of(error) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+    return _marks_by(path, "immutable=0" if Path(f"{path}-wal").exists() else "immutable=1")
+
+
+def _marks_by(path: Path, query: str) -> tuple[int, int]:
+    connection = connect(path, f"mode=ro&{query}")
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    return application, version
 
 
 def create(path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
@@ -371,6 +372,52 @@ def test_the_place_of_the_control_socket_is_the_same_by_whatever_link_and_whethe
     assert isinstance(closed, LocalJournal)
     journal = filled(path)
     assert closed.control_socket == journal.control_socket == path.with_name("journal.db-control").resolve()
+    journal.close()
+
+
+TRY_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # SHARED_FIRST, SHARED_SIZE
+"""
+
+
+def is_locked(path):
+    done = subprocess.run([sys.executable, "-c", TRY_LOCK, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "BlockingIOError" in done.stderr, done.stderr
+    return done.returncode != 0
+
+
+def test_a_look_at_the_file_leaves_the_locks_of_this_process_alone(path):
+    journal = filled(path)
+    assert is_locked(path)
+    for _ in range(2):
+        assert told(path) == []
+        with pytest.raises(JournalOwned):
+            SQLiteJournal(path).open(OWNER, "power")
+    assert is_locked(path)
+    journal.close()
+    assert not is_locked(path)
+
+
+def test_a_log_that_is_being_moved_into_the_file_is_no_damage(path, tmp_path):
+    journal = filled(path)
+    journal.append([entry("large", 1, b"z" * 100_000)])
+    moving = tmp_path / "moving.db"
+    for each in ("", "-wal"):
+        shutil.copy(f"{path}{each}", f"{moving}{each}")
+    journal.close()
+    # A checkpoint writes the first page first: for a moment it counts pages that are not there yet.
+    frame = struct.Struct(">I20x4096s")  # sqlite.org/fileformat2.html, 4.1
+    log = Path(f"{moving}-wal").read_bytes()[32:]
+    first = [page for number, page in frame.iter_unpack(log) if number == 1][-1]
+    assert int.from_bytes(first[28:32], "big") * 4096 > moving.stat().st_size
+    with moving.open("r+b") as file:
+        file.write(first)
+    assert sqlite_file.examine(moving, known=True)
+    journal = SQLiteJournal(moving)
+    journal.open(OWNER, "power")
+    assert [each.task for each in scan_all(journal)] == ["t0", "t1", "t2", "t3", "t4", "large"]
     journal.close()
 
 
