@@ -97,4 +97,13 @@ def _spawn(live: Callable[[], Awaitable[None]]) -> object:
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
         return trio.lowlevel.spawn_system_task(live, name="meowcat", context=contextvars.copy_context())
-    return asyncio.get_running_loop().create_task(live(), name="meowcat")  # type: ignore[arg-type]  # a coroutine
+    task: asyncio.Task[None] = asyncio.get_running_loop().create_task(live(), name="meowcat")  # type: ignore[arg-type]  # a coroutine
+    task.add_done_callback(_heed)
+    return task
+
+
+def _heed(task: "asyncio.Task[None]") -> None:
+    """Look at what ended the task. Failures were told to whoever waits; of what is none (a simulated world's
+    loss of power), asyncio would complain at some later time, out of the garbage collector."""
+    if not task.cancelled():
+        task.exception()

@@ -1,5 +1,7 @@
 """The power goes at every call of a whole engine: what is Complete then is whole, and all gets there."""
 
+import gc
+
 import pytest
 
 import meowcat
@@ -65,6 +67,18 @@ def dies(world, work):
 
 def test_power_lost_at_any_call_never_makes_a_wrong_complete():
     assert world().every_crash(download(), it_is_there, losses=LOSSES) > 60
+
+
+def test_an_engine_that_died_is_silent_when_its_remains_are_collected(caplog):
+    for call in range(17, 60, 3):
+        dying = world()
+        dying.crash_at(call)
+        assert dies(dying, download())
+        dying.restart("lost")
+        dying.run(download())
+        del dying
+        gc.collect()
+    assert [each.getMessage() for each in caplog.records if each.name == "asyncio"] == []
 
 
 @pytest.mark.parametrize("number", range(1, 80, 3))
