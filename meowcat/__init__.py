@@ -42,36 +42,49 @@ from meowcat.core.errors import (
     UnknownJournal,
     WouldDeadlock,
 )
-from meowcat.core.info import SinkInfo, Snapshot, TaskInfo
+from meowcat.core.info import Orphan, SinkInfo, Snapshot, TaskInfo
 from meowcat.core.machine import State
+from meowcat.core.plans import DownloadPlan, PlanPart, PlanRequest, UploadedPart, UploadPlan
 from meowcat.core.state import Phase
-from meowcat.core.transfers import Download
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
 from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.engine import Engine
 from meowcat.journal.logged import LoggedEvent
+from meowcat.protocols.completions import Completion
+from meowcat.protocols.credentials import AccessKey
+from meowcat.protocols.form_upload import FormUpload
+from meowcat.protocols.presigned_settings import PresignedDownload, PresignedUpload
+from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
+from meowcat.protocols.s3 import S3
 from meowcat.runtime.listeners import Subscription
 from meowcat.sinks import Sink, callback
 from meowcat.task import Progress, Result, Task
+from meowcat.transfer.sources import Source
 
 __version__ = "0.1.0"
 
 logging.getLogger("meowcat").addHandler(logging.NullHandler())  # quiet unless the application listens
 
 __all__ = [
+    "S3",
+    "AccessKey",
     "Audit",
     "AuditError",
     "Checksum",
     "Code",
+    "Completion",
     "Config",
     "ControlError",
     "Download",
+    "DownloadPlan",
     "DuplicateTask",
     "Engine",
     "EngineClosed",
     "EngineForked",
     "Fault",
     "FaultKind",
+    "FormUpload",
     "InvalidArgument",
     "InvalidSignature",
     "InvalidTaskState",
@@ -90,16 +103,25 @@ __all__ = [
     "MeowcatError",
     "NobodyListens",
     "NotAJournal",
+    "Orphan",
     "OwnerLost",
     "Phase",
+    "PlanPart",
+    "PlanRequest",
+    "PresignedDownload",
+    "PresignedUpload",
     "Progress",
+    "ProtocolSpec",
     "QueueFull",
+    "RefreshReason",
+    "RefreshRequest",
     "Result",
     "RetryLater",
     "Sink",
     "SinkError",
     "SinkInfo",
     "Snapshot",
+    "Source",
     "State",
     "Subscription",
     "Task",
@@ -112,6 +134,9 @@ __all__ = [
     "TransferFailed",
     "UnknownEvent",
     "UnknownJournal",
+    "Upload",
+    "UploadPlan",
+    "UploadedPart",
     "WaitingFor",
     "WouldDeadlock",
     "blocking",

@@ -34,6 +34,8 @@ class Config:
     """Bytes in a piece, unless the task says otherwise; None = 4 MiB, more for huge files."""
     retries: int = 3
     """Extra attempts after a failure without progress in between, unless the task says otherwise."""
+    prepare_retries: int = 3
+    """Extra attempts to prepare an upload, unless the task says otherwise."""
     digest: str | None = None
     """A digest to compute over each whole file, unless the task says otherwise: `sha256` or another that
     `Download.checksum` knows. None: none, but `sha256` where the engine has an `Audit`; `none`: none."""
@@ -69,6 +71,7 @@ class Config:
         self._within("connections", 1, 256)
         self._within("piece_size", 64 * KIB, 512 * MIB)
         self._within("retries", 0, 1_000_000)
+        self._within("prepare_retries", 0, 1_000_000)
         self._within("limit_rate", 1, 1 << 50)
         self._within("connect_timeout", 0.001, 86_400)
         self._within("read_timeout", 0.001, 86_400)

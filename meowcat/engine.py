@@ -9,7 +9,6 @@ from typing import Any, NoReturn, Self
 
 import anyio
 import httpx
-from msgspec.structs import replace
 
 from meowcat.audit.settings import Audit
 from meowcat.config import Config
@@ -26,16 +25,31 @@ from meowcat.core.errors import (
     TaskNotFound,
     TaskQuarantined,
 )
-from meowcat.core.info import Snapshot, TaskInfo, info_of
+from meowcat.core.info import Orphan, Snapshot, TaskInfo, info_of
 from meowcat.core.machine import ENDED, State, Trigger, may
-from meowcat.core.seal import Secrets, seal
+from meowcat.core.plans import DownloadPlan, UploadPlan
+from meowcat.core.seal import Secrets
 from meowcat.core.state import TaskState
-from meowcat.core.transfers import NO_DIGEST, Direction, Download, changed_options, check, same_content
+from meowcat.core.transfers import (
+    Direction,
+    Download,
+    ProtocolSpec,
+    Request,
+    Upload,
+    changed_options,
+    same_content,
+)
 from meowcat.core.values import Position, TaskId
+from meowcat.intake import Intake, supplied
 from meowcat.journal.checkup import RESERVED
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
 from meowcat.journal.logged import LoggedEvent, logged, readable
+from meowcat.protocols.completions import Builder
+from meowcat.protocols.contract import DownloadProtocol, Settings, Tools, UploadProtocol
+from meowcat.protocols.credentials import Credentials, Provider
+from meowcat.protocols.refreshers import Refresher, Refreshers
+from meowcat.protocols.registry import Protocols
 from meowcat.runtime.auditing import EXPORT, Auditor
 from meowcat.runtime.forks import refuse_fork, unsendable
 from meowcat.runtime.home import Home
@@ -47,8 +61,9 @@ from meowcat.runtime.world import Clock
 from meowcat.sinks.contract import Sink
 from meowcat.streams import Stream, batches
 from meowcat.task import Result, Task
-from meowcat.transfer.context import World
+from meowcat.transfer.context import Plugins, World
 from meowcat.transfer.disk import Disk, OsDisk
+from meowcat.transfer.sources import Source, Sources
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.defaults import transport_for
@@ -74,6 +89,11 @@ class Engine:
             `resume`, `pause`, or a function that is asked for each. With `leave` the engine only takes
             commands: it begins no transfer, and what no command names stays as it is for the next opening.
         http_client: an `httpx.AsyncClient`, used as it is and never closed, or any Transport.
+        credentials: by the names that requests use: values, or functions, also async, that give one.
+        refreshers: by name: functions, also async, that bring fresh presigned plans.
+        completions: by name: functions that make the body of a presigned plan's completion.
+        protocols: those of the application's own, for uploads and downloads.
+        sources: by name: contents of the application's own that can be uploaded.
         audit: signs the journal's history, so that it can be proved.
         clock, disk, workers: the world of a simulation (`meowcat.testing.world`).
     """
@@ -85,6 +105,11 @@ class Engine:
         config: Config | None = None,
         on_restart: OnRestart = "resume",
         http_client: httpx.AsyncClient | Transport | None = None,
+        credentials: Mapping[str, Provider] | None = None,
+        refreshers: Mapping[str, Refresher] | None = None,
+        completions: Mapping[str, Builder] | None = None,
+        protocols: Iterable[type[UploadProtocol] | type[DownloadProtocol]] = (),
+        sources: Mapping[str, Source] | None = None,
         audit: Audit | None = None,
         clock: Clock | None = None,
         disk: Disk | None = None,
@@ -100,6 +125,11 @@ class Engine:
         self.clock = clock or Clock()
         self._on_restart = on_restart
         self._http_client = http_client
+        self._credentials = Credentials(credentials, self.clock.wall)
+        self._refreshers = Refreshers(refreshers, completions)
+        self._protocols = Protocols.with_own(protocols)
+        self._intake = Intake(self.config, self._protocols, AUDIT_DIGEST if audit else None)
+        self._sources = Sources(sources)
         self._audit = audit
         self._disk = disk
         self._workers = workers
@@ -152,6 +182,17 @@ class Engine:
             clock=self.clock.monotonic,
             wall=self.clock.wall,
             sleep=self.clock.sleep,
+            plugins=Plugins(
+                protocols=self._protocols,
+                tools=Tools(
+                    transport=transport,
+                    wall=self.clock.wall,
+                    credentials=self._credentials,
+                    refreshers=self._refreshers,
+                    skew={},
+                ),
+                sources=self._sources,
+            ),
             workers=self._workers or Workers(),
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -221,7 +262,32 @@ class Engine:
         task = await self.submit(Download(url, os.fspath(to), **options))
         return await task.result()
 
-    async def submit(self, request: Download, *, paused: bool = False) -> Task:
+    async def upload(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        url: str = "",
+        *,
+        protocol: Settings | ProtocolSpec,
+        **options: Any,
+    ) -> Result:
+        """Upload to the end. `options` are the fields of `Upload`.
+
+        `source` is the path of a file; the name of a registered source, with `origin="named"`; or bytes,
+        known by `name=`, which after a restart have to be supplied. `url` is what the protocol takes; a
+        presigned plan says it. `protocol` is `FormUpload()`, `S3(…)`, `PresignedUpload(…)`, or a spec.
+
+        Raises:
+            TransferFailed, TransferCanceled: with `code`. And what `submit` raises.
+        """
+        if isinstance(source, bytes):
+            name = options.pop("name", "bytes")
+            request = Upload(name, url, protocol, origin="bytes", data=source, **options)
+        else:
+            request = Upload(os.fspath(source), url, protocol, **options)
+        task = await self.submit(request)
+        return await task.result()
+
+    async def submit(self, request: Request, *, paused: bool = False) -> Task:
         """Record a transfer and put it in line; durable on return.
 
         The same request to the same target attaches to the task that is there, and sets it going where
@@ -233,7 +299,7 @@ class Engine:
             key, for another request.
         """
         runtime = self._opened()
-        sealed, secrets, key = self._sealed(request)
+        sealed, secrets, key = self._intake.take(request)
         async with runtime.room:
             present = await self._owner_of(key)
             if present is None:
@@ -241,7 +307,7 @@ class Engine:
                 return Task(self, runtime.bus.watch(task))
         return await self._attach(present, sealed, secrets, paused=paused)
 
-    async def submit_nowait(self, request: Download, *, paused: bool = False) -> Task:
+    async def submit_nowait(self, request: Request, *, paused: bool = False) -> Task:
         """`submit` that never waits for room.
 
         Raises:
@@ -254,7 +320,7 @@ class Engine:
             )
         return await self.submit(request, paused=paused)
 
-    async def submit_many(self, requests: Iterable[Download], *, paused: bool = False) -> list[TaskId]:
+    async def submit_many(self, requests: Iterable[Request], *, paused: bool = False) -> list[TaskId]:
         """Record many transfers in batches; durable on return. What is there already is attached to.
 
         Raises:
@@ -263,7 +329,7 @@ class Engine:
         self._opened()
         ids: list[TaskId] = []
         batch: dict[str, msg.Create] = {}
-        for sealed, secrets, key in [self._sealed(request) for request in requests]:
+        for sealed, secrets, key in [self._intake.take(request) for request in requests]:
             if key in batch or len(batch) == CREATE_BATCH:
                 await self._create_all(batch)
             present = await self._owner_of(key)
@@ -284,27 +350,7 @@ class Engine:
                 await self._create(list(batch.values()))
             batch.clear()
 
-    def _sealed(self, request: Download) -> tuple[Download, Secrets, str]:
-        """The request as it is stored, what is kept of it in memory only, and its key."""
-        check(request)
-        config = self.config
-        request = replace(
-            request,
-            to=os.path.abspath(request.to),  # noqa: PTH100  # symlinks stay as they are
-            connections=request.connections or config.connections,
-            piece_size=request.piece_size or config.piece_size,
-            retries=config.retries if request.retries is None else request.retries,
-            digest=self._digest_for(request),
-        )
-        sealed, secrets = seal(request)
-        return sealed, secrets, request.key or request.to
-
-    def _digest_for(self, request: Download) -> str | None:
-        """What is computed over the whole file; a history that is to be proved wants one."""
-        chosen = request.digest or self.config.digest or (AUDIT_DIGEST if self._audit else None)
-        return None if chosen == NO_DIGEST else chosen
-
-    def _creation(self, sealed: Download, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
+    def _creation(self, sealed: Request, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
         """A new task's creation, with its secrets in memory."""
         runtime = self._opened()
         task = self.clock.new_id()
@@ -313,7 +359,8 @@ class Engine:
         return msg.Create(task=task, key=key, request=sealed, paused=paused)
 
     async def _owner_of(self, key: str) -> TaskId | None:
-        """The live task that has the key; a canceled one gives it up once its part file is gone.
+        """The live task that has the key; a canceled one gives it up once its part file is gone. What a
+        canceled upload still owes at a server is in nobody's way.
 
         Raises:
             DuplicateTask: the part file of a canceled task can't be removed.
@@ -326,6 +373,8 @@ class Engine:
                 continue
             if row.state is not State.CANCELED:
                 return task
+            if row.direction == "upload":
+                return None
             state = await self._state(task)
             feed = runtime.bus.watch(state)
             runtime.attend(state)
@@ -346,11 +395,11 @@ class Engine:
                     runtime.secrets.pop(creation.task, None)
             raise
 
-    async def _attach(self, task: TaskId, sealed: Download, secrets: Secrets, *, paused: bool) -> Task:
+    async def _attach(self, task: TaskId, sealed: Request, secrets: Secrets, *, paused: bool) -> Task:
         runtime = self._opened()
         handle = await self.task(task)
         present = runtime.bus.watch(await self._state(task)).task.request
-        if not isinstance(present, Download) or not same_content(present, sealed):
+        if not same_content(present, sealed):
             raise DuplicateTask(
                 f"task {task} is {handle.state} and owns {handle.info.path} for another request: "
                 "cancel it first, or choose another target or key"
@@ -408,24 +457,35 @@ class Engine:
             await runtime.command(TaskId(task), message)
 
     async def supply(
-        self, task: TaskId | str, *, url: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        task: TaskId | str,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        plan: UploadPlan | DownloadPlan | None = None,
     ) -> None:
         runtime = self._opened()
-        if url is None and not headers:
-            raise InvalidArgument("supply: expected a url, headers, or both")
         state = await self._state(TaskId(task))
-        assert isinstance(state.request, Download)  # noqa: S101  # there are no others yet
-        fresh = replace(
-            state.request,
-            url=url or state.request.url,
-            headers=_merged(state.request.headers, headers or {}),
-        )
-        check(fresh)
-        sealed, secrets = seal(fresh)
-        names = (*(["url"] if url else []), *(f"header:{name.lower()}" for name in headers or {}))
+        sealed, secrets, names = supplied(state.request, url, headers or {}, data, plan)
         async with runtime.room:
             held = runtime.secrets.get(state.id, Secrets()).updated(secrets, url=url is not None)
             await runtime.supply(state.id, held, msg.Supply(names=names, request=sealed))
+
+    async def add_credential(self, name: str, provider: Provider) -> None:
+        """Register a credential, or another one in its place; tasks that wait for it go on."""
+        self._credentials.register(name, provider)
+        await self._opened().registered(f"credential:{name}")
+
+    async def add_refresher(self, name: str, refresher: Refresher) -> None:
+        """Register a refresher of presigned plans; tasks that wait for it go on."""
+        self._refreshers.register(name, refresher)
+        await self._opened().registered(f"refresher:{name}")
+
+    async def add_source(self, name: str, source: Source) -> None:
+        """Register a source of the application's own; tasks that wait for it go on."""
+        self._sources.register(name, source)
+        await self._opened().registered(f"source:{name}")
 
     def history(self, task: TaskId | str) -> Stream[LoggedEvent]:
         self._opened()
@@ -628,6 +688,29 @@ class Engine:
         for something that only `supply` brings."""
         await self._opened().drained()
 
+    async def stands(self, task: TaskId | str) -> bool:
+        """Whether the server says that the object of a Complete upload is there, and is the one that the task
+        made. False where it can't be told: of a task without that proof, or a server that can't be asked.
+
+        Raises:
+            TaskNotFound: there is none. TaskQuarantined: its records are damaged.
+        """
+        return await self._opened().stands(await self._state(TaskId(task)))
+
+    async def orphans(self) -> list[Orphan]:
+        """Sessions that stand at servers and that no task at work needs. Reads the whole journal.
+
+        Those of canceled tasks are removed by the engine itself, again and again until the server says that
+        they are gone; here stand those whose removal is still owed or was refused, those that a Failed task
+        keeps for a retry, and those that a lost reply leaves in doubt, which nobody removes but you.
+        """
+        return await self._opened().orphans()
+
+    async def abort_orphans(self) -> list[TaskId]:
+        """Try again to remove the sessions whose removal is owed or was refused, and wait until each is gone,
+        or refused again, or has to wait. Returns the tasks that they are of; `orphans` tells what is left."""
+        return await self._opened().reap()
+
     async def snapshot(self) -> Snapshot:
         """The engine at a glance."""
         runtime = self._opened()
@@ -636,12 +719,16 @@ class Engine:
         for row in runtime.registry:
             states[row.state] = states.get(row.state, 0) + 1
             waiting += row.waits
-        active, queued = runtime.reconciler.scheduler.counts("download")
+        scheduler = runtime.reconciler.scheduler
+        active, queued = scheduler.counts("download")
+        active_uploads, queued_uploads = scheduler.counts("upload")
         return Snapshot(
             states=states,
             waiting=waiting,
             active_downloads=active,
             queued_downloads=queued,
+            active_uploads=active_uploads,
+            queued_uploads=queued_uploads,
             quarantined=len(runtime.quarantined),
             position=runtime.bus.position,
             sinks=await runtime.deliveries.infos(),
@@ -703,12 +790,6 @@ def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None)
         raise InvalidArgument(f"after {after!r}: expected a position of the journal, 0 or more")
     if timeout is not None and not timeout > 0:
         raise InvalidArgument(f"timeout {timeout!r}: expected seconds, more than 0, or None")
-
-
-def _merged(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Header fields, whose names are the same in any case (RFC 9110 5.1)."""
-    names = {name.lower() for name in new}
-    return {name: value for name, value in old.items() if name.lower() not in names} | dict(new)
 
 
 def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:

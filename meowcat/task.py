@@ -9,6 +9,7 @@ from msgspec import Struct
 from meowcat.core.errors import TransferCanceled, TransferFailed
 from meowcat.core.info import TaskInfo, eta_of, fraction_of, info_of
 from meowcat.core.machine import TERMINAL, State
+from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.values import Checksum, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.journal.logged import LoggedEvent
@@ -33,6 +34,8 @@ class Result(Struct, frozen=True, kw_only=True):
     digests: tuple[Checksum, ...]
     """Digests of the whole content: the caller's and those the server offered, which were compared, and the
     one that was asked for."""
+    remote: dict[str, str]
+    """What the server said of an uploaded object: `etag`, `version_id` …; nothing of a download."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -92,7 +95,9 @@ class Task:
             raise TransferFailed(f"{info.url}: {info.fault.detail}", task=info.id, code=info.fault.code)
         if info.state is State.CANCELED:
             raise TransferCanceled(f"{info.url}: canceled", task=info.id)
-        return Result(task=info.id, path=info.path, size=info.bytes_done, digests=info.digests)
+        return Result(
+            task=info.id, path=info.path, size=info.bytes_done, digests=info.digests, remote=info.remote
+        )
 
     def progress(self) -> Stream[Progress]:
         """Progress as it is made, at most ten times a second; ends after the terminal state was given.
@@ -162,13 +167,21 @@ class Task:
         """
         await self._engine.retry(self.id)
 
-    async def supply(self, *, url: str | None = None, headers: Mapping[str, str] | None = None) -> None:
-        """Hand in what a restart can't know: a fresh signed URL, headers that are secret. Never journaled.
+    async def supply(
+        self,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        plan: UploadPlan | DownloadPlan | None = None,
+    ) -> None:
+        """Hand in what a restart can't know: a fresh signed URL, headers that are secret, the content of an
+        upload of bytes, a presigned plan. Never journaled.
 
         Raises:
             InvalidArgument: nothing was given, or no http(s) URL. TaskNotFound: it has ended.
         """
-        await self._engine.supply(self.id, url=url, headers=headers)
+        await self._engine.supply(self.id, url=url, headers=headers, data=data, plan=plan)
 
     def add_listener(self, function: Listener) -> Subscription:
         """Call `function` with a `TaskInfo`: the present state first, then as `Engine.add_listener`."""

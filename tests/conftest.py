@@ -6,13 +6,14 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
+from meowcat.testing.s3_servers import RcloneS3, SeaweedFS
 from meowcat.testing.servers import Caddy, Nginx, ServerMissing
 
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-PROGRAMS = {program.name: program for program in (Caddy, Nginx)}
+PROGRAMS = {program.name: program for program in (Caddy, Nginx, RcloneS3, SeaweedFS)}
 
 
 def _require(name: str) -> None:
@@ -28,3 +29,19 @@ def _require(name: str) -> None:
 def require_server() -> Callable[[str], None]:
     """`require_server("nginx")` skips the test where nginx is missing, or fails it where servers must be."""
     return _require
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory):
+    """One for all tests of a process: it takes seconds to start. Each test uses keys of its own."""
+    _require("weed")
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory):
+    """As `seaweedfs`."""
+    _require("rclone")
+    with RcloneS3(tmp_path_factory.mktemp("rclone")) as server:
+        yield server

@@ -14,6 +14,7 @@ from meowcat.audit.merkle import HASH_SIZE, leaf_hash, verify_inclusion
 from meowcat.audit.notes import MAX_NOTE, Keys, decode64, encode64
 from meowcat.core.errors import AuditError, JournalDamaged, UnknownEvent
 from meowcat.core.events import Completed
+from meowcat.core.transfers import Direction
 from meowcat.core.values import Checksum, Position, TaskId
 from meowcat.journal.chain import canonical, parse
 from meowcat.journal.codec import decode
@@ -30,19 +31,24 @@ class Receipt(Struct, frozen=True, kw_only=True):
     """What a receipt proves: that the log with this origin had this record when the checkpoint was signed."""
 
     task: TaskId
+    direction: Direction
     url: str | None
     """As it was stored: without secrets. None of a record that an early meowcat wrote; so are `created` and
     `client_file_sign`."""
     path: str
-    """Where the file was put, on the machine that ran the transfer."""
+    """The target of a download, or the source of an upload, on the machine that ran it; of an upload that
+    read no file, the name of what it read."""
     size: int
     """Bytes."""
     digests: tuple[Checksum, ...]
-    """Of the whole file; without any, the receipt says nothing about its content but the size."""
+    """Of the whole content, as it was read on that machine; without any, the receipt says nothing about it
+    but the size."""
+    remote: dict[str, str]
+    """What the server said of an uploaded object: `etag`, `version_id` …"""
     created: int | None
     """When the task was recorded: milliseconds since 1970 UTC, by the clock of that machine."""
     completed: int
-    """When the file stood at its target, likewise."""
+    """When it was recorded that the file stood at its target, or the object at its URL, likewise."""
     client_file_sign: str | None
     """The application's own text."""
     origin: str
@@ -128,10 +134,12 @@ def _receipt(proof: Proof, checkpoint: Checkpoint) -> Receipt:
         )
     return Receipt(
         task=record.task,
+        direction=event.direction,
         url=event.url,
         path=event.path,
         size=event.size,
         digests=event.digests,
+        remote=event.result,
         created=event.created,
         completed=record.at,
         client_file_sign=event.client_file_sign,

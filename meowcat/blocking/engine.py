@@ -3,7 +3,7 @@
 import os
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import wraps
 from threading import Lock
 from types import TracebackType
@@ -18,15 +18,21 @@ from meowcat.config import Config
 from meowcat.core.errors import EngineClosed
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
+from meowcat.core.transfers import ProtocolSpec
 from meowcat.core.values import TaskId
 from meowcat.engine import Engine as AsyncEngine
 from meowcat.journal.contract import Journal
+from meowcat.protocols.completions import Builder
+from meowcat.protocols.contract import DownloadProtocol, Settings, UploadProtocol
+from meowcat.protocols.credentials import Provider
+from meowcat.protocols.refreshers import Refresher
 from meowcat.runtime.forks import unsendable
 from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.world import Clock
 from meowcat.task import Result
 from meowcat.task import Task as AsyncTask
 from meowcat.transfer.disk import Disk
+from meowcat.transfer.sources import Source
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Transport
 
@@ -113,6 +119,11 @@ class Engine(Blocking[AsyncEngine]):
         config: Config | None = None,
         on_restart: OnRestart = "resume",
         http_client: httpx.AsyncClient | Transport | None = None,
+        credentials: Mapping[str, Provider] | None = None,
+        refreshers: Mapping[str, Refresher] | None = None,
+        completions: Mapping[str, Builder] | None = None,
+        protocols: Iterable[type[UploadProtocol] | type[DownloadProtocol]] = (),
+        sources: Mapping[str, Source] | None = None,
         audit: Audit | None = None,
         clock: Clock | None = None,
         disk: Disk | None = None,
@@ -124,6 +135,11 @@ class Engine(Blocking[AsyncEngine]):
                 config=config,
                 on_restart=on_restart,
                 http_client=http_client,
+                credentials=credentials,
+                refreshers=refreshers,
+                completions=completions,
+                protocols=protocols,
+                sources=sources,
                 audit=audit,
                 clock=clock,
                 disk=disk,
@@ -207,6 +223,23 @@ class Engine(Blocking[AsyncEngine]):
         """
         return self._run(lambda: self._inner.download(url, to, **options), timeout)
 
+    def upload(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        url: str = "",
+        *,
+        protocol: Settings | ProtocolSpec,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Result:
+        """Upload to the end; `source`, `url`, `protocol` and `options` as in `meowcat.Engine.upload`.
+
+        Raises:
+            TransferFailed, TransferCanceled: with `code`. And what `submit` raises.
+            TimeoutError: it takes longer than `timeout` seconds; the task goes on.
+        """
+        return self._run(lambda: self._inner.upload(source, url, protocol=protocol, **options), timeout)
+
     submit = _handled(AsyncEngine.submit)
     submit_nowait = _handled(AsyncEngine.submit_nowait)
     submit_many = awaited(AsyncEngine.submit_many)
@@ -219,6 +252,9 @@ class Engine(Blocking[AsyncEngine]):
     cancel = awaited(AsyncEngine.cancel)
     retry = awaited(AsyncEngine.retry)
     supply = awaited(AsyncEngine.supply)
+    add_credential = awaited(AsyncEngine.add_credential)
+    add_refresher = awaited(AsyncEngine.add_refresher)
+    add_source = awaited(AsyncEngine.add_source)
     history = iterated(AsyncEngine.history)
 
     # All tasks
@@ -242,6 +278,9 @@ class Engine(Blocking[AsyncEngine]):
         """
         self._run(self._inner.drain, timeout)
 
+    stands = awaited(AsyncEngine.stands)
+    orphans = awaited(AsyncEngine.orphans)
+    abort_orphans = awaited(AsyncEngine.abort_orphans)
     snapshot = awaited(AsyncEngine.snapshot)
     checkpoint = awaited(AsyncEngine.checkpoint)
     receipt = awaited(AsyncEngine.receipt)

@@ -1,4 +1,4 @@
-"""The command line: `meowcat get | ls | show | log | pause | resume | cancel | retry | demo | completion`.
+"""The command line: `meowcat get | put | ls | show | log | pause | resume | cancel | retry | orphans | …`.
 
 It parses, asks the engine and prints. No rule that decides anything about a transfer lives here.
 """

@@ -21,6 +21,8 @@ from meowcat.cli.get import get
 from meowcat.cli.inspect import show, show_log
 from meowcat.cli.journal_tools import journal_group
 from meowcat.cli.listing import list_tasks
+from meowcat.cli.orphans import orphans
+from meowcat.cli.put import put
 from meowcat.cli.resume import resume
 from meowcat.cli.views import error_object, json_line, printable
 from meowcat.core.errors import InvalidArgument, MeowcatError
@@ -32,6 +34,7 @@ DEBUG_VARIABLE = "MEOWCAT_DEBUG"
 _EPILOG = """\b
 Examples:
   meowcat get https://host/big.iso -o /data/ --connections 8
+  meowcat put big.iso s3://bucket/isos/ --credential prod
   meowcat ls --watch
   meowcat pause 7Q3KX2
   meowcat resume
@@ -150,6 +153,7 @@ def main() -> None:
 
 
 for _command in (
-    get, list_tasks, show, show_log, pause, resume, cancel, retry, journal_group, audit, demo, completion
+    get, put, list_tasks, show, show_log, pause, resume, cancel, retry, orphans, journal_group, audit, demo,
+    completion,
 ):  # fmt: skip
     main.add_command(_command)

@@ -233,7 +233,9 @@ Ends with 0 where everything is proved, and with 1 where anything is not.
 )
 @click.option("--receipt", "receipts", multiple=True, metavar="FILE", help="A receipt; needs no journal.")
 @click.option(
-    "--file", metavar="FILE", help="The file that the receipt is of: size and digests are compared."
+    "--file",
+    metavar="FILE",
+    help="The file that was downloaded or uploaded: size and digests are compared with the receipt.",
 )
 @json_option
 def verify(
@@ -347,7 +349,8 @@ def _tell(
     for source, each in proven:
         click.echo(printable(f"What {source} says:"))
         for label, value in _lines(each):
-            click.echo(printable(f"  {label:<11}{value}"))
+            if value:
+                click.echo(printable(f"  {label:<13}{value}"))
     for check in checks:
         mark = "proved    " if check.proved else "NOT PROVED"
         click.echo(printable(f"{mark}  {check.what:<11}{check.source}: {check.detail}"))
@@ -361,10 +364,12 @@ def _tell(
 def _lines(proven: Receipt) -> list[tuple[str, str]]:
     return [
         ("Task", proven.task),
+        ("Transfer", proven.direction),
         ("URL", proven.url or "not recorded"),
-        ("Path", proven.path),
+        ("Source" if proven.direction == "upload" else "Path", proven.path),
         ("Size", f"{proven.size:,} bytes ({size_text(proven.size)})"),
         ("Digests", ", ".join(map(str, proven.digests)) or "none: it says nothing about the content"),
+        ("Server said", ", ".join(f"{name} {value}" for name, value in proven.remote.items())),
         ("Created", "not recorded" if proven.created is None else clock_text(proven.created)),
         ("Completed", clock_text(proven.completed)),
         ("Named", proven.client_file_sign or ""),
@@ -375,10 +380,12 @@ def _lines(proven: Receipt) -> list[tuple[str, str]]:
 def _receipt_object(proven: Receipt) -> dict[str, Any]:
     return {
         "task": proven.task,
+        "direction": proven.direction,
         "url": proven.url,
         "path": proven.path,
         "size": proven.size,
         "digests": [str(each) for each in proven.digests],
+        "remote": proven.remote,
         "created": None if proven.created is None else when(proven.created),
         "completed": when(proven.completed),
         "client_file_sign": proven.client_file_sign,

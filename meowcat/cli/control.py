@@ -165,6 +165,16 @@ async def apply(report: Report, journal: str, orders: Sequence[ctl.Order]) -> No
         queued = any(each.state is State.QUEUED for each in answered.outcomes)
         if queued and answered.via == "journal":
             report.note(f"nobody works on {journal} now: 'meowcat resume' takes up what is queued there")
+        if isinstance(order, ctl.Cancel) and answered.via == "journal":
+            await _note_what_is_owed(report, journal, answered.outcomes)
+
+
+async def _note_what_is_owed(report: Report, journal: str, outcomes: Sequence[ctl.Outcome]) -> None:
+    """A canceled upload's session is removed at once where its server, and its credential, can be had."""
+    canceled = {each.task for each in outcomes if each.error is None}
+    tasks = [each.task for each in (await read_all(journal)).tasks if each.task.id in canceled]
+    if any(each.condemned or each.left for each in tasks):
+        report.note("sessions at servers are still to be removed: 'meowcat orphans --abort' tries again")
 
 
 def nothing_text(past: Past, trigger: Trigger) -> str:

@@ -15,6 +15,7 @@ from meowcat.cli.quantities import percent_text, rate_text, seconds_text, size_t
 from meowcat.cli.views import (
     amount_text,
     json_line,
+    place_text,
     printable,
     progress_object,
     shown_name,
@@ -23,6 +24,7 @@ from meowcat.cli.views import (
 )
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
+from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
 from meowcat.task import Progress
 
@@ -53,9 +55,11 @@ class Display(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def display_for(*, as_json: bool) -> Display:
+def display_for(*, as_json: bool, quiet: bool = False) -> Display:
     if as_json:
-        return JsonLines()
+        return JsonLines(quiet=quiet)
+    if quiet:
+        return Quiet()
     console = Console(stderr=True)
     return OnTerminal(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines()
 
@@ -80,7 +84,14 @@ def complete_text(info: TaskInfo) -> str:
     if info.compared:
         words.append(f"{', '.join(digest.algorithm for digest in info.compared)} verified")
     words += [str(digest) for digest in info.digests if digest not in info.compared]
-    return f"{info.path}  {', '.join(words)}"
+    words += [f"{name} {value}" for name, value in info.remote.items()]
+    return f"{place_text(info, info.path)}  {', '.join(words)}"
+
+
+_AGAIN: dict[Direction, str] = {
+    "download": "'get --overwrite' fetches it again",
+    "upload": "'put --again' sends it again",
+}
 
 
 class Pace:
@@ -120,7 +131,7 @@ class PlainLines:
     def begin(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # one interface for all displays
         self._told.begin(info)  # what is over within a second needs no progress
         if info.state is State.COMPLETE:
-            self.say(f"{shown_name(info)}: complete already; 'get --overwrite' fetches it again")
+            self.say(f"{shown_name(info)}: complete already; {_AGAIN[info.direction]}")
         elif info.bytes_done:
             self.say(f"{shown_name(info)}: goes on at {amount_text(info)}")
 
@@ -139,6 +150,16 @@ class PlainLines:
 
     def stopped(self, signal: int, command: str | None) -> None:
         self.say(stopped_text(signal, command))
+
+
+class Quiet(PlainLines):
+    """The same without progress."""
+
+    def begin(self, info: TaskInfo, journal: str) -> None:
+        pass
+
+    def advance(self, info: TaskInfo, moment: Progress) -> None:
+        pass
 
 
 class OnTerminal(PlainLines):
@@ -192,8 +213,9 @@ class OnTerminal(PlainLines):
 class JsonLines:
     """One JSON object a line on standard output; `type` says which."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self._told = Pace()
+        self._quiet = quiet
 
     def __enter__(self) -> Self:
         return self
@@ -206,7 +228,7 @@ class JsonLines:
         json_line({"type": "task"} | task_object(info, journal))
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:
-        if self._told.due(info):
+        if not self._quiet and self._told.due(info):
             json_line(progress_object(info, moment))
 
     def end(self, info: TaskInfo, journal: str) -> None:

@@ -1,9 +1,7 @@
 """`meowcat get`: download, and go on where the same command was stopped."""
 
-import shlex
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import click
 
 from meowcat.cli.display import Display, display_for
 from meowcat.cli.exits import Exit
-from meowcat.cli.journals import journal_of, make_folder, resume_command
+from meowcat.cli.journals import journal_of, make_folder
+from meowcat.cli.objects import DOWNLOAD_NAMES, download_options, refuse_given, settings_of
 from meowcat.cli.options import (
     EngineOptions,
     engine_options,
@@ -19,22 +18,23 @@ from meowcat.cli.options import (
     headers_of,
     journal_option,
     json_option,
+    quiet_option,
     taken,
 )
 from meowcat.cli.quantities import size_option
-from meowcat.cli.running import Stop, Watched, run_until_done, say_how_to_go_on, wait_for_all
+from meowcat.cli.running import Stop, Watched, run_until_done
+from meowcat.cli.signers import required
 from meowcat.cli.targets import Wanted, settle_paths, stands, wanted_of
-from meowcat.config import Config
-from meowcat.core.errors import JournalOwned
+from meowcat.cli.transferring import opening_for, transfer
 from meowcat.core.events import Created
 from meowcat.core.machine import State
 from meowcat.core.seal import seal
-from meowcat.core.transfers import Download
+from meowcat.core.transfers import Download, ProtocolSpec
 from meowcat.core.urls import identity
 from meowcat.core.values import TaskId
 from meowcat.engine import Engine
-from meowcat.transport.contract import Timeouts, Transport
-from meowcat.transport.defaults import transport_for
+from meowcat.protocols.credentials import Provider
+from meowcat.transport.contract import Transport
 
 _EXAMPLES = """\b
 Examples:
@@ -42,6 +42,7 @@ Examples:
   meowcat get https://host/big.iso -o /data/ --connections 8 --checksum sha256:9f86…
   meowcat get --input urls.txt -o downloads/
   meowcat get https://host/x -H @secret-headers.txt --journal transfers.db
+  meowcat get s3://bucket/isos/big.iso --endpoint https://s3.host --credential prod
 
 Run the same command again after a crash, a kill or Ctrl-C: it goes on where it was. Once all is complete it
 fetches nothing again, unless --overwrite says so.
@@ -58,6 +59,7 @@ class Order:
     fields: dict[str, Any]
     """Fields of `Download`, the same for each URL."""
     engine: EngineOptions
+    credentials: dict[str, Provider]
     paused: bool
 
 
@@ -86,10 +88,11 @@ class Order:
     help="The unit of verification and reuse: 1MiB, 8M, 65536. Default: 4MiB, more for huge files.",
 )
 @header_option
+@download_options
 @click.option(
     "--checksum",
     metavar="ALGORITHM:HEX",
-    help="What the content must have: sha256, sha512, sha1, md5, blake3 or crc32c. For one URL.",
+    help="What the content must have: sha256, sha512, sha1, md5, blake3, crc32c or crc64nvme. For one URL.",
 )
 @click.option(
     "--digest",
@@ -104,77 +107,59 @@ class Order:
 @click.option("--priority", type=int, default=0, help="Higher goes first.")
 @click.option("--paused", is_flag=True, help="Only record it: no network until 'meowcat resume TASK'.")
 @engine_options
+@quiet_option
 @json_option
-def get(urls: tuple[str, ...], *, as_json: bool, **options: Any) -> Exit:
-    """Download each URL, verified, and resumable after kill -9."""
-    order = _order(urls, options)
-    display = display_for(as_json=as_json)
+@click.pass_context
+def get(
+    context: click.Context, /, urls: tuple[str, ...], *, as_json: bool, quiet: bool, **options: Any
+) -> Exit:
+    """Download each URL, verified, and resumable after kill -9.
+
+    URL is http(s)://…, or an object at a server that speaks S3: s3://BUCKET/KEY.
+    """
+    order = _order(context, urls, options)
+    display = display_for(as_json=as_json, quiet=quiet)
     return run_until_done(lambda stop: _get(order, display, stop))
 
 
-def _order(urls: tuple[str, ...], options: dict[str, Any]) -> Order:
+def _order(context: click.Context, urls: tuple[str, ...], options: dict[str, Any]) -> Order:
     engine = taken(options)
-    wanted = wanted_of(urls, options.pop("output"), options.pop("input_file"))
+    objects = settings_of(options, DOWNLOAD_NAMES)
+    wanted = wanted_of(urls, options.pop("output"), options.pop("input_file"), objects)
+    if all(each.spec is None for each in wanted):
+        refuse_given(context, DOWNLOAD_NAMES, "s3://BUCKET/KEY")
     if options["checksum"] is not None and len(wanted) > 1:
         raise click.UsageError("--checksum is for one URL")
     headers = headers_of(options.pop("header_lines"))
+    paused = options.pop("paused")
+    credentials: dict[str, Provider] = {}
+    for each in wanted:
+        if each.spec is not None and not paused:
+            credentials = required(each.spec)
     journal = options.pop("journal")
     if journal is None:
         journal = str(journal_of((each.destination, each.identity) for each in wanted))
         make_folder()
-    paused = options.pop("paused")
     options["overwrite"] = "replace" if options["overwrite"] else "never"
-    return Order(wanted, headers, journal, options, engine, paused)
+    return Order(wanted, headers, journal, options, engine, credentials, paused)
 
 
 async def _get(order: Order, display: Display, stop: Stop) -> Exit:
     config = order.engine.config(limit_rate=order.fields["limit_rate"])
-    transport = _transport(config)
-    watched: list[Watched] = []
-    code = Exit.COMPLETE
-    try:
-        async with _opened(order.journal, config, transport) as engine:
-            with stop.scope:
-                watched += await _submit(order, engine, transport)
-                with display:
-                    for each in watched:
-                        display.begin(each.task.info, order.journal)
-                    code = (
-                        _recorded(watched, display) if order.paused else await wait_for_all(watched, display)
-                    )
-    finally:
-        await transport.aclose()
-    if stop.exit is not None:
-        say_how_to_go_on(stop, watched, display)
-        return stop.exit
-    return code
-
-
-@asynccontextmanager
-async def _opened(journal: str, config: Config, transport: Transport) -> AsyncIterator[Engine]:
-    async with AsyncExitStack() as stack:
-        try:
-            engine = await stack.enter_async_context(Engine(journal, config=config, http_client=transport))
-        except JournalOwned as owned:
-            look = f"meowcat ls --watch --journal {shlex.quote(journal)}"
-            raise JournalOwned(f"{owned}: {look!r} shows its tasks", owner=owned.owner) from None
-        yield engine
-
-
-def _transport(config: Config) -> Transport:
-    """One client for the names and for the transfers, so that they share connections."""
-    timeouts = Timeouts(config.connect_timeout, config.read_timeout, config.pool_timeout)
-    transport, _ = transport_for(
-        None, timeouts, http2=config.http2, ca_bundle=config.ca_bundle, proxy=config.proxy
-    )
-    return transport
+    opening = await opening_for(order.journal, config, order.credentials, display)
+    return await transfer(opening, partial(_submit, order), display, stop, paused=order.paused)
 
 
 async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Watched]:
     paths = await settle_paths(order.wanted, engine.tasks(), transport, order.headers)
     requests = [
         Download(
-            url=each.url, to=str(path), headers=order.headers, client_file_sign=each.mark, **order.fields
+            url=each.url,
+            to=str(path),
+            headers=order.headers,
+            client_file_sign=each.mark,
+            protocol=each.spec,
+            **order.fields,
         )
         for each, path in zip(order.wanted, paths, strict=True)
     ]
@@ -190,25 +175,26 @@ async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Wa
 
 async def _done(order: Order, paths: list[Path], engine: Engine) -> dict[str, TaskId]:
     """The tasks, by their targets, that have brought already what is asked for."""
-    wanted = {str(path): each.identity for each, path in zip(order.wanted, paths, strict=True)}
-    candidates = [info async for info in engine.tasks(state=State.COMPLETE) if info.path in wanted]
+    wanted = {
+        str(path): _content(each.url, each.spec) for each, path in zip(order.wanted, paths, strict=True)
+    }
+    candidates = [
+        info async for info in engine.tasks(state=State.COMPLETE, direction="download") if info.path in wanted
+    ]
     return {
         info.path: info.id
         for info in candidates
-        if stands(info, order.fields["checksum"])
-        and wanted[info.path] == identity(await _url_of(engine, info.id))
+        if stands(info, order.fields["checksum"]) and wanted[info.path] == await _brought(engine, info.id)
     }
 
 
-async def _url_of(engine: Engine, task: TaskId) -> str:
-    """The URL as it is stored: one that is shown tells `?item=1` and `?item=2` apart no more."""
+def _content(url: str, spec: ProtocolSpec | None) -> tuple[str, object]:
+    """What tells one content from another: of an object also which version of it."""
+    return identity(url), spec and spec.fields.get("version_id")
+
+
+async def _brought(engine: Engine, task: TaskId) -> tuple[str, object]:
+    """By the URL as it is stored: one that is shown tells `?item=1` and `?item=2` apart no more."""
     first = (await anext(engine.history(task))).event
     assert isinstance(first, Created)  # noqa: S101  # every history begins so; the check narrows the type
-    return first.request.url
-
-
-def _recorded(watched: list[Watched], display: Display) -> Exit:
-    for each in watched:
-        command = resume_command(each.journal, each.needs, each.task.id)
-        display.say(f"{each.task.info.path}: recorded as {each.task.state}; begin with: {command}")
-    return Exit.COMPLETE
+    return _content(first.request.url, first.request.protocol)

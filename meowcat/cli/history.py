@@ -27,10 +27,11 @@ def _nothing(event: Any) -> str:  # noqa: ARG001  # one signature for all events
 
 
 def _created(event: ev.Created) -> str:
-    request = event.request
-    to = request.to if isinstance(request, Download) else request.source
+    request, url = event.request, redact(event.request.url)
     needs = f"  (not stored: {', '.join(request.needs)})" if request.needs else ""
-    return f"{redact(request.url)} -> {to}{needs}"
+    if isinstance(request, Download):
+        return f"{url} -> {request.to}{needs}"
+    return f"{request.source} -> {url}, by {request.protocol.tag}{needs}"
 
 
 def _started(event: ev.Started) -> str:
@@ -42,6 +43,31 @@ def _started(event: ev.Started) -> str:
 
 def _stored(event: ev.Stored) -> str:
     return _pieces(event.pieces)
+
+
+def _pinned(event: ev.SourcePinned) -> str:
+    return _whole(event.source.size, [str(each) for each in event.digests])
+
+
+def _opened(event: ev.SessionOpened) -> str:
+    held = f", of which the server has {_pieces(event.held, 'part')}" if event.held else ""
+    return f"{_session(event.session.id)}parts of {size_text(event.piece_size)}{held}"
+
+
+def _session(name: str) -> str:
+    return f"{name}, " if name else ""
+
+
+def _dropped(event: ev.SessionDropped) -> str:
+    return event.reason + ("; its session is to be removed" if event.abort else "")
+
+
+def _aborted(event: ev.SessionAborted) -> str:
+    if event.committed:
+        return f"{_session(event.session)}it had become the object already, which was left"
+    if event.gone:
+        return f"{_session(event.session)}gone"
+    return f"{_session(event.session)}given up, and may still stand at the server: {event.detail}"
 
 
 def _rechecked(event: ev.Rechecked) -> str:
@@ -58,12 +84,14 @@ def _waiting(event: ev.Waiting) -> str:
     return f"for {event.waiting_for}" + (f": {', '.join(event.names)}" if event.names else "")
 
 
-def _intended(event: ev.PublishIntended) -> str:
+def _intended(event: ev.PublishIntended | ev.CommitIntended) -> str:
     return _whole(event.size, [str(each) for each in event.digests])
 
 
 def _completed(event: ev.Completed) -> str:
-    return f"{event.path}  {_whole(event.size, [str(each) for each in event.digests])}"
+    said = [f"{name} {value}" for name, value in event.result.items()]
+    place = f"{event.path} -> {redact(event.url or '')}" if event.direction == "upload" else event.path
+    return f"{place}  {_whole(event.size, [*map(str, event.digests), *said])}"
 
 
 def _recovered(event: ev.Recovered) -> str:
@@ -89,6 +117,13 @@ _TELLING: dict[type[ev.Event], Callable[[Any], str]] = {
     ev.Waiting: _waiting,
     ev.Supplied: lambda event: ", ".join(event.names),
     ev.PublishIntended: _intended,
+    ev.SourcePinned: _pinned,
+    ev.SessionUnopened: lambda event: "one may stand at the server all the same" if event.lost else "none",
+    ev.SessionOpened: _opened,
+    ev.Sent: lambda event: _pieces(event.pieces, "part"),
+    ev.SessionDropped: _dropped,
+    ev.CommitIntended: _intended,
+    ev.SessionAborted: _aborted,
     ev.Completed: _completed,
     ev.Paused: lambda event: event.reason,
     ev.Requeued: lambda event: event.reason,
@@ -107,11 +142,11 @@ def _whole(size: int, digests: list[str]) -> str:
     return ", ".join([size_text(size), *digests])
 
 
-def _pieces(spans: tuple[tuple[int, int], ...]) -> str:
+def _pieces(spans: tuple[tuple[int, int], ...], noun: str = "piece") -> str:
     """`12 pieces: 0-7 16 20-22 …`, with the last number included, as people count."""
     count = sum(stop - start for start, stop in spans)
     shown = [
         f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in spans[:_SHOWN_SPANS]
     ]
     more = " …" if len(spans) > _SHOWN_SPANS else ""
-    return counted(count, "piece") + (f": {' '.join(shown)}{more}" if spans else "")
+    return counted(count, noun) + (f": {' '.join(shown)}{more}" if spans else "")

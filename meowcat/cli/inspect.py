@@ -1,5 +1,7 @@
 """`meowcat show | log`: what journals hold, read beside whoever owns them."""
 
+from typing import Any
+
 import anyio
 import click
 
@@ -10,7 +12,7 @@ from meowcat.cli.history import event_text
 from meowcat.cli.journals import Found, Past, pick, read_all, records_of
 from meowcat.cli.listing import warn
 from meowcat.cli.options import journal_option, json_option
-from meowcat.cli.quantities import rate_text, seconds_text, size_text
+from meowcat.cli.quantities import counted, rate_text, seconds_text, size_text
 from meowcat.cli.views import (
     Seen,
     amount_text,
@@ -20,12 +22,13 @@ from meowcat.cli.views import (
     live_object,
     owner_text,
     printable,
+    remedy_text,
     waits_text,
 )
 from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
-from meowcat.core.state import Phase
-from meowcat.core.transfers import Download
+from meowcat.core.state import Phase, TaskState
+from meowcat.core.transfers import Download, Upload
 from meowcat.journal.contract import Damage, Record
 from meowcat.journal.logged import event_object, logged
 
@@ -39,7 +42,7 @@ def show(task: str, *, journal: str | None, as_json: bool) -> Exit:
     found = pick(anyio.run(read_all, journal), task)
     (seen,), silent = anyio.run(seen_in, Past([found], {}, {}, [found.journal], named=True))
     if as_json:
-        json_document(live_object(seen))
+        json_document(live_object(seen) | {"upload": upload_object(found.task)})
         return Exit.COMPLETE
     for error in silent.values():
         click.echo(printable(f"meowcat: {error}"), err=True)
@@ -51,23 +54,31 @@ def show(task: str, *, journal: str | None, as_json: bool) -> Exit:
 
 def _details(found: Found, seen: Seen) -> list[tuple[str, str]]:
     info, task = seen.info, found.task
+    upload = task.request if isinstance(task.request, Upload) else None
     return [
         ("Task", info.id),
         ("State", str(info.state) if info.phase is Phase.DONE else f"{info.state} ({info.phase})"),
         ("Waiting for", waits_text(seen) if info.waiting_for else ""),
+        ("To go on", "; ".join(map(remedy_text, info.needs))),
         ("Reason", info.reason),
+        ("Direction", info.direction),
         ("URL", info.url),
-        ("Path", info.path),
+        ("Path" if upload is None else "Source", info.path),
+        ("Protocol", "" if upload is None else _protocol_text(upload)),
         ("Journal", found.journal),
         ("Owner", owner_text(seen.owner)),
         ("Created", clock_text(info.created)),
         ("Progress", amount_text(info)),
         ("Rate", rate_text(seen.rate) if seen.rate else ""),
         ("Left", seconds_text(seen.eta) if seen.eta is not None else ""),
-        ("Pieces", _pieces_text(found)),
-        ("Connections", str(task.request.connections or "")),
+        ("Pieces" if upload is None else "Parts", _pieces_text(found)),
+        ("Session", task.session.id if task.session else ""),
+        ("To remove", ", ".join(each.session.id for each in task.condemned)),
+        ("Not known", _lost_text(task)),
+        ("Connections", _connections_text(task)),
         ("Content", _content_text(found)),
         ("Checksum", (isinstance(task.request, Download) and task.request.checksum) or ""),
+        ("Server said", ", ".join(f"{name} {value}" for name, value in info.remote.items())),
         ("Digests", ", ".join(str(digest) for digest in info.digests)),
         ("Failures", f"{info.attempts} in a row" if info.attempts else ""),
         ("Crashes", f"{info.crashes} in a row" if info.crashes else ""),
@@ -80,12 +91,47 @@ def _pieces_text(found: Found) -> str:
     grid = found.task.grid
     if grid is None:
         return ""
-    return f"{found.task.stored.total} of {grid.count} stored, {size_text(found.task.piece_size)} each"
+    done = "sent" if found.task.is_upload else "stored"
+    return f"{found.task.stored.total} of {grid.count} {done}, {size_text(found.task.piece_size)} each"
+
+
+def _protocol_text(request: Upload) -> str:
+    fields = [f"{name} {value}" for name, value in request.protocol.fields.items() if value not in ("", None)]
+    return request.protocol.tag + (f" ({', '.join(fields)})" if fields else "")
+
+
+def _connections_text(task: TaskState) -> str:
+    if task.session is not None and not task.session.capabilities.any_order:
+        return "1, since each part follows on the one before it"
+    return str(task.request.connections or "")
+
+
+def _lost_text(task: TaskState) -> str:
+    if not task.lost:
+        return ""
+    return f"{counted(task.lost, 'session')} may stand at the server whose name was lost: 'meowcat orphans'"
+
+
+def upload_object(task: TaskState) -> dict[str, Any] | None:
+    """What only uploads have, as JSON. These names are documented, and stay."""
+    if not isinstance(task.request, Upload):
+        return None
+    spec, grid = task.request.protocol, task.grid
+    return {
+        "protocol": {"tag": spec.tag, "version": spec.version, "fields": spec.fields},
+        "origin": task.request.origin,
+        "session": task.session.id if task.session else None,
+        "parts": grid.count if grid else None,
+        "parts_sent": task.stored.total,
+        "part_size": task.piece_size or None,
+        "to_remove": [each.session.id for each in task.condemned],
+        "lost": task.lost,
+    }
 
 
 def _content_text(found: Found) -> str:
     generation = found.task.generation
-    if generation is None:
+    if generation is None or found.task.is_upload:  # of a source there is nothing to tell but its size
         return ""
     named = f"ETag {generation.etag}" if generation.etag else f"Last-Modified {generation.last_modified}"
     known = named if generation.etag or generation.last_modified else "no validator"

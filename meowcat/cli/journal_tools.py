@@ -130,9 +130,7 @@ def _place(damage: Damage) -> dict[str, Any]:
 @journal_group.command(name="salvage", epilog="Example: meowcat journal salvage transfers.db saved.db")
 @_AT
 @click.argument("new", metavar="NEW")
-@click.option(
-    "--partial", is_flag=True, help="Keep tasks up to the first hole in their history, Paused there."
-)
+@click.option("--partial", is_flag=True, help="Keep tasks up to the first hole in their history.")
 @json_option
 def salvage_journal(journal: str, new: str, *, partial: bool, as_json: bool) -> Exit:
     """Save what is whole of a damaged JOURNAL into NEW.

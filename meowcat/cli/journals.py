@@ -173,9 +173,13 @@ def _places(past: Past) -> str:
 
 
 def resume_command(journal: str, needs: Iterable[str] = (), task: TaskId | None = None) -> str:
-    """What to type to go on; of secrets only the names, for they are not known here any more."""
+    """What to type to go on; of secrets only the names, for they are not known here any more. A credential is
+    found by its name again."""
     words = ["meowcat", "resume", *([task] if task else []), "--journal", shlex.quote(journal)]
     for need in needs:
         kind, _, name = need.partition(":")
-        words += ["--url", "URL"] if kind == "url" else ["--header", shlex.quote(f"{name}: VALUE")]
+        if kind == "url":
+            words += ["--url", "URL"]
+        elif kind == "header":
+            words += ["--header", shlex.quote(f"{name}: VALUE")]
     return " ".join(words)

@@ -18,6 +18,7 @@ from meowcat.cli.running import Stop, run_until_done
 from meowcat.cli.tables import PLAIN_HEAD, SORTS, console_for_tables, plain_lines, plain_row, table_of
 from meowcat.cli.views import Seen, json_document, json_line, live_object, printable
 from meowcat.core.machine import ENDED, State
+from meowcat.core.state import Phase
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
 
@@ -44,7 +45,8 @@ class Filter:
             return False
         if self.states:
             return info.state in self.states
-        return self.everything or info.state not in ENDED or not old
+        over = info.state in ENDED and info.phase is not Phase.DISCARDING
+        return self.everything or not over or not old
 
     def ordered(self, tasks: Iterable[Seen]) -> list[Seen]:
         return sorted(tasks, key=SORTS[self.sort], reverse=self.reverse)

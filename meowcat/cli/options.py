@@ -33,6 +33,9 @@ state_option = click.option(
 direction_option = click.option(
     "--direction", type=click.Choice(["download", "upload"]), help="Only tasks of this direction."
 )
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, help="No progress: only what is complete, and what went wrong."
+)
 header_option = click.option(
     "--header",
     "-H",
@@ -65,6 +68,7 @@ class EngineOptions:
             more |= {"connect_timeout": self.timeout, "read_timeout": self.timeout}
         return Config(
             max_downloads=self.jobs,
+            max_uploads=self.jobs,
             durability=self.durability,
             ca_bundle=self.ca_bundle,
             proxy=self.proxy,
@@ -74,7 +78,7 @@ class EngineOptions:
 
 
 _ENGINE_OPTIONS = (
-    click.option("--jobs", "-j", type=int, default=4, show_default=True, help="Downloads at once."),
+    click.option("--jobs", "-j", type=int, default=4, show_default=True, help="Transfers at once."),
     click.option(
         "--timeout",
         callback=seconds_option,

@@ -12,6 +12,7 @@ import anyio
 from msgspec.structs import replace
 
 from meowcat.cli.journals import read_all
+from meowcat.cli.signers import Signers, signers_of
 from meowcat.config import Config
 from meowcat.control import messages as ctl
 from meowcat.control.client import connect
@@ -24,7 +25,8 @@ from meowcat.engine import Engine
 GRACE = 5.0
 """Seconds that a journal may be owned by a process that does not answer: it is opening, or closing, or
 another command that is soon done."""
-_PAUSE = 0.05
+PAUSE = 0.05
+"""Seconds until the next try then."""
 
 Via = Literal["owner", "journal"]
 
@@ -73,17 +75,26 @@ async def act(journal: str, order: ctl.Order) -> Answered:
             return Answered(await _settled(journal, order, done, doubtful=doubtful), "journal")
         except JournalOwned as owned:
             if time.monotonic() > deadline:
-                raise JournalOwned(
-                    f"{owned}, which does not listen: stop it, or have it opened with control=True",
-                    owner=owned.owner,
-                ) from None
-            await anyio.sleep(_PAUSE)
+                raise silent_owner(owned) from None
+            await anyio.sleep(PAUSE)
+
+
+def silent_owner(owned: JournalOwned) -> JournalOwned:
+    """What is to be done about an owner that can't be asked."""
+    return JournalOwned(
+        f"{owned}, which does not listen: stop it, or have it opened with control=True", owner=owned.owner
+    )
 
 
 async def _alone(journal: str, order: ctl.Order) -> list[ctl.Outcome]:
     """With an engine that touches what is ordered and nothing else. It does not listen: whoever else comes
-    waits for the moment that it takes, instead of being hung up on."""
-    async with Engine(journal, config=Config(control=False), on_restart="leave") as engine:
+    waits for the moment that it takes, instead of being hung up on.
+
+    What a cancel leaves to be removed at a server is removed while it closes, or is owed.
+    """
+    signers = await signers_of(journal) if isinstance(order, ctl.Cancel) else Signers()
+    config = Config(control=False)
+    async with Engine(journal, config=config, on_restart="leave", credentials=signers.found) as engine:
         return await obey(engine, order)
 
 

@@ -22,9 +22,11 @@ from meowcat.cli.options import (
     headers_of,
     journal_option,
     json_option,
+    quiet_option,
     taken,
 )
 from meowcat.cli.running import Stop, Watched, at_rest, run_until_done, say_how_to_go_on, wait_for_all
+from meowcat.cli.signers import signers_of
 from meowcat.control import messages as ctl
 from meowcat.control.client import Control, connect
 from meowcat.core.errors import EngineClosed, JournalOwned, NobodyListens, OwnerLost
@@ -97,8 +99,9 @@ class Entrusted:
 )
 @click.option("--url", help="A fresh URL for the task, a signed one for example. For one task.")
 @engine_options
+@quiet_option
 @json_option
-def resume(tasks: tuple[str, ...], *, as_json: bool, **options: Any) -> Exit:
+def resume(tasks: tuple[str, ...], *, as_json: bool, quiet: bool, **options: Any) -> Exit:
     """Take up what is unfinished and wait for it.
 
     TASK is an id, or a beginning or end of one that no other task has. Other unfinished tasks of the same
@@ -111,7 +114,7 @@ def resume(tasks: tuple[str, ...], *, as_json: bool, **options: Any) -> Exit:
     wish = Wish(tasks, options["journal"], options["everything"], supply, engine)
     if options["no_wait"]:
         return anyio.run(partial(_set_going_only, wish, as_json=as_json))
-    display = display_for(as_json=as_json)
+    display = display_for(as_json=as_json, quiet=quiet)
     return run_until_done(lambda stop: _resume(wish, display, stop))
 
 
@@ -255,6 +258,8 @@ def _chosen(past: Past, wish: Wish) -> list[Found]:
 def _nothing_text(past: Past) -> str:
     counts = Counter(each.task.state for each in past.tasks)
     alone = [f"{counts[state]} {state}" for state in (State.PAUSED, State.FAILED) if counts[state]]
+    if not alone and any(each.task.condemned or each.task.left for each in past.tasks):
+        return "nothing is unfinished; sessions at servers are still to be removed: 'meowcat orphans --abort'"
     if not alone:
         return "nothing is unfinished"
     return f"nothing to take up; {' and '.join(alone)}: name them, or use --all"
@@ -284,7 +289,7 @@ async def _open_all(
     entrusted: list[Entrusted] = []
     for journal, founds in _by_journal(chosen).items():
         try:
-            opened[journal] = await stack.enter_async_context(Engine(journal, config=wish.engine.config()))
+            opened[journal] = await stack.enter_async_context(await _engine(journal, wish, display))
         except JournalOwned as error:
             if not wish.particular:
                 display.say(f"meowcat: left alone: {error}")
@@ -292,11 +297,18 @@ async def _open_all(
             try:
                 control = await stack.enter_async_context(connect(journal))
             except NobodyListens:  # it may have gone at this moment; if not, this says who it is
-                engine = Engine(journal, config=wish.engine.config())
-                opened[journal] = await stack.enter_async_context(engine)
+                opened[journal] = await stack.enter_async_context(await _engine(journal, wish, display))
             else:
                 entrusted.append(Entrusted(journal, control, founds))
     return opened, entrusted
+
+
+async def _engine(journal: str, wish: Wish, display: Display) -> Engine:
+    """With the credentials that its unfinished tasks name; whose credential is nowhere waits for it."""
+    signers = await signers_of(journal)
+    for text in signers.missing.values():
+        display.say(f"meowcat: {text}")
+    return Engine(journal, config=wish.engine.config(), credentials=signers.found)
 
 
 async def _set_going(engine: Engine, found: Found, supply: Supply) -> Task:

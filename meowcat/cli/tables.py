@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from meowcat.cli.quantities import percent_text, rate_text, seconds_text, size_text
-from meowcat.cli.views import ID_SHOWN, Seen, owner_text, printable, shown_name, waits_text
+from meowcat.cli.views import ID_SHOWN, Seen, owner_text, place_text, printable, shown_name, waits_text
 from meowcat.core.machine import State
 
 _BAR_FROM, _RATE_FROM, _SIZE_FROM, _OWNER_FROM = 100, 64, 80, 110
@@ -53,7 +53,7 @@ def plain_row(seen: Seen) -> tuple[str, ...]:
         _rate(seen),
         _left(seen),
         owner_text(seen.owner),
-        info.path,
+        place_text(info, info.path),
         waits_text(seen),
     )
 
@@ -91,7 +91,7 @@ def _columns() -> list[tuple[int, Column, Cell]]:
         (_RATE_FROM, _fixed("RATE", "right"), lambda seen: Text(_rate(seen))),
         (_SIZE_FROM, _fixed("LEFT", "right"), lambda seen: Text(_left(seen))),
         (_OWNER_FROM, _fixed("OWNER"), lambda seen: Text(owner_text(seen.owner))),
-        (0, Column("FILE"), lambda seen: _cut(shown_name(seen.info))),
+        (0, Column("FILE"), lambda seen: _cut(place_text(seen.info, shown_name(seen.info)))),
         (0, Column(""), lambda seen: _cut(waits_text(seen), "yellow")),
     ]
 

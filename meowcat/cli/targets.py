@@ -11,11 +11,13 @@ from pathlib import Path
 import anyio
 import click
 
+from meowcat.cli.objects import is_object
 from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.info import TaskInfo
-from meowcat.core.transfers import parse_checksum
+from meowcat.core.transfers import ProtocolSpec, parse_checksum
 from meowcat.core.urls import check_url, identity
+from meowcat.protocols.s3 import S3, S3Download
 from meowcat.transport.contract import HttpRequest, Transport, TransportFault
 from meowcat.transport.redirects import open_following
 
@@ -30,8 +32,11 @@ class Wanted:
     """One URL and where it goes: to `path`, or into `folder` under a name that is still to be found."""
 
     url: str
+    """The one that requests are sent to: https://… of an object, too."""
     folder: Path
     path: Path | None = None
+    spec: ProtocolSpec | None = None
+    """How it is asked for; None is plain HTTP."""
 
     @property
     def identity(self) -> str:
@@ -50,8 +55,10 @@ class Wanted:
         return str(self.path) if self.path is not None else f"{self.folder}{os.sep}"
 
 
-def wanted_of(urls: Sequence[str], output: str | None, input_file: str | None) -> list[Wanted]:
-    """All that a command line asks for.
+def wanted_of(
+    urls: Sequence[str], output: str | None, input_file: str | None, objects: S3 | None = None
+) -> list[Wanted]:
+    """All that a command line asks for. `objects` says how those of s3:// URLs are had.
 
     Raises:
         click.UsageError: nothing, or one path for several URLs. InvalidArgument: a URL that can't be had.
@@ -64,9 +71,22 @@ def wanted_of(urls: Sequence[str], output: str | None, input_file: str | None) -
     for url, path in listed:
         target = None if path is None else _absolute(base / path)
         wanted.append(Wanted(url, target.parent if target else base, target))
-    for each in wanted:
-        check_url(each.url)
+    settings = objects or S3()
+    return [_resolved(each, settings) if is_object(each.url) else _checked(each) for each in wanted]
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    check_url(wanted.url)
     return wanted
+
+
+def _resolved(wanted: Wanted, settings: S3) -> Wanted:
+    """An object is named by its key, whatever a server may say."""
+    if wanted.url.endswith("/"):
+        raise click.UsageError(f"{wanted.url}: is a folder; expected an object, s3://BUCKET/KEY")
+    url, spec = S3Download.resolve(wanted.url, settings.spec(), None)
+    path = wanted.path or wanted.folder / file_name(None, url)
+    return Wanted(url, wanted.folder, path, spec)
 
 
 def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[Wanted]:
@@ -113,7 +133,8 @@ def _listed(source: str) -> Iterable[tuple[str, str | None]]:
         if not words or words[0].startswith("#"):
             continue
         try:
-            check_url(words[0])
+            if not is_object(words[0]):
+                check_url(words[0])
         except InvalidArgument as error:
             raise click.UsageError(f"--input {source}, line {number}: {error}") from error
         yield words[0], words[1].strip() if len(words) > 1 else None

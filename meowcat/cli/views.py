@@ -13,6 +13,7 @@ from meowcat.cli.quantities import percent_text, size_text
 from meowcat.core.errors import MeowcatError
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
+from meowcat.core.state import Phase
 from meowcat.core.values import FaultKind
 from meowcat.journal.contract import Owner
 from meowcat.journal.logged import when
@@ -77,6 +78,7 @@ def task_object(info: TaskInfo, journal: str) -> dict[str, Any]:
         else {"code": int(fault.code), "kind": fault.kind, "status": fault.status, "detail": fault.detail},
         "digests": [str(digest) for digest in info.digests],
         "compared": [str(digest) for digest in info.compared],
+        "remote": info.remote,
     }
 
 
@@ -137,6 +139,11 @@ def shown_name(info: TaskInfo) -> str:
     return Path(info.path).name
 
 
+def place_text(info: TaskInfo, path: str) -> str:
+    """Where it goes: `path`, the target of a download; or the source of an upload, and the URL it goes to."""
+    return f"{path} -> {info.url}" if info.direction == "upload" else path
+
+
 def amount_text(info: TaskInfo) -> str:
     """`45.1%  115.5 MiB of 256.0 MiB`, as far as it is known."""
     if info.size is None:
@@ -151,8 +158,33 @@ def standing_text(info: TaskInfo) -> str:
             return f"{info.path} exists; --overwrite replaces it"
         return info.fault.detail
     if info.needs:
-        return f"{info.waiting_for or 'supply'}: {', '.join(info.needs)}"
+        fault = info.fault
+        why = f": {fault.detail}" if fault is not None and fault.kind is FaultKind.EXPIRED else ""
+        return f"{info.waiting_for or 'supply'}: {', '.join(info.needs)}{why}"
     if info.waiting_for is not None:
         why = f": {info.fault.detail}" if info.fault is not None and info.fault.detail else ""
         return f"{info.waiting_for}{why}"
+    if info.phase is Phase.DISCARDING:
+        return (
+            f"its {'session at the server' if info.direction == 'upload' else 'part file'} is to be removed"
+        )
     return info.reason if info.state is State.PAUSED else ""
+
+
+def remedy_text(need: str) -> str:
+    """How what a task waits for is brought, by the need's name."""
+    kind, _, name = need.partition(":")
+    return _REMEDIES[kind].format(repr(name)) if kind in _REMEDIES else need
+
+
+_REMEDIES = {
+    "url": "a fresh URL: meowcat resume TASK --url, or Task.supply(url=…)",
+    "header": "the header {}: meowcat resume TASK --header, or Task.supply(headers=…)",
+    "data": "the bytes: Task.supply(data=…)",
+    "plan": "a fresh plan: Task.supply(plan=…), or a refresher registered by name",
+    "credential": "the credential {}: from the environment or credentials.toml with meowcat resume TASK; or "
+    "Engine(credentials=…), Engine.add_credential",
+    "refresher": "the refresher {}, Engine(refreshers=…) or Engine.add_refresher; or Task.supply(plan=…)",
+    "source": "the source {}: Engine(sources=…), or Engine.add_source",
+    "protocol": "the protocol {}: Engine(protocols=[…])",
+}

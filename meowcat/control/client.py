@@ -12,7 +12,7 @@ from meowcat.control import messages as ctl
 from meowcat.control.place import place_of
 from meowcat.control.wire import LineTooLong, Wire, connect_to
 from meowcat.core.errors import ControlError, NobodyListens, OwnerLost
-from meowcat.core.info import Snapshot
+from meowcat.core.info import Orphan, Snapshot
 from meowcat.core.machine import State
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
@@ -107,6 +107,21 @@ class Control:
         """The tasks that have not ended, or those in `states`."""
         await self._send(ctl.ListTasks(states=tuple(states), direction=direction))
         return await self._page()
+
+    async def orphans(self) -> list[Orphan]:
+        """As `Engine.orphans`."""
+        await self._send(ctl.ListOrphans())
+        found: list[Orphan] = []
+        while True:
+            page = await self._receive(ctl.Orphans)
+            found += page.orphans
+            if not page.more:
+                return found
+
+    async def abort_orphans(self) -> list[TaskId]:
+        """As `Engine.abort_orphans`."""
+        await self._send(ctl.AbortOrphans())
+        return [each.task for each in await self._outcomes()]
 
     async def snapshot(self) -> Snapshot:
         await self._send(ctl.Glance())

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from meowcat.core import errors
 from meowcat.core.errors import Code, ControlError, InvalidArgument, MeowcatError
-from meowcat.core.info import Snapshot, TaskInfo
+from meowcat.core.info import Orphan, Snapshot, TaskInfo
 from meowcat.core.machine import State, Trigger
 from meowcat.core.transfers import Direction
 from meowcat.core.urls import HIDDEN, scrub
@@ -99,7 +99,18 @@ class Glance(Request, frozen=True, kw_only=True, tag="snapshot"):
     """The engine at a glance."""
 
 
-AnyRequest = Ping | Pause | Resume | Cancel | Retry | Supply | ListTasks | Watch | Glance
+class ListOrphans(Request, frozen=True, kw_only=True, tag="orphans"):
+    """The sessions at servers that no task at work needs."""
+
+
+class AbortOrphans(Request, frozen=True, kw_only=True, tag="abort-orphans"):
+    """Try again to remove those of them that are proved to be ours and that nothing keeps; answered with the
+    tasks that they are of, once each is gone, or refused again, or has to wait."""
+
+
+AnyRequest = (
+    Ping | Pause | Resume | Cancel | Retry | Supply | ListTasks | Watch | Glance | ListOrphans | AbortOrphans
+)
 
 ORDERS: dict[type[Order], Trigger] = {
     Pause: Trigger.PAUSE,
@@ -173,7 +184,12 @@ class Glanced(Reply, frozen=True, kw_only=True, tag="snapshot"):
     snapshot: Snapshot
 
 
-AnyReply = Pong | Failure | Done | Tasks | Glanced
+class Orphans(Reply, frozen=True, kw_only=True, tag="orphans"):
+    orphans: tuple[Orphan, ...] = ()
+    more: bool = False
+
+
+AnyReply = Pong | Failure | Done | Tasks | Glanced | Orphans
 
 
 # Lines

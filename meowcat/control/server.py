@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 from meowcat.control import messages as ctl
 from meowcat.control.wire import LineTooLong, Wire, listen_at
 from meowcat.core.errors import ControlError, InvalidArgument, MeowcatError
-from meowcat.core.info import Snapshot, TaskInfo, eta_of, info_of
+from meowcat.core.info import Orphan, Snapshot, TaskInfo, eta_of, info_of
 from meowcat.core.machine import ACTIVE, ENDED, TABLE, State
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Direction
@@ -100,6 +100,8 @@ class Commands(Protocol):
         self, *, state: Sequence[State] | None = None, direction: Direction | None = None
     ) -> Stream[TaskInfo]: ...
     async def snapshot(self) -> Snapshot: ...
+    async def orphans(self) -> list[Orphan]: ...
+    async def abort_orphans(self) -> list[TaskId]: ...
 
 
 async def obey(commands: Commands, order: ctl.Order) -> list[ctl.Outcome]:
@@ -262,8 +264,10 @@ class ControlServer:
                 self._idle.discard(scope)
 
     async def _answered(self, request: ctl.AnyRequest, send: Send) -> None:
-        """Answer, whatever it takes: a command is given up after a time, a list is as long as it is."""
-        patience = ANSWER_WITHIN if isinstance(request, ctl.Order | ctl.Supply) else None
+        """Answer, whatever it takes: what changes something, or asks servers, is given up after a time; a
+        list is as long as it is."""
+        slow = isinstance(request, ctl.Order | ctl.Supply | ctl.ListOrphans | ctl.AbortOrphans)
+        patience = ANSWER_WITHIN if slow else None
         try:
             with anyio.move_on_after(patience):
                 await self._answer(request, send)
@@ -293,9 +297,22 @@ class ControlServer:
                 await self._list(request, send)
             case ctl.Glance():
                 await send(ctl.Glanced(snapshot=await self._commands.snapshot()))
+            case ctl.ListOrphans():
+                await self._list_orphans(send)
+            case ctl.AbortOrphans():
+                await self._abort_orphans(send)
             case ctl.Pause() | ctl.Resume() | ctl.Cancel() | ctl.Retry():
                 for outcomes, more in ctl.pages(await obey(self._commands, request)):
                     await send(ctl.Done(outcomes=outcomes, more=more))
+
+    async def _list_orphans(self, send: Send) -> None:
+        for orphans, more in ctl.pages(await self._commands.orphans()):
+            await send(ctl.Orphans(orphans=orphans, more=more))
+
+    async def _abort_orphans(self, send: Send) -> None:
+        tried = [ctl.Outcome(task=task) for task in await self._commands.abort_orphans()]
+        for outcomes, more in ctl.pages(tried):
+            await send(ctl.Done(outcomes=outcomes, more=more))
 
     async def _list(self, request: ctl.ListTasks | ctl.Watch, send: Send) -> None:
         """Page by page, so that a long list is never in memory as a whole."""

@@ -55,6 +55,12 @@ class Code(IntEnum):
     TARGET_EXISTS = 141
     TARGET_OWNED = 142
     FORKED = 143
+    SOURCE_CHANGED = 144
+    """The source of an upload is not what it was when the upload was begun."""
+    SESSION_LOST = 145
+    """The server does not know the upload any more."""
+    CREDENTIAL = 146
+    """A credential or a fresh plan could not be had, or has run out."""
     CONTROL = 150
     """The owner of a journal can't be talked to over its control socket."""
     AUDIT = 151

@@ -8,11 +8,12 @@ Defaults are always written out, so that a default that changes later rewrites n
 
 from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from meowcat.core.machine import State
-from meowcat.core.transfers import Request
-from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, TaskId
+from meowcat.core.sessions import Receipt, Session
+from meowcat.core.transfers import Direction, Request
+from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, SourceIdentity, TaskId
 from meowcat.core.waits import WaitingFor
 
 
@@ -24,7 +25,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
 
 
 class Created(Event, frozen=True, kw_only=True, tag="created"):
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     task: TaskId
     key: str
     """The name that no other live task has: the target's path, unless the user chose one."""
@@ -71,6 +72,7 @@ class Rechecked(Event, frozen=True, kw_only=True, tag="rechecked"):
 class AttemptFailed(Event, frozen=True, kw_only=True, tag="attempt-failed"):
     """Something failed and will be tried again. No new request starts before `delay` is over."""
 
+    version: ClassVar[int] = 2
     fault: Fault
     attempt: int
     """1 for the first failure in a row; failures of requests that began before the last one repeat it."""
@@ -102,7 +104,7 @@ class WaitEnded(Event, frozen=True, kw_only=True, tag="wait-ended"):
 class Supplied(Event, frozen=True, kw_only=True, tag="supplied"):
     """What a restart can't know was handed in again."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     names: tuple[str, ...]
     """Of headers (`header:cookie`) and of the URL (`url`); never a value that may be secret."""
     request: Request | None = None
@@ -118,19 +120,110 @@ class PublishIntended(Event, frozen=True, kw_only=True, tag="publish-intended"):
     """Of the whole content: those that were expected, each compared, and the one that was asked for."""
 
 
-class Completed(Event, frozen=True, kw_only=True, tag="completed"):
-    """The file stands at its target. Says by itself what came from where: it is what a receipt proves."""
+class SourcePinned(Event, frozen=True, kw_only=True, tag="source-pinned"):
+    """What an upload reads: from here on every byte that is sent is of this source, in this state of it; or,
+    again, of another one that was found to have the same bytes."""
 
-    version: ClassVar[int] = 2
-    path: str
+    source: SourceIdentity
+    digests: tuple[Checksum, ...]
+    """Of the whole, where the protocol needs them."""
+
+
+class SessionIntended(Event, frozen=True, kw_only=True, tag="session-intended"):
+    """From here on a session of the task may stand at the server."""
+
+
+class SessionUnopened(Event, frozen=True, kw_only=True, tag="session-unopened"):
+    """No session came of the intent, as far as is known."""
+
+    lost: bool
+    """Whether one may stand at the server all the same: its reply did not come."""
+
+
+class SessionOpened(Event, frozen=True, kw_only=True, tag="session-opened"):
+    """The server takes parts."""
+
+    session: Session
+    piece_size: int
+    """Bytes in a part; the last one may be shorter."""
+    held: tuple[tuple[int, int], ...]
+    """Half-open ranges of the parts that the server had already and vouches for."""
+
+
+class Sent(Event, frozen=True, kw_only=True, tag="sent"):
+    """The server has confirmed these parts."""
+
+    pieces: tuple[tuple[int, int], ...]
+    """Half-open ranges of part numbers, the first of which is 0, in order."""
+    digests: bytes
+    """The parts' BLAKE3 digests, 32 bytes each, in the order of `pieces`: of exactly the bytes that went."""
+    receipts: tuple[Receipt, ...]
+    """In the same order."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the parts, in that order."""
+        return tuple(index for first, stop in self.pieces for index in range(first, stop))
+
+
+class SessionDropped(Event, frozen=True, kw_only=True, tag="session-dropped"):
+    """What was sent counts no more, and all begins anew."""
+
+    reason: str
+    abort: bool
+    """Whether the session is to be removed from the server: otherwise it is gone, or there is none."""
+    changed: bool
+    """Whether it counts against the retries."""
+    unpin: bool
+    """Whether the source is another one now."""
+
+
+class CommitIntended(Event, frozen=True, kw_only=True, tag="commit-intended"):
+    """All is sent and the source is proved; from here on the object may stand at the server."""
+
     size: int
     digests: tuple[Checksum, ...]
-    """As in `PublishIntended`."""
+    """Of the whole: those that the protocol needed, and the one that was asked for."""
+
+
+class SessionAborted(Event, frozen=True, kw_only=True, tag="session-aborted"):
+    """A session that nobody needs was dealt with."""
+
+    session: str
+    """Its id."""
+    gone: bool
+    """Whether the server says that it is no more; otherwise it was given up, and `detail` says why."""
+    committed: bool
+    """Whether it had become the object before the cancel came: then that was left there, whole."""
+    detail: str = ""
+
+
+class SessionCondemned(Event, frozen=True, kw_only=True, tag="session-condemned"):
+    """A session that was given up is to be removed after all: somebody asked for it."""
+
+    session: str
+    """Its id."""
+
+
+class Completed(Event, frozen=True, kw_only=True, tag="completed"):
+    """The file stands at its target, or the object at its URL. Says by itself what came from where: it is
+    what a receipt proves."""
+
+    version: ClassVar[int] = 3
+    path: str
+    """The target of a download, the source of an upload."""
+    size: int
+    digests: tuple[Checksum, ...]
+    """As in `PublishIntended` or `CommitIntended`."""
     url: str | None = None
     """As it is stored: without secrets. None in a record of version 1, as are those below."""
     created: int | None = None
     """When the task was recorded: milliseconds since 1970 UTC."""
     client_file_sign: str | None = None
+    direction: Direction = "download"
+    """Versions 1 and 2 are of downloads."""
+    result: dict[str, str] = field(default_factory=dict)
+    """What the server said of an uploaded object: `etag`, `version_id`, `file_id` …"""
 
 
 class Paused(Event, frozen=True, kw_only=True, tag="paused"):
@@ -156,6 +249,7 @@ class Recovered(Event, frozen=True, kw_only=True, tag="recovered"):
 
 
 class Failed(Event, frozen=True, kw_only=True, tag="failed"):
+    version: ClassVar[int] = 2
     fault: Fault
 
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from meowcat.core.decide import expected_digests
+from meowcat.core.downloads import expected_digests
 from meowcat.core.machine import State
 from meowcat.core.state import Phase, TaskState
 from meowcat.core.transfers import Direction, Download
@@ -43,6 +43,8 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     digests: tuple[Checksum, ...]
     """Of the whole content."""
     client_file_sign: str | None
+    remote: dict[str, str] = {}
+    """What the server said of an uploaded object: `etag`, `version_id` …"""
     compared: tuple[Checksum, ...] = ()
     """Those of `digests` that there was something to compare with: the caller's, and the server's."""
 
@@ -50,6 +52,25 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     def fraction(self) -> float:
         """Confirmed bytes of all bytes, 0 to 1; 0 while the size is not known."""
         return fraction_of(self.state, self.bytes_done, self.size)
+
+
+class Orphan(Struct, frozen=True, kw_only=True):
+    """A session of an upload that stands at a server, and that no task at work needs."""
+
+    task: TaskId
+    """Whose it is, or in whose place it was found."""
+    url: str
+    """Of the object; redacted."""
+    session: str
+    """The server's name of it."""
+    ours: bool
+    """Whether the journal proves that this task opened it. Others are never removed."""
+    kept: bool
+    """Whether a Failed task keeps it for a retry: canceling that removes it."""
+    detail: str
+    """Why it stands there, or could not be removed."""
+    begun: int | None = None
+    """Milliseconds since 1970 UTC, where the server says so."""
 
 
 class SinkInfo(Struct, frozen=True, kw_only=True):
@@ -80,6 +101,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     active_downloads: int
     """Slots in use."""
     queued_downloads: int
+    active_uploads: int
+    queued_uploads: int
     quarantined: int
     position: Position
     """The newest durable record."""
@@ -122,6 +145,7 @@ def info_of(task: TaskState) -> TaskInfo:
         fault=task.fault,
         digests=task.digests,
         client_file_sign=request.client_file_sign,
+        remote=task.result,
         compared=_compared(task),
     )
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from meowcat.core.sessions import Receipt, Session
 from meowcat.core.transfers import Request
-from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, TaskId
+from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, SourceIdentity, TaskId
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -53,6 +54,10 @@ class Supply(Message, frozen=True, kw_only=True, tag="supply"):
     names: tuple[str, ...]
     request: Request | None = None
     """With its new URL, sealed, where a URL was supplied."""
+
+
+class Reap(Message, frozen=True, kw_only=True, tag="reap"):
+    """Try again to remove the sessions that were given up."""
 
 
 class Requeue(Message, frozen=True, kw_only=True, tag="requeue"):
@@ -111,6 +116,32 @@ class Digested(Report, frozen=True, kw_only=True, tag="digested"):
     digests: tuple[Checksum, ...]
 
 
+class Pinned(Report, frozen=True, kw_only=True, tag="pinned"):
+    """The source of an upload was looked at, or found to have the same bytes. As `events.SourcePinned`."""
+
+    source: SourceIdentity
+    digests: tuple[Checksum, ...]
+
+
+class Opening(Report, frozen=True, kw_only=True, tag="opening"):
+    """A session is about to be asked for, as soon as that is recorded."""
+
+
+class Confirmed(Report, frozen=True, kw_only=True, tag="confirmed"):
+    """The server has these parts. Fields as in `events.Sent`."""
+
+    pieces: tuple[tuple[int, int], ...]
+    digests: bytes
+    receipts: tuple[Receipt, ...]
+
+
+class Ready(Report, frozen=True, kw_only=True, tag="ready"):
+    """All is sent but what the commit sends, and the source is still what was sent of it."""
+
+    digests: tuple[Checksum, ...]
+    """Of the whole."""
+
+
 class Faulted(Report, frozen=True, kw_only=True, tag="faulted"):
     fault: Fault
 
@@ -143,7 +174,55 @@ class DiscardFailed(Settled, frozen=True, kw_only=True, tag="discard-failed"):
     fault: Fault
 
 
-COMMANDS = (Create, Admit, Pause, Resume, Cancel, Retry, Supply, Requeue, Recover, Wake)
-REPORTS = (Probed, Flushed, Proved, Digested, Faulted, Published, PublishFailed, Discarded, DiscardFailed)
+class Opened(Settled, frozen=True, kw_only=True, tag="opened"):
+    """The server takes parts. Fields as in `events.SessionOpened`."""
+
+    session: Session
+    piece_size: int
+    held: tuple[tuple[int, int], ...] = ()
+    result: dict[str, str] | None = None
+    """What the server says of the object, where it has all of it already."""
+
+
+class Unopened(Settled, frozen=True, kw_only=True, tag="unopened"):
+    """No session came of an intent."""
+
+    fault: Fault | None = None
+    """Why not; None where nothing was asked for."""
+    lost: bool = False
+    """Whether one may stand at the server all the same."""
+
+
+class Committed(Settled, frozen=True, kw_only=True, tag="committed"):
+    """The object stands at the server."""
+
+    result: dict[str, str]
+
+
+class CommitFailed(Settled, frozen=True, kw_only=True, tag="commit-failed"):
+    """The commit has not succeeded, as far as is known; why."""
+
+    fault: Fault
+
+
+class Aborted(Settled, frozen=True, kw_only=True, tag="aborted"):
+    """The server knows no such session any more. Fields as in `events.SessionAborted`."""
+
+    session: str
+    committed: bool = False
+
+
+class AbortFailed(Settled, frozen=True, kw_only=True, tag="abort-failed"):
+    """The session may still stand at the server; why."""
+
+    session: str
+    fault: Fault
+
+
+COMMANDS = (Create, Admit, Pause, Resume, Cancel, Retry, Supply, Reap, Requeue, Recover, Wake)
+REPORTS = (
+    *(Probed, Flushed, Proved, Digested, Faulted, Published, PublishFailed, Discarded, DiscardFailed),
+    *(Pinned, Opening, Opened, Unopened, Confirmed, Ready, Committed, CommitFailed, Aborted, AbortFailed),
+)
 MESSAGE_TYPES: dict[str, type[Message]] = {str(m.__struct_config__.tag): m for m in (*COMMANDS, *REPORTS)}
 """Every message by its tag, for specs."""

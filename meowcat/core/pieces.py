@@ -17,6 +17,8 @@ MAX_SIZE = 2**63 - 1
 MAX_PIECES = 1_000_000
 DEFAULT_PIECE = 4 << 20
 """Bytes in a piece, unless the content is so large that there would be more than `USUAL_PIECES`."""
+DEFAULT_PART = 8 << 20
+"""Bytes in a part of an upload, unless the provider allows too few of them."""
 USUAL_PIECES = 100_000
 MIN_PIECE = 64 << 10
 MAX_PIECE = 512 << 20
@@ -92,6 +94,12 @@ class IntervalSet(Struct, frozen=True, gc=False):
 
     def __bool__(self) -> bool:
         return bool(self.pairs)
+
+    @property
+    def numbers(self) -> Iterator[int]:
+        """The integers themselves, in order."""
+        for start, stop in self.pairs:
+            yield from range(start, stop)
 
     @property
     def total(self) -> int:

@@ -33,6 +33,8 @@ class Class(StrEnum):
     """Wait for space with growing probes; uses up no retry."""
     CHANGED = "changed"
     """Another generation: what is stored must be dropped, and the content begun anew."""
+    SUPPLY = "supply"
+    """Wait until it is supplied anew; uses up no retry."""
     PERMANENT = "permanent"
     """Another attempt would end the same way."""
 
@@ -43,6 +45,9 @@ _CLASSES = {
     FaultKind.DISCONNECTED: Class.TRANSIENT,
     FaultKind.CHANGED: Class.CHANGED,
     FaultKind.DISK_FULL: Class.DISK,
+    FaultKind.SESSION_LOST: Class.CHANGED,
+    FaultKind.CREDENTIAL: Class.TRANSIENT,
+    FaultKind.EXPIRED: Class.SUPPLY,
 }
 """Kinds that are not here are permanent: certificates, contradicting replies and wrong digests do not get
 better by asking again, and an endless loop over them would look like work."""

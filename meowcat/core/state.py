@@ -11,8 +11,9 @@ from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.machine import State
 from meowcat.core.pieces import Grid, IntervalSet
+from meowcat.core.sessions import Session
 from meowcat.core.transfers import Download, Request
-from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, TaskId
+from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, SourceIdentity, TaskId
 from meowcat.core.waits import Wait, WaitingFor
 
 NOTHING = IntervalSet.of()
@@ -22,15 +23,23 @@ class Phase(StrEnum):
     """How far the bytes are, whatever the state: a requeue keeps it."""
 
     PROBING = "probing"
-    """The content is not known yet."""
+    """The content is not known yet, or the server has not been told of it."""
     MOVING = "moving"
     VERIFYING = "verifying"
-    """All pieces are stored and proven; a digest of the whole is still to be compared."""
+    """All pieces are stored and proven; the whole is still to be compared."""
     PUBLISHING = "publishing"
-    """Verified; the rename is owed, or under way, or done and not yet recorded."""
+    """Verified; the rename or the commit is owed, or under way, or done and not yet recorded."""
     DISCARDING = "discarding"
-    """Canceled; the part file is still to be removed."""
+    """Canceled; the part file, or the session at the server, is still to be removed."""
     DONE = "done"
+
+
+class Condemned(Struct, frozen=True, gc=False):
+    """A session that nobody needs."""
+
+    session: Session
+    doubt: bool
+    """Whether it may have become the object."""
 
 
 class TaskState(Struct, frozen=True, kw_only=True, gc=False):
@@ -68,23 +77,63 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     """The last failure."""
     reason: str = ""
     """Why the task is Paused."""
-    intent: ev.PublishIntended | None = None
+    intent: ev.PublishIntended | ev.CommitIntended | None = None
+    intended: int = 0
+    """The number of the event that was the intent."""
     discard: bool = False
     """Whether the removal of the part file is owed."""
     digests: tuple[Checksum, ...] = ()
+    source: SourceIdentity | None = None
+    opening: bool = False
+    """Whether a session was intended, and what came of it is still to be told."""
+    lost: int = 0
+    """How many sessions may stand at the server without anybody knowing their names."""
+    session: Session | None = None
+    condemned: tuple[Condemned, ...] = ()
+    """Sessions whose removal is owed."""
+    left: tuple[Condemned, ...] = ()
+    """Sessions whose removal was given up."""
+    result: dict[str, str] = {}
+    """What the server said of an uploaded object."""
+
+    @property
+    def is_upload(self) -> bool:
+        return not isinstance(self.request, Download)
 
     @property
     def grid(self) -> Grid | None:
-        """The grid of pieces, once the size is known."""
-        if self.generation is None or self.generation.size is None:
+        """The grid of pieces, once the size is known and what a piece is."""
+        if self.generation is None or self.generation.size is None or not self.piece_size:
             return None
         return Grid(self.generation.size, self.piece_size)
 
     @property
     def covered(self) -> bool:
-        """Whether every piece of the content is stored, in a part file that is known (also an empty one)."""
+        """Whether every piece of the content is stored, in a part file that is known (also an empty one); or
+        is at the server, but for the one that commits."""
         grid = self.grid
-        return grid is not None and self.file is not None and self.stored.covers(0, grid.count)
+        if grid is None:
+            return False
+        if not self.is_upload:
+            return self.file is not None and self.stored.covers(0, grid.count)
+        return self.session is not None and self.stored.covers(0, self.to_send)
+
+    @property
+    def to_send(self) -> int:
+        """How many parts are sent before the commit."""
+        assert self.grid is not None  # noqa: S101  # the caller's order
+        commits = self.session is not None and self.session.capabilities.commits_with_last_part
+        return max(0, self.grid.count - commits)
+
+    @property
+    def doubt(self) -> bool:
+        """Whether a commit was intended that may have been sent by now: anything has happened since."""
+        return self.intent is not None and self.seq > self.intended
+
+    @property
+    def answered(self) -> bool:
+        """Whether the server has ever said something useful."""
+        return self.piece_size > 0
 
     @property
     def bytes_stored(self) -> int:
@@ -96,8 +145,10 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def reusable(self) -> bool:
-        """Whether bytes of several replies may be joined: a strong validator, or the caller's digest."""
-        assert isinstance(self.request, Download)  # noqa: S101  # uploads pin their source, not a reply
+        """Whether bytes of several replies may be joined: a strong validator, or the caller's digest. What a
+        server has confirmed of an upload is always good."""
+        if not isinstance(self.request, Download):
+            return True
         known = self.generation
         if known is None or known.size is None or not known.ranges:
             return False
@@ -108,17 +159,24 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
         if self.state is State.COMPLETE:
             return Phase.DONE
         if self.state is State.CANCELED:
-            return Phase.DISCARDING if self.discard else Phase.DONE
+            return Phase.DISCARDING if self.owes else Phase.DONE
         if self.intent is not None:
             return Phase.PUBLISHING
-        if self.generation is None:
+        if self.generation is None or (self.is_upload and self.session is None):
             return Phase.PROBING
+        if self.grid is None:
+            return Phase.MOVING
         return Phase.VERIFYING if self.covered and not self.unproven else Phase.MOVING
+
+    @property
+    def owes(self) -> bool:
+        """Whether something half done is still to be removed."""
+        return self.discard or self.opening or bool(self.condemned)
 
     @property
     def open(self) -> bool:
         """Whether there is, or may be, work left: what an opening loads. A Failed task can be retried."""
-        return self.state not in (State.COMPLETE, State.CANCELED) or self.discard
+        return self.state not in (State.COMPLETE, State.CANCELED) or self.owes
 
 
 Fields = dict[str, Any]
@@ -150,7 +208,8 @@ def _rechecked(task: TaskState, event: ev.Rechecked) -> Fields:
 
 
 def _attempt_failed(task: TaskState, event: ev.AttemptFailed) -> Fields:
-    fields: Fields = {"fault": event.fault}
+    # Of a Failed task it is the removal of a session: that is not why the task has failed.
+    fields: Fields = {"fault": task.fault if event.state is State.FAILED else event.fault}
     if event.waiting_for in (WaitingFor.HOST, WaitingFor.DISK_SPACE):
         fields["outages"] = event.attempt
     else:
@@ -185,12 +244,85 @@ def _supplied(task: TaskState, event: ev.Supplied) -> Fields:
     return {"request": event.request or task.request, "wait": task.wait if waits_on else None}
 
 
-def _publish_intended(_: TaskState, event: ev.PublishIntended) -> Fields:
-    return {"intent": event, "digests": event.digests}
+def _intended(task: TaskState, event: ev.PublishIntended | ev.CommitIntended) -> Fields:
+    return {"intent": event, "intended": task.seq + 1, "digests": event.digests}
 
 
-def _completed(_: TaskState, event: ev.Completed) -> Fields:
-    return {"digests": event.digests, "wait": None, "fault": None}
+def _completed(task: TaskState, event: ev.Completed) -> Fields:
+    fields: Fields = {"digests": event.digests, "wait": None, "fault": None, "result": event.result}
+    if task.is_upload and task.grid is not None:  # the commit brought what was still missing
+        fields["stored"] = IntervalSet.of((0, task.grid.count))
+    return fields
+
+
+def _source_pinned(_: TaskState, event: ev.SourcePinned) -> Fields:
+    known = Generation(size=event.source.size, ranges=True, strong=True, digests=event.digests)
+    return {"source": event.source, "generation": known}
+
+
+def _session_intended(_: TaskState, __: ev.SessionIntended) -> Fields:
+    return {"opening": True}
+
+
+def _session_unopened(task: TaskState, event: ev.SessionUnopened) -> Fields:
+    return {"opening": False, "lost": task.lost + event.lost}
+
+
+def _session_opened(task: TaskState, event: ev.SessionOpened) -> Fields:
+    fields: Fields = {
+        "opening": False,
+        "session": event.session,
+        "piece_size": event.piece_size,
+        "stored": IntervalSet.of(*event.held),
+        "attempts": 0,
+        "outages": 0,
+        "left": _others(task.left, event.session.id),  # a server may come back to the same name: it is in use
+    }
+    if event.state is State.CANCELED or task.generation is None:
+        # Canceled, or its source found changed, while it was opened: nobody needs it any more.
+        fields |= {"session": None, "stored": NOTHING, "condemned": _condemned(task, event.session)}
+    return fields
+
+
+def _condemned(task: TaskState, session: Session | None) -> tuple[Condemned, ...]:
+    if session is None or not (session.capabilities.session or task.intent):
+        return task.condemned
+    return (*task.condemned, Condemned(session, task.intent is not None))
+
+
+def _sent(task: TaskState, event: ev.Sent) -> Fields:
+    stored = task.stored | IntervalSet.of(*event.pieces)
+    unproven = task.unproven - IntervalSet.of(*event.pieces)
+    return {"stored": stored, "unproven": unproven, "attempts": 0, "outages": 0, "crashes": 0}
+
+
+def _session_dropped(task: TaskState, event: ev.SessionDropped) -> Fields:
+    fields: Fields = {
+        "restarts": task.restarts + 1,
+        "changes": task.changes + event.changed,
+        "condemned": _condemned(task, task.session) if event.abort else task.condemned,
+        "session": None,
+        "stored": NOTHING,
+        "unproven": NOTHING,
+        "intent": None,
+        "attempts": 0,
+    }
+    return fields | {"source": None, "generation": None, "piece_size": 0} if event.unpin else fields
+
+
+def _session_aborted(task: TaskState, event: ev.SessionAborted) -> Fields:
+    rest = _others(task.condemned, event.session)
+    given_up = tuple(each for each in task.condemned if each not in rest and not event.gone)
+    return {"condemned": rest, "left": task.left + given_up, "wait": None, "attempts": 0, "outages": 0}
+
+
+def _session_condemned(task: TaskState, event: ev.SessionCondemned) -> Fields:
+    again = tuple(each for each in task.left if each.session.id == event.session)
+    return {"condemned": task.condemned + again, "left": _others(task.left, event.session)}
+
+
+def _others(sessions: tuple[Condemned, ...], name: str) -> tuple[Condemned, ...]:
+    return tuple(each for each in sessions if each.session.id != name)
 
 
 def _paused(_: TaskState, event: ev.Paused) -> Fields:
@@ -209,8 +341,8 @@ def _recovered(task: TaskState, event: ev.Recovered) -> Fields:
     paused = event.state is State.PAUSED
     return {
         "crashes": task.crashes + 1 if event.crashed else task.crashes,
-        "reason": event.reason if paused else "",
         "wait": None if paused else task.wait,
+        "reason": event.reason if paused else "",
     }
 
 
@@ -219,6 +351,8 @@ def _failed(_: TaskState, event: ev.Failed) -> Fields:
 
 
 def _canceled(task: TaskState, _: ev.Canceled) -> Fields:
+    if task.is_upload:
+        return {"condemned": _condemned(task, task.session), "session": None, "wait": None}
     return {"discard": task.run > 0, "wait": None}
 
 
@@ -236,7 +370,16 @@ _EVOLVERS: dict[type[ev.Event], Callable[[TaskState, Any], Fields]] = {
     ev.Waiting: _waiting,
     ev.WaitEnded: _wait_ended,
     ev.Supplied: _supplied,
-    ev.PublishIntended: _publish_intended,
+    ev.PublishIntended: _intended,
+    ev.CommitIntended: _intended,
+    ev.SourcePinned: _source_pinned,
+    ev.SessionIntended: _session_intended,
+    ev.SessionUnopened: _session_unopened,
+    ev.SessionOpened: _session_opened,
+    ev.Sent: _sent,
+    ev.SessionDropped: _session_dropped,
+    ev.SessionAborted: _session_aborted,
+    ev.SessionCondemned: _session_condemned,
     ev.Completed: _completed,
     ev.Paused: _paused,
     ev.Resumed: _set_going,

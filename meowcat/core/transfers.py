@@ -5,9 +5,11 @@ an Authorization header); `meowcat.core.urls.seal` splits them off before anythi
 their names in `needs`.
 """
 
-from typing import Literal, get_args
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import force_setattr
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
@@ -18,7 +20,15 @@ Overwrite = Literal["never", "replace"]
 Probe = Literal["get", "head"]
 Direction = Literal["download", "upload"]
 
-DIGEST_LENGTHS = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32, "blake3": 64, "crc32c": 8}
+DIGEST_LENGTHS = {
+    "sha256": 64,
+    "sha512": 128,
+    "sha1": 40,
+    "md5": 32,
+    "blake3": 64,
+    "crc32c": 8,
+    "crc64nvme": 16,
+}
 """Known checksum algorithms and the length of their hexadecimal form."""
 
 NO_DIGEST = "none"
@@ -44,22 +54,66 @@ def parse_checksum(text: str) -> Checksum:
 
 
 class _Shown(Struct, frozen=True):
-    """Gives a request a repr without secrets: the URL redacted, header values hidden, defaults left out."""
+    """Shows of a request what is no secret, also to `rich`, which would ask msgspec for all of the fields.
+
+    The URL is redacted, header values are hidden, defaults left out.
+    """
 
     def __repr__(self) -> str:
+        shown = (repr(value) if name == "url" else f"{name}={value!r}" for name, value in self._shown())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return list(self._shown())
+
+    def _shown(self) -> Iterator[tuple[str, object]]:
         defaults = dict(
             zip(reversed(self.__struct_fields__), reversed(self.__struct_defaults__), strict=False)
         )
-        shown = []
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if name == "url":
-                shown.append(repr(redact(value)))
-            elif name == "headers" and value:
-                shown.append(f"headers={dict.fromkeys(value, HIDDEN)}")
-            elif name != "headers" and value != defaults.get(name, NODEFAULT):
-                shown.append(f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+                yield name, redact(value)
+            elif name == "headers":
+                if value:
+                    yield name, dict.fromkeys(value, HIDDEN)
+            elif name in ("data", "plan"):
+                if value is not None:
+                    yield name, HIDDEN
+            elif value != defaults.get(name, NODEFAULT):
+                yield name, value
+
+
+class ProtocolSpec(Struct, frozen=True):
+    """A protocol as a plain value: which one, in which version, with which settings. Holds no secret."""
+
+    tag: str
+    version: int = 1
+    fields: dict[str, str | int | bool] = field(default_factory=dict)
+
+
+class Settings(Protocol):
+    """What users choose a protocol by, as `FormUpload()`. A `plan` of it is taken along, and never stored."""
+
+    def spec(self) -> ProtocolSpec:
+        """As it is stored."""
+
+
+if TYPE_CHECKING:
+
+    class _Chosen:
+        """Settings are taken, and a spec is given: what checkers know of a field that is a descriptor."""
+
+        def __get__(self, owner: object, kind: object = None) -> ProtocolSpec: ...
+        def __set__(self, owner: object, value: ProtocolSpec | Settings) -> None: ...
+
+    class _Choosable:
+        """The same for a field that may be None."""
+
+        def __get__(self, owner: object, kind: object = None) -> ProtocolSpec | None: ...
+        def __set__(self, owner: object, value: ProtocolSpec | Settings | None) -> None: ...
+else:
+    _Chosen, _Choosable = ProtocolSpec, ProtocolSpec | None
 
 
 class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
@@ -72,7 +126,7 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     to: str = ""
     """Where the finished file goes; its folder must exist. Nothing stands there before all is verified."""
     checksum: str | None = None
-    """`algorithm:hex` of the whole content: sha256, sha512, sha1, md5, blake3 or crc32c."""
+    """`algorithm:hex` of the whole content: sha256, sha512, sha1, md5, blake3, crc32c or crc64nvme."""
     headers: dict[str, str] = field(default_factory=dict)
     connections: int | None = None
     """Requests at once, 1 to 256."""
@@ -103,36 +157,68 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     no digest to compare with; `none` computes none, whatever the `Config` says."""
     needs: tuple[str, ...] = ()
     """Set by `seal`: what was left out because it may be secret, by name (`header:authorization`)."""
+    protocol: _Choosable = None  # type: ignore[assignment]  # a None like any other that it is given
+    """How the content is asked for; None is plain HTTP. Also settings such as `S3` or `PresignedDownload`."""
+    plan: Any = None
+    """A presigned plan, taken from the settings. Never stored."""
+
+    def __post_init__(self) -> None:
+        _take_settings(self)
 
     @property
     def direction(self) -> Direction:
         return "download"
 
 
-class ProtocolSpec(Struct, frozen=True):
-    """An upload protocol as a plain value: which one, in which version, with which settings."""
-
-    tag: str
-    version: int = 1
-    fields: dict[str, str | int | bool] = field(default_factory=dict)
+Origin = Literal["file", "named", "bytes"]
+VerifySource = Literal["auto", "always"]
 
 
 class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
-    """An upload of one source to one URL, by a protocol."""
+    """An upload of one source to one URL, by a protocol. Fields left at None take the engine's `Config`.
+
+    Building one does no I/O; `Engine.submit` makes the path of a file absolute.
+    """
 
     source: str
-    """The path of a file, or the name of a registered source."""
+    """The path of a file; or the name of a registered source, or of bytes that were handed in."""
     url: str
-    protocol: ProtocolSpec
+    protocol: _Chosen
+    """How the bytes are sent. Also settings such as `FormUpload`, `S3` or `PresignedUpload`."""
+    origin: Origin = "file"
+    """What `source` is."""
     headers: dict[str, str] = field(default_factory=dict)
+    """Sent with every request of the upload."""
     connections: int | None = None
+    """Parts sent at once, 1 to 256, where the protocol takes them in any order."""
     piece_size: int | None = None
+    """Bytes in a part; chosen within the provider's limits unless given."""
+    verify_source: VerifySource = "auto"
+    """`auto` reads the source once more before the commit where anything hints that it was touched; `always`
+    does so in any case."""
     priority: int = 0
     limit_rate: int | None = None
+    """Bytes a second for this task."""
     retries: int | None = None
+    """Extra attempts to send after a failure without progress in between; 0 disables."""
+    prepare_retries: int | None = None
+    """Extra attempts to prepare the upload; 0 disables."""
     client_file_sign: str | None = None
+    """Any text of the application's own, shown in TaskInfo and history: a database key, say."""
     key: str | None = None
+    """The task's name, unique among live tasks; by default the object's URL, or that and the source where
+    the URL is an endpoint for many."""
+    digest: str | None = None
+    """An algorithm that `Download.checksum` knows, to be computed over the whole source and recorded."""
     needs: tuple[str, ...] = ()
+    """Set when it is stored: what has to be supplied, or be registered, before anything is sent."""
+    data: bytes | None = None
+    """The content itself, where `origin` is `bytes`. Never stored."""
+    plan: Any = None
+    """A presigned plan, taken from the settings. Never stored."""
+
+    def __post_init__(self) -> None:
+        _take_settings(self)
 
     @property
     def direction(self) -> Direction:
@@ -142,6 +228,20 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
 Request = Download | Upload
 
 
+def _take_settings(request: Request) -> None:
+    """Settings of a protocol become the plain value that is stored, and a plan that is not."""
+    settings: Any = request.protocol
+    if settings is None or isinstance(settings, ProtocolSpec):
+        return
+    if not callable(getattr(settings, "spec", None)):
+        raise InvalidArgument(
+            f"protocol {settings!r}: expected settings such as FormUpload, or a ProtocolSpec"
+        )
+    if getattr(settings, "plan", None) is not None:
+        force_setattr(request, "plan", settings.plan)
+    force_setattr(request, "protocol", settings.spec())
+
+
 def check(request: Request) -> None:
     """See that every field is within its bounds, before anything is recorded.
 
@@ -149,7 +249,7 @@ def check(request: Request) -> None:
         InvalidArgument: names the field, the value and what is allowed.
     """
     if not request.url:
-        raise InvalidArgument("url is empty: expected http://… or https://…")
+        raise InvalidArgument("url is empty: expected http://… or https://…, or what its protocol takes")
     _within(request, "connections", 1, 256)
     _within(request, "piece_size", MIN_PIECE, MAX_PIECE)
     _within(request, "limit_rate", 1, 1 << 50)
@@ -165,19 +265,31 @@ def check(request: Request) -> None:
             )
     if isinstance(request, Download):
         _check_download(request)
+    else:
+        _check_upload(request)
 
 
-def same_content(one: Download, other: Download) -> bool:
+def same_content(one: Request, other: Request) -> bool:
     """Whether two requests, sealed or not, ask for the same content at the same place."""
-    return (identity(one.url), one.to, one.checksum) == (identity(other.url), other.to, other.checksum)
+    return _content(one) == _content(other)
 
 
-def changed_options(one: Download, other: Download) -> tuple[str, ...]:
+def _content(request: Request) -> tuple[object, ...]:
+    url = identity(request.url)
+    if isinstance(request, Download):
+        return ("download", url, request.to, request.checksum)
+    return ("upload", url, request.source, request.origin, request.protocol.tag)
+
+
+_UNCOMPARED = ("url", "headers", "needs", "data", "plan")
+
+
+def changed_options(one: Request, other: Request) -> tuple[str, ...]:
     """The fields in which two requests for the same content differ; what may be secret is not compared."""
     return tuple(
         name
         for name in one.__struct_fields__
-        if name not in ("url", "headers", "needs") and getattr(one, name) != getattr(other, name)
+        if name not in _UNCOMPARED and getattr(one, name) != getattr(other, name)
     )
 
 
@@ -192,6 +304,17 @@ def _check_download(request: Download) -> None:
     if request.probe not in get_args(Probe):
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
     _within(request, "total_size", 0, (1 << 63) - 1)
+
+
+def _check_upload(request: Upload) -> None:
+    if not request.source:
+        raise InvalidArgument("source is empty: expected the path of a file, or a name")
+    if request.origin not in get_args(Origin):
+        raise InvalidArgument(f"origin {request.origin!r}: expected 'file', 'named' or 'bytes'")
+    if request.verify_source not in get_args(VerifySource):
+        raise InvalidArgument(f"verify_source {request.verify_source!r}: expected 'auto' or 'always'")
+    _within(request, "prepare_retries", 0, 1_000_000)
+    check_digest(request.digest)
 
 
 def check_digest(algorithm: str | None) -> None:

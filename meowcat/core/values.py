@@ -15,6 +15,7 @@ __all__ = [
     "Generation",
     "Instant",
     "Position",
+    "SourceIdentity",
     "TaskId",
 ]
 
@@ -63,6 +64,14 @@ class FaultKind(StrEnum):
     IO = "io"
     REDIRECT = "redirect"
     """A redirect that must not be followed."""
+    SOURCE_CHANGED = "source-changed"
+    """The source of an upload is not what it was when it was begun."""
+    SESSION_LOST = "session-lost"
+    """The server does not know the upload any more."""
+    CREDENTIAL = "credential"
+    """A credential, or a fresh plan, could not be had from where it is registered."""
+    EXPIRED = "expired"
+    """What was handed in has run out, and nothing is registered that could bring a fresh one."""
     INTERNAL = "internal"
     """A defect of meowcat or of a plugged-in part; never retried."""
 
@@ -85,6 +94,10 @@ _CODES = {
     FaultKind.FILE_NOT_FOUND: Code.FILE_NOT_FOUND,
     FaultKind.IO: Code.IO,
     FaultKind.REDIRECT: Code.REPLY,
+    FaultKind.SOURCE_CHANGED: Code.SOURCE_CHANGED,
+    FaultKind.SESSION_LOST: Code.SESSION_LOST,
+    FaultKind.CREDENTIAL: Code.CREDENTIAL,
+    FaultKind.EXPIRED: Code.CREDENTIAL,
     FaultKind.INTERNAL: Code.UNKNOWN,
 }
 
@@ -110,6 +123,23 @@ class FileIdentity(Struct, frozen=True):
 
     device: int
     inode: int
+
+
+class SourceIdentity(Struct, frozen=True, kw_only=True):
+    """Which source an upload reads, and in which state: equal ones have, as far as a look can tell, the same
+    bytes. `os.stat` of a file; of an application's own source only the size, and its `version` as `tag`."""
+
+    size: int
+    """Bytes."""
+    device: int = 0
+    inode: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    tag: str = ""
+    young: bool = False
+    """Whether the file had been touched so shortly before this look that a further change may leave both
+    stamps as they are (`meowcat.transfer.sources`). That nothing moved since then proves nothing. What an
+    upload goes by keeps this for ever: it can be judged at the time of the look alone."""
 
 
 class Checksum(Struct, frozen=True):

@@ -14,7 +14,7 @@ class WaitingFor(StrEnum):
     """A host that answered before and can't be reached now."""
     DISK_SPACE = "disk-space"
     SUPPLY = "supply"
-    """Headers or a URL that were never journaled: `Task.supply`."""
+    """What was never journaled, and has to be handed in (`Task.supply`) or registered by name."""
     PROTOCOL = "protocol"
     """A protocol tag that nobody has registered."""
 

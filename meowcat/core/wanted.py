@@ -1,7 +1,7 @@
 """Which operations a state demands, and when to look again although no message came.
 
-At most one operation of a download is wanted at a time, and an operation keeps its identity over
-transitions: the probing GET of a `Fetch` goes on as its first part.
+At most one operation of a task is wanted at a time, and an operation keeps its identity over transitions: the
+probing GET of a `Fetch` goes on as its first part.
 """
 
 from msgspec import Struct
@@ -25,17 +25,37 @@ class Verify(Operation, frozen=True, tag="verify"):
     """Byte work: read all of the part file and report its digests."""
 
 
-class Publish(Struct, frozen=True, tag="publish"):
-    """Settling: make the verified part file the target."""
+class Send(Operation, frozen=True, tag="send"):
+    """Byte work: have a session opened, and bring to the server what it has not got."""
+
+
+class Settling(Struct, frozen=True):
+    """The base of what needs no slot and is wanted whatever the state."""
+
+
+class Publish(Settling, frozen=True, tag="publish"):
+    """Make the verified part file the target."""
 
     restarts: int
 
 
-class Discard(Struct, frozen=True, tag="discard"):
-    """Settling: remove a canceled task's part file."""
+class Discard(Settling, frozen=True, tag="discard"):
+    """Remove a canceled task's part file."""
 
 
-AnyOperation = Fetch | Verify | Publish | Discard
+class Commit(Settling, frozen=True, tag="commit"):
+    """Make the object of what was sent, or find out that it is there."""
+
+    restarts: int
+
+
+class Abort(Settling, frozen=True, tag="abort"):
+    """Remove a session that nobody needs."""
+
+    session: str
+
+
+AnyOperation = Fetch | Verify | Send | Publish | Discard | Commit | Abort
 
 
 class Wanted(Struct, frozen=True):
@@ -45,28 +65,37 @@ class Wanted(Struct, frozen=True):
 
     @property
     def settling(self) -> bool:
-        """Settling work needs no slot and is wanted whatever the state."""
-        return isinstance(self.operation, Publish | Discard)
+        return isinstance(self.operation, Settling)
 
 
 def wanted(task: TaskState) -> Wanted | None:
     """The operation that the task in this state demands; None when there is nothing to do."""
-    hold = task.wait is not None
+    operation = _of_upload(task) if task.is_upload else _of_download(task)
+    return None if operation is None else Wanted(operation, task.wait is not None)
+
+
+def _of_download(task: TaskState) -> AnyOperation | None:
     phase = task.phase
     if phase is Phase.DISCARDING:
-        return Wanted(Discard(), hold)
+        return Discard()
     if phase is Phase.PUBLISHING and task.state is not State.FAILED:
-        return Wanted(Publish(task.restarts), hold)
+        return Publish(task.restarts)
     if task.state not in ACTIVE:
         return None
-    if phase is Phase.VERIFYING:
-        return Wanted(Verify(task.run, task.restarts), hold)
-    return Wanted(Fetch(task.run, task.restarts), hold)
+    return (Verify if phase is Phase.VERIFYING else Fetch)(task.run, task.restarts)
+
+
+def _of_upload(task: TaskState) -> AnyOperation | None:
+    if task.condemned:
+        return Abort(task.condemned[0].session.id)
+    if task.phase is Phase.PUBLISHING and task.state is not State.FAILED:
+        return Commit(task.restarts)
+    return Send(task.run, task.restarts) if task.state in ACTIVE else None
 
 
 def wants_slot(task: TaskState) -> bool:
     """Whether byte work could begin if a slot were granted: a waiting task wants none."""
-    if task.wait is not None or task.phase is Phase.PUBLISHING:
+    if task.wait is not None or task.phase is Phase.PUBLISHING or task.condemned:
         return False
     return task.state is State.QUEUED or task.state in ACTIVE
 

@@ -109,22 +109,40 @@ class Codec:
         return self._decoders[tag], msgspec.json.encode(fields)
 
 
-def _with_digest(fields: JsonObject) -> JsonObject:
-    """Version 2 of a download has `digest`, and nobody asked for one before."""
-    request = fields.get("request")
-    if isinstance(request, dict) and request.get("kind") == "download":
-        return fields | {"request": {"digest": None} | request}
+def _download_with(**fields: object) -> Upcaster:
+    """To a version whose downloads have these fields, which nobody gave before."""
+
+    def upcast(event: JsonObject) -> JsonObject:
+        request = event.get("request")
+        if isinstance(request, dict) and request.get("kind") == "download":
+            return event | {"request": fields | request}
+        return event
+
+    return upcast
+
+
+for _tag in ("created", "supplied"):
+    upcaster(_tag, from_version=1)(_download_with(digest=None))
+    upcaster(_tag, from_version=2)(_download_with(protocol=None, plan=None))
+
+
+@upcaster("failed", from_version=1)
+@upcaster("attempt-failed", from_version=1)
+def _with_fewer_faults(fields: JsonObject) -> JsonObject:
+    """Version 2 knows the faults of uploads as well."""
     return fields
-
-
-upcaster("created", from_version=1)(_with_digest)
-upcaster("supplied", from_version=1)(_with_digest)
 
 
 @upcaster("completed", from_version=1)
 def _without_origin(fields: JsonObject) -> JsonObject:
     """Version 2 says what came from where; one that did not is left without."""
     return {"url": None, "created": None, "client_file_sign": None} | fields
+
+
+@upcaster("completed", from_version=2)
+def _without_uploads(fields: JsonObject) -> JsonObject:
+    """Version 3 is also of uploads, and says what the server said of the object."""
+    return {"direction": "download", "result": {}} | fields
 
 
 _CODEC = Codec(EVENT_TYPES, UPCASTERS)  # checks the chain at import: upcasters stand above this line

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from meowcat.core.decide import decide
 from meowcat.core.errors import JournalError
-from meowcat.core.messages import Pause
+from meowcat.core.messages import CommitFailed, Message, Pause, PublishFailed
 from meowcat.core.state import TaskState, evolve
-from meowcat.core.values import Instant, Position, TaskId
+from meowcat.core.values import Fault, FaultKind, Instant, Position, TaskId
 from meowcat.journal.checkup import IMPORTING, UNFINISHED, pages
 from meowcat.journal.codec import decode, encode
 from meowcat.journal.contract import CheckedJournal, Damage, Entry, Journal, Record
@@ -27,7 +27,8 @@ class Salvage:
     left_out: dict[TaskId, str] = field(default_factory=dict)
     """Tasks whose history has a hole, and why: not in the new journal at all, or `cut`."""
     cut: dict[TaskId, int] = field(default_factory=dict)
-    """Of those, tasks that are kept up to this `seq`, and Paused there."""
+    """Of those, tasks that are kept up to this `seq`, and Paused there; or Failed where all was verified, and
+    only the rename or the commit was still owed."""
     damage: list[str] = field(default_factory=list)
     """Places that could not be laid to a task."""
     missing: int = 0
@@ -38,8 +39,9 @@ def salvage(source: Journal, target: Journal, at: int, *, partial: bool = False)
     """Copy what is whole from `source`, open for reading, to `target`, open for writing and empty. Blocking.
 
     Tasks with a hole in their history are left out: a state that is folded of half a history is not true.
-    With `partial` they are kept up to the hole, and Paused with a reason, where the lifecycle allows it. The
-    new journal numbers its records anew, and its cursors are where they were between the records.
+    With `partial` they are kept up to the hole, and Paused or Failed with a reason, where the lifecycle
+    allows it. The new journal numbers its records anew, and its cursors are where they were between the
+    records.
 
     Args:
         source: damaged; not changed.
@@ -119,11 +121,18 @@ def _pause(target: Journal, cut: dict[TaskId, int], at: int) -> None:
     for task, seq in cut.items():
         state = _folded(target.read(task))
         reason = f"salvaged: what its journal had after record {seq} was damaged"
-        events = decide(state, Pause(reason=reason), Instant(at)).events
-        for event in events:
+        for event in decide(state, _stop(state, reason), Instant(at)).events:
             state = evolve(state, event)
             kind, version, body = encode(event)
             target.append([Entry(task, state.seq, state.open, kind, version, at, body)])
+
+
+def _stop(state: TaskState, reason: str) -> Message:
+    """A rename or a commit goes on through a pause, as it may have been done; but not through a failure."""
+    if state.intent is None:
+        return Pause(reason=reason)
+    fault = Fault(kind=FaultKind.IO, detail=reason)
+    return CommitFailed(fault=fault) if state.is_upload else PublishFailed(fault=fault)
 
 
 def _folded(records: Sequence[Record | Damage]) -> TaskState:

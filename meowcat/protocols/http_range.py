@@ -13,10 +13,9 @@ from meowcat.core.http_rules import (
     judge,
     range_header,
 )
-from meowcat.core.seal import Secrets, unseal
-from meowcat.core.transfers import Download
 from meowcat.core.values import Checksum
-from meowcat.transport.contract import Chunk, HttpReply, Transport
+from meowcat.protocols.contract import Asking, DownloadJob, DownloadProtocol, Tools
+from meowcat.transport.contract import Chunk, HttpReply
 from meowcat.transport.redirects import Following, Route
 
 __all__ = ["HttpRange"]
@@ -30,43 +29,35 @@ _PREFERRED = ("sha256", "sha512", "blake3", "crc32c", "sha1", "md5")
 """Which of several digests of a body is compared; one is enough."""
 
 
-class HttpRange:
-    """The content of one download, behind its URL and the redirects of it.
+class HttpRange(DownloadProtocol):
+    """The content of one download, behind its URL and the redirects of it."""
 
-    Args:
-        transport: sends the requests.
-        request: the download, as journaled.
-        secrets: what was left out of it.
-        wall: milliseconds since 1970 UTC, for a Retry-After date in a reply without Date.
+    tag = "http"
 
-    Raises:
-        InvalidArgument: a secret that the request needs is not there.
-
-    """
-
-    def __init__(
-        self, transport: Transport, request: Download, secrets: Secrets, wall: Callable[[], int]
-    ) -> None:
-        url, headers = unseal(request, secrets)
-        self._request = request
-        self._wall = wall
+    def __init__(self, job: DownloadJob, tools: Tools) -> None:
+        super().__init__(job, tools)
+        request = self._request = job.request
         own = _OWN if request.keep_encoding else _OWN | {"accept-encoding"}
         own = own if request.accept is None else own | {"accept"}
-        self._caller = {name.lower() for name in headers}
-        kept = {name: value for name, value in headers.items() if name.lower() not in own}
-        self._route = Route(transport, url, kept)
+        self._caller = {name.lower() for name in job.headers}
+        self._kept = {name: value for name, value in job.headers.items() if name.lower() not in own}
+        self._route = Route(tools.transport, job.url, self._kept)
 
     @property
     def looks_first(self) -> bool:
         return self._request.probe == "head" and self._request.total_size is None
 
-    def look(self) -> "HttpAsking":
+    def look(self) -> Asking:
         return self.ask(Asked(0, None, None, method="HEAD"))
 
-    def ask(self, asked: Asked) -> "HttpAsking":
-        asked = replace(asked, total=self._request.total_size, keep_encoding=self._request.keep_encoding)
+    def ask(self, asked: Asked) -> Asking:
+        asked = self._completed(asked)
         exchange = self._route.open(asked.method, self._headers(asked))
-        return HttpAsking(exchange, asked, self._wall)
+        return HttpAsking(exchange, asked, self.tools.wall)
+
+    def _completed(self, asked: Asked) -> Asked:
+        """With what the request says of the content."""
+        return replace(asked, total=self._request.total_size, keep_encoding=self._request.keep_encoding)
 
     def _headers(self, asked: Asked) -> dict[str, str]:
         headers = {} if asked.keep_encoding else {"Accept-Encoding": "identity"}  # 12.5.3

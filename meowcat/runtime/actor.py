@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from meowcat.core.decide import Refusal
 from meowcat.core.errors import Code, InvalidTaskState, MeowcatError, TaskNotFound
-from meowcat.core.messages import Message
+from meowcat.core.messages import Faulted, Message
 from meowcat.core.state import TaskState
+from meowcat.core.story import Refusal
 from meowcat.core.values import TaskId
 from meowcat.core.wanted import AnyOperation
 from meowcat.runtime.bus import Feed
@@ -55,12 +55,6 @@ def as_error(refusal: Refusal) -> MeowcatError:
 
 
 @dataclass(slots=True, eq=False)
-class Envelope:
-    message: Message
-    answer: Answer | None = None
-
-
-@dataclass(slots=True, eq=False)
 class Live:
     """An operation at work."""
 
@@ -69,6 +63,21 @@ class Live:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
     reported: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Envelope:
+    message: Message
+    answer: Answer | None = None
+    source: Live | None = None
+    """The operation that reports it."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether it is a failure of an operation that was stopped since: what it lacked may be there now."""
+        return (
+            self.source is not None and self.source.scope.cancel_called and isinstance(self.message, Faulted)
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import anyio
 
-from meowcat.core.decide import Decision, decide
+from meowcat.core.decide import decide
 from meowcat.core.errors import (
     EngineClosed,
     JournalClosed,
@@ -29,11 +29,12 @@ from meowcat.core.errors import (
 from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.state import TaskState, evolve
+from meowcat.core.story import Decision
 from meowcat.core.values import TaskId
 from meowcat.journal.codec import encode
 from meowcat.journal.contract import Entry
 from meowcat.journal.writer import Writer
-from meowcat.runtime.actor import Actor, Answer, Envelope, as_error
+from meowcat.runtime.actor import Actor, Answer, Envelope, Live, as_error
 from meowcat.runtime.world import Clock
 
 log = logging.getLogger("meowcat.journal")
@@ -114,8 +115,10 @@ class Dispatcher:
         """Whether the journal takes no records now: no byte work may start."""
         return self._refusals > 0 or self.broken is not None
 
-    def post(self, task: TaskId, message: Message, answer: Answer | None = None) -> None:
-        """Put a message into a task's mailbox."""
+    def post(
+        self, task: TaskId, message: Message, answer: Answer | None = None, source: Live | None = None
+    ) -> None:
+        """Put a message into a task's mailbox; `source` is the operation that reports it."""
         if self.broken is not None:
             if answer is not None:
                 answer.refuse(self.broken)
@@ -123,7 +126,7 @@ class Dispatcher:
         actor = self.actors.get(task)
         if actor is None:
             actor = self.actors[task] = Actor(task, self._rested.pop(task, None))
-        actor.mailbox.append(Envelope(message, answer))
+        actor.mailbox.append(Envelope(message, answer, source))
         self._list(actor)
 
     def adopt(self, task: TaskState) -> Actor:
@@ -217,6 +220,9 @@ class Dispatcher:
     def _consider(self, actor: Actor) -> _Step | None:
         """Decide on the first message; what makes no event is answered at once."""
         envelope = actor.mailbox[0]
+        if envelope.stale:
+            self._done(actor, ())
+            return None
         now = self._clock.now()
         try:
             decision = decide(actor.task, envelope.message, now)

@@ -20,7 +20,19 @@ from meowcat.core.state import TaskState
 from meowcat.core.urls import host_of
 from meowcat.core.values import Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
-from meowcat.core.wanted import AnyOperation, Discard, Publish, Wanted, due, wanted, wants_slot
+from meowcat.core.wanted import (
+    Abort,
+    AnyOperation,
+    Commit,
+    Discard,
+    Publish,
+    Send,
+    Settling,
+    Wanted,
+    due,
+    wanted,
+    wants_slot,
+)
 from meowcat.runtime.actor import Actor, Answer, Live
 from meowcat.runtime.dispatcher import Dispatcher
 from meowcat.runtime.registry import Registry, Row
@@ -71,8 +83,12 @@ class Reconciler:
         for event in events:
             self._heed_host(actor.task, event)
         live = actor.live
-        if live is not None and any(isinstance(event, ev.Supplied) for event in events):
-            live.scope.cancel()  # byte work begins again with what was supplied
+        if any(isinstance(event, ev.Supplied) for event in events):
+            # Byte work begins again with what was supplied; what has ended since then, too, may have
+            # failures in the mailbox that are of before.
+            for each in (live, *(envelope.source for envelope in actor.mailbox)):
+                if each is not None:
+                    each.scope.cancel()
         self.reconcile(actor)
         self.grant()
         if answer is None:
@@ -95,7 +111,7 @@ class Reconciler:
                 self.scheduler.hold_host(host, until)
                 self._set_timer(until, TaskId(""), 0)
                 self._nudge(host)
-        elif isinstance(event, ev.Started | ev.Stored):
+        elif isinstance(event, ev.Started | ev.Stored | ev.SessionOpened | ev.Sent):
             host = host_of(task.request.url)
             if self.scheduler.release_host(host, task.id, self._clock.ticks()):
                 self._nudge(host)
@@ -152,7 +168,7 @@ class Reconciler:
         return self.scheduler.may_send(task.id, host_of(task.request.url), self._clock.ticks())
 
     def _claim_slot(self, actor: Actor, task: TaskState) -> None:
-        if actor.live is not None and not isinstance(actor.live.operation, Publish | Discard):
+        if actor.live is not None and not isinstance(actor.live.operation, Settling):
             return  # it keeps its slot until it is over
         if wants_slot(task) and not self.closing:
             row = self._registry.get(task.id)
@@ -188,7 +204,7 @@ class Reconciler:
 
         def report(message: msg.Message) -> None:
             live.reported = True
-            self.dispatcher.post(task.id, message)
+            self.dispatcher.post(task.id, message, source=live)
 
         try:
             running = self._start_operation(task, want, report)
@@ -274,4 +290,10 @@ def _defect(operation: AnyOperation, detail: str) -> msg.Message:
         return msg.PublishFailed(fault=fault)
     if isinstance(operation, Discard):
         return msg.DiscardFailed(fault=fault)
+    if isinstance(operation, Commit):
+        return msg.CommitFailed(fault=fault)
+    if isinstance(operation, Abort):
+        return msg.AbortFailed(session=operation.session, fault=fault)
+    if isinstance(operation, Send):  # it may have broken while a session was asked for
+        return msg.Unopened(fault=fault, lost=True)
     return msg.Faulted(run=operation.run, restarts=operation.restarts, fault=fault)

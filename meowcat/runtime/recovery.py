@@ -23,7 +23,8 @@ log = logging.getLogger("meowcat.journal")
 
 OnRestart = str | Callable[[TaskInfo], bool]
 """`resume`, `pause`, or a function that is asked for each task that was not paused: go on with it? Or
-`leave`: nobody is asked, and nothing is recorded of a task until a command names it."""
+`leave`: nobody is asked, and nothing is recorded of a task until a command names it, but that a session of
+it may stand at a server."""
 
 ON_RESTART = ("resume", "pause", "leave")
 
@@ -73,30 +74,55 @@ def ask(on_restart: OnRestart, task: TaskState) -> Verdict:
     return Verdict(resume, f"on_restart said {'yes' if resume else 'no'}", asked=True)
 
 
+Has = Callable[[str], bool]
+"""Whether what a request needs, by name, is registered with the engine that opens the journal."""
+
+
 def answers(
-    tasks: Sequence[TaskState], on_restart: OnRestart, clock: Clock
+    tasks: Sequence[TaskState], on_restart: OnRestart, clock: Clock, has: Has = lambda _: False
 ) -> Iterator[tuple[int, list[Entry], TaskState]]:
     """For each task that the opening changes: its index, the entries to append, and the task after them."""
     for index, task in enumerate(tasks):
-        if task.state not in ACTIVE and task.state is not State.QUEUED:
-            continue
-        verdict = ask(on_restart, task)
-        if task.state is State.QUEUED and verdict.resume and not verdict.asked:
-            continue  # nothing changes, and nobody was asked
-        now = clock.now()
-        events = decide(task, msg.Recover(resume=verdict.resume, reason=verdict.reason), now).events
-        entries, after = entries_of(task, events, now.at)
-        yield index, entries, after
+        message = _message(task, on_restart)
+        entries, after = _told(task, message, clock) if message is not None else ([], task)
+        if on_restart != "leave" and _is_met(after, has):
+            met = msg.Reap() if after.condemned else msg.Supply(names=after.request.needs)
+            supplied, after = _told(after, met, clock)
+            entries += supplied
+        if entries:
+            yield index, entries, after
+
+
+def _told(task: TaskState, message: msg.Message, clock: Clock) -> tuple[list[Entry], TaskState]:
+    now = clock.now()
+    return entries_of(task, decide(task, message, now).events, now.at)
+
+
+def _is_met(task: TaskState, has: Has) -> bool:
+    """Whether the task waits, without an end, for what is registered by now."""
+    moves = task.state is State.QUEUED or bool(task.condemned)
+    waits = moves and task.wait is not None and task.wait.delay is None
+    return waits and bool(task.request.needs) and all(map(has, task.request.needs))
+
+
+def _message(task: TaskState, on_restart: OnRestart) -> msg.Message | None:
+    """What the opening has to say to a task; None where it changes nothing, and nobody was asked."""
+    at_rest = task.state not in ACTIVE and task.state is not State.QUEUED
+    if at_rest or on_restart == "leave":
+        # What became of a session that was being opened is known to no one, whatever becomes of the task.
+        return msg.Unopened(lost=True) if task.opening else None
+    verdict = ask(on_restart, task)
+    if task.state is State.QUEUED and verdict.resume and not verdict.asked and not task.opening:
+        return None
+    return msg.Recover(resume=verdict.resume, reason=verdict.reason)
 
 
 async def recover(
-    journal: Journal, writer: Writer, on_restart: OnRestart, clock: Clock, threads: Threads
+    journal: Journal, writer: Writer, on_restart: OnRestart, clock: Clock, threads: Threads, has: Has
 ) -> Past:
     """Load the past, decide on each task, and make the answers durable."""
     past = await threads.run(lambda: load(journal))
-    if on_restart == "leave":
-        return past
-    steps = answers(tuple(past.tasks), on_restart, clock)
+    steps = answers(tuple(past.tasks), on_restart, clock, has)
     while batch := list(islice(steps, BATCH)):
         await writer.append([entry for _, entries, _ in batch for entry in entries])
         for index, _, after in batch:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from meowcat.audit.settings import Audit
 from meowcat.config import Config
@@ -25,6 +26,7 @@ from meowcat.core.errors import (
     TaskQuarantined,
 )
 from meowcat.core.events import Event
+from meowcat.core.info import Orphan
 from meowcat.core.machine import ACTIVE, State
 from meowcat.core.seal import Secrets, missing
 from meowcat.core.state import TaskState, evolve
@@ -35,6 +37,7 @@ from meowcat.journal.codec import decode
 from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
 from meowcat.journal.replay import Quarantined, fold_all, fold_task
 from meowcat.journal.writer import Writer
+from meowcat.protocols.contract import UploadProtocol
 from meowcat.runtime.actor import Actor, Answer
 from meowcat.runtime.auditing import Auditor
 from meowcat.runtime.bus import Bus
@@ -42,12 +45,14 @@ from meowcat.runtime.delivery import Deliveries
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
 from meowcat.runtime.limits import Bucket, Budget, Throttle
 from meowcat.runtime.listeners import Listener, Listeners, Subscription
+from meowcat.runtime.orphans import orphans_of, stands
 from meowcat.runtime.reconcile import Reconciler
 from meowcat.runtime.recovery import OnRestart, recover
 from meowcat.runtime.registry import Registry, Row
 from meowcat.runtime.world import Clock, Threads
 from meowcat.transfer.context import Errand, Running, World
 from meowcat.transfer.operations import operation_for
+from meowcat.transfer.plugged import upload_protocol_for, whole_digests
 
 T = TypeVar("T")
 
@@ -144,7 +149,8 @@ class Runtime:
             self.bus.fail,
         )
         self.reconciler.dispatcher = self.dispatcher
-        past = await recover(self.journal, self.writer, on_restart, self.clock, self._threads)
+        has = self._world.plugins.has
+        past = await recover(self.journal, self.writer, on_restart, self.clock, self._threads, has)
         self.quarantined = past.quarantined
         self.bus.position = await self._threads.run(self.journal.last)
         self._tasks.start_soon(self._run)
@@ -176,6 +182,8 @@ class Runtime:
             return
         if wanted(task) is not None or task.wait is not None:
             self.reconciler.reconcile(self.dispatcher.adopt(task))
+            if row.helpless and row.needs and not self.missing(row):  # what it waited for is registered now
+                self.dispatcher.post(task.id, msg.Supply(names=row.needs))
         elif wants_slot(task):
             self.reconciler.scheduler.request(row.demand())
 
@@ -252,6 +260,7 @@ class Runtime:
         """Nothing more is done for the task here."""
         self.secrets.pop(task, None)
         self._buckets.pop(task, None)
+        self._world.plugins.tools.refreshers.forget(task)
 
     async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         """Record new tasks with one append and put them in line; their keys are nobody's.
@@ -385,6 +394,8 @@ class Runtime:
                 self._forget(actor.id)
             for event in events:
                 log.debug("task %s: %s", actor.id, type(event).__name__)
+        else:
+            self.bus.stir()  # who waits until nothing moves waits for messages that come to nothing, too
         self.reconciler.applied(actor, events, answer)
 
     async def load(self, task: TaskId) -> TaskState:
@@ -440,17 +451,56 @@ class Runtime:
 
     def missing(self, row: Row) -> tuple[str, ...]:
         """What the task needs and nobody has supplied since the journal was opened."""
-        return missing(row.needs, self.secrets.get(row.id))
+        plugins = self._world.plugins
+        return tuple(name for name in missing(row.needs, self.secrets.get(row.id)) if not plugins.has(name))
+
+    async def registered(self, need: str) -> None:
+        """Something is registered that tasks may wait for."""
+        for row in self.registry:
+            if row.helpless and need in row.needs:
+                self.dispatcher.post(row.id, msg.Supply(names=(need,)))
+
+    async def orphans(self) -> list[Orphan]:
+        """See `Engine.orphans`."""
+        return await orphans_of(await self.all_tasks(), self._upload_protocol)
+
+    def _upload_protocol(self, task: TaskState) -> UploadProtocol:
+        size = task.generation.size if task.generation else None
+        errand = self._errand(task, lambda _: None)
+        return upload_protocol_for(self._world, errand, size or 0, whole_digests(task))
+
+    async def stands(self, task: TaskState) -> bool:
+        """See `Engine.stands`."""
+        return await stands(task, self._upload_protocol)
+
+    async def reap(self) -> list[TaskId]:
+        """See `Engine.abort_orphans`."""
+        tasks = [each.id for each in await self.all_tasks() if each.left or each.condemned]
+        feeds = []
+        async with self.room:
+            await self.command_many(tasks, msg.Reap)
+        for task in tasks:
+            state = self.dispatcher.state_of(task) or await self.load(task)
+            feeds.append(self.bus.watch(state))
+            self.attend(state)
+        for feed in feeds:
+            while feed.task.condemned and feed.task.wait is None:
+                await feed.beyond(feed.version)
+        return tasks
 
     def _start(self, task: TaskState, want: Wanted, report: Callable[[msg.Message], None]) -> Running:
-        errand = Errand(
+        if self._leaves:  # no opening has recorded a crash of it: what was intended may have been done since
+            task = replace(task, intended=0)
+        return operation_for(self._world, self._errand(task, report), want.operation)
+
+    def _errand(self, task: TaskState, report: Callable[[msg.Message], None]) -> Errand:
+        return Errand(
             task=task,
             secrets=self.secrets.get(task.id, Secrets()),
             report=report,
             history=partial(self.events_of, task.id),
             throttle=Throttle(self._task_bucket(task), self._engine_bucket),
         )
-        return operation_for(self._world, errand, want.operation)
 
     def _bucket(self, rate: int | None) -> Bucket | None:
         return None if rate is None else Bucket(rate, self.clock.monotonic)
@@ -551,9 +601,11 @@ class Runtime:
             await self.bus.stirred()
 
     def _moves(self, row: Row) -> bool:
+        actor = self.dispatcher.actors.get(row.id)
+        told = actor is not None and bool(actor.mailbox)  # of what it waits for, perhaps
         if row.state in (State.PAUSED, State.FAILED):
-            return row.id in self.dispatcher.actors and self.dispatcher.actors[row.id].live is not None
-        return not (row.waits and row.helpless)
+            return told or (actor is not None and actor.live is not None)
+        return told or not (row.waits and row.helpless)
 
 
 def _there(found: Sequence[TaskState | Exception]) -> list[TaskState]:

@@ -8,16 +8,37 @@ from meowcat.core import events as ev
 from meowcat.journal.logged import LoggedEvent, event_object
 from meowcat.sinks.threads import Lane
 
-_LEVELS = {ev.Failed: logging.ERROR, ev.AttemptFailed: logging.WARNING}
-"""Of events that somebody may want to be woken for."""
+
+def _level(event: ev.Event) -> int | None:
+    """Of an event that somebody may want to be woken for."""
+    match event:
+        case ev.Failed():
+            return logging.ERROR
+        case ev.AttemptFailed() | ev.SessionAborted(gone=False) | ev.SessionUnopened(lost=True):
+            return logging.WARNING
+        case _:
+            return None
+
+
+def _because(event: ev.Event) -> str:
+    match event:
+        case ev.Failed(fault=fault) | ev.AttemptFailed(fault=fault):
+            return f": {fault.detail}"
+        case ev.SessionAborted(gone=False):
+            return f": session {event.session} may still stand at the server: {event.detail}"
+        case ev.SessionUnopened(lost=True):
+            return ": a session may stand at the server whose name was lost"
+        case _:
+            return ""
 
 
 class Logging:
-    """Logs each event: a task that failed at `ERROR`, a failed attempt at `WARNING`, all others at `level`.
+    """Logs each event: a task that failed at `ERROR`, a failed attempt and a session that may be left at a
+    server at `WARNING`, all others at `level`.
 
     Args:
         logger: a logger, or its name.
-        level: of the events that are no failures.
+        level: of all other events.
 
     The record has the event's fields as attributes, for formatters of structured logs: `event_id`, `task`,
     `seq`, `position`, `event_type`, `state`, and `event` with the fields of its own. Handlers are called in a
@@ -34,7 +55,7 @@ class Logging:
 
     def _log_all(self, events: Sequence[LoggedEvent]) -> None:
         for event in events:
-            level = _LEVELS.get(type(event.event), self._level)
+            level = _level(event.event) or self._level
             if self._logger.isEnabledFor(level):
                 self._log(level, event)
 
@@ -49,8 +70,7 @@ class Logging:
             "state": known["state"],
             "event": known["event"],
         }
-        fault = getattr(event.event, "fault", None)
-        because = f": {fault.detail}" if fault is not None else ""
+        because = _because(event.event)
         self._logger.log(
             level, "task %s: %s, %s%s", event.task, known["type"], known["state"], because, extra=extra
         )

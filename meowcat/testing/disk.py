@@ -9,7 +9,8 @@ When the power is lost, of all that was not synced, each piece is kept, lost or 
   and of the bytes, until `fsync_folder`; a rename may also leave both names.
 
 A sync that fails loses what it should have written, although it can still be read until then ("fsyncgate").
-Numbers of removed files are given out again at once, as ext4 does. All calls are counted and in `trace`.
+Numbers of removed files are given out again at once, as ext4 does. Each change of a file has a time of its
+own (`mtime_ns`, `ctime_ns`), later by one than the one before it. All calls are counted and in `trace`.
 """
 # ruff: noqa: PTH119, PTH120, SLF001  # paths are names in a table; the disk after a loss is made from another
 
@@ -56,6 +57,8 @@ class Inode(Struct):
     unsynced: list[Write | Cut] = field(default_factory=list)
     content: bytearray = field(default_factory=bytearray)
     blocks: set[int] = field(default_factory=set)
+    mtime: int = 0
+    ctime: int = 0
 
     def do(self, change: Write | Cut) -> None:
         self.unsynced.append(change)
@@ -123,6 +126,7 @@ class SimulatedDisk:
         self._unsynced_names: list[Naming] = []
         self._folders: set[str] = {"/"}
         self._unsynced_folders: list[str] = []
+        self._ticks = 0
         self._opened: dict[int, Opened] = {}
         self._locks: dict[int, int] = {}
 
@@ -135,7 +139,7 @@ class SimulatedDisk:
         """Somebody else puts a new file there, in the place of what stands there."""
         self.remove(path)
         inode = self._new_inode()
-        inode.do(Write(0, content))
+        self._change(inode, Write(0, content))
         inode.sync()
         self._names[path] = self._stable_names[path] = inode.number
 
@@ -148,7 +152,13 @@ class SimulatedDisk:
     def cut(self, path: str, size: int) -> None:
         """Somebody else truncates the file."""
         inode = self._inodes[self._names[path]]
-        inode.do(Cut(size))
+        self._change(inode, Cut(size))
+        inode.sync()
+
+    def overwrite(self, path: str, offset: int, content: bytes) -> None:
+        """Somebody else writes into the file that stands there."""
+        inode = self._inodes[self._names[path]]
+        self._change(inode, Write(offset, content))
         inode.sync()
 
     def get(self, path: str) -> bytes | None:
@@ -300,7 +310,7 @@ class SimulatedDisk:
             change = Write(offset, bytes(view))
             if len(touched(change) - inode.blocks) * BLOCK > self._free():
                 raise _error(errno.ENOSPC, str(fd))
-            inode.do(change)
+            self._change(inode, change)
             return len(view)
 
     def append(self, fd: int, data: Buffer) -> int:
@@ -350,7 +360,7 @@ class SimulatedDisk:
 
     def ftruncate(self, fd: int, size: int) -> None:
         with self.power.call("ftruncate", fd, size):
-            self._file(fd).do(Cut(size))
+            self._change(self._file(fd), Cut(size))
 
     def fstat(self, fd: int) -> FileStatus:
         with self.power.call("fstat", fd):
@@ -438,8 +448,15 @@ class SimulatedDisk:
             self._name(Naming(os.path.dirname(target), source, target, number))
             self._free_unnamed()
 
+    def _change(self, inode: Inode, change: Write | Cut) -> None:
+        inode.do(change)
+        self._ticks += 1
+        inode.mtime = inode.ctime = self._ticks
+
     def _name(self, naming: Naming) -> None:
         _rename(self._names, naming)
+        self._ticks += 1
+        self._inodes[naming.inode].ctime = self._ticks
         self._unsynced_names.append(naming)
 
     def _inode_at(self, path: str) -> int:
@@ -490,7 +507,9 @@ def _rename(names: dict[str, int], naming: Naming) -> None:
 
 def _status(inode: Inode) -> FileStatus:
     identity = FileIdentity(DEVICE, inode.number)
-    return FileStatus(identity, len(inode.content), len(inode.blocks) * BLOCK, stat.S_IFREG | 0o644)
+    allocated = len(inode.blocks) * BLOCK
+    mode = stat.S_IFREG | 0o644
+    return FileStatus(identity, len(inode.content), allocated, mode, inode.mtime, inode.ctime)
 
 
 def _error(number: int, path: str) -> OSError:

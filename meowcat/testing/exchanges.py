@@ -8,7 +8,7 @@ import hashlib
 import select
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from meowcat.testing.range_server import RangeServer
 
 End = Literal["reset", "close", "stall"]
+Answered = tuple[int, Mapping[str, str], bytes]
+"""A handler's answer: status, fields and body."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Trouble:
     """Reset, close or fall silent before the head is sent."""
     refuse_body: bool = False
     """Do not read the request's body until `RangeServer.resume`: its sender fills the buffers and waits."""
+    take: int | None = None
+    """Reset the connection after so many bytes of the request's body."""
     after: int | None = None
     """Do `then` after so many bytes of the body."""
     then: End = "reset"
@@ -177,7 +181,7 @@ class Connection:
         trouble = self._server.trouble(seen) or Trouble()
         if trouble.refuse_body:
             await self.resumed.wait()
-        await self._read_body(seen)
+        await self._read_body(seen, trouble.take)
         seen.complete = True
         self._server.ledger.note()
         if trouble.before is not None:
@@ -187,18 +191,21 @@ class Connection:
         self._server.ledger.note()
         return trouble.framing != "close" and headers.get("connection", "").lower() != "close"
 
-    async def _read_body(self, seen: Seen) -> None:
+    async def _read_body(self, seen: Seen, most: int | None) -> None:
         if seen.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-                await self._read_exactly(seen, size)
+                await self._read_exactly(seen, size, most)
                 await self._reader.readexactly(2)
             await self._reader.readuntil(b"\r\n")
         else:
-            await self._read_exactly(seen, int(seen.headers.get("content-length", "0")))
+            await self._read_exactly(seen, int(seen.headers.get("content-length", "0")), most)
 
-    async def _read_exactly(self, seen: Seen, size: int) -> None:
+    async def _read_exactly(self, seen: Seen, size: int, most: int | None) -> None:
         while size:
-            chunk = await self._reader.read(min(size, BLOCK))
+            left = BLOCK if most is None else most - seen.received
+            if left <= 0:
+                await self._end("reset")
+            chunk = await self._reader.read(min(size, left, BLOCK))
             if not chunk:
                 raise Gone
             size -= len(chunk)
@@ -287,6 +294,12 @@ def planned(
     if precondition_fails(seen.headers, content):
         return _framed(trouble, 412, {}, [], 0)
     return _with_content(seen, content, trouble, ranges=ranges, digests=digests, step=step)
+
+
+def handled(answered: Answered, trouble: Trouble) -> Plan:
+    """The answer of a handler, but for what `trouble` makes of it."""
+    status, fields, body = answered
+    return _framed(trouble, status, dict(fields), [body] if body else [], len(body))
 
 
 def _with_content(

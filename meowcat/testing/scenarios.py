@@ -25,7 +25,8 @@ one step, or several as `[[scenario.step]]`. Keys of a step:
 - `wanted`: `"nothing"`, or `{operation = "fetch", hold = true, run = 1, settling = false}`, any of them.
 - `slot`: whether the task wants one. `due`: milliseconds until the wait is over, or "none".
 - `state`, `phase`, `waiting_for`: what they are.
-- `task`: any other fields of the task, as `{attempts = 1, stored = [[0, 1]]}`.
+- `task`: any other fields of the task, as `{attempts = 1, stored = [[0, 1]]}`, and `doubt`: whether a commit
+  has to be asked about before it is sent.
 
 After each step the journal, written as JSON and read again, is folded from the start: it must give the state
 that the task is in. `[fixtures]` names lists of events, `[defaults]` has fields by event or message type.
@@ -39,10 +40,11 @@ import msgspec
 from msgspec import Struct
 
 from meowcat.core import messages as msg
-from meowcat.core.decide import Decision, decide
+from meowcat.core.decide import decide
 from meowcat.core.errors import Code, IllegalTransition
 from meowcat.core.events import TAGS, Event
 from meowcat.core.state import TaskState, evolve, fold
+from meowcat.core.story import Decision
 from meowcat.core.values import Instant
 from meowcat.core.wanted import due, wanted, wants_slot
 from meowcat.journal import codec
@@ -289,7 +291,7 @@ def _wanted(task: TaskState, expected: Any) -> Any:
 
 
 def _fields(task: TaskState, expected: Any) -> Any:
-    has = plain(task)
+    has = plain(task) | {"doubt": task.doubt}
     if wrong := unknown(expected, has):
         raise Mistake(f"task: {wrong}")
     for name in ("stored", "unproven"):

@@ -4,6 +4,7 @@ Nothing is sent anywhere. Requests and reads of bodies are calls of the machine'
 in the time of the running loop, which in a `World` is virtual.
 """
 
+import copy
 from collections import deque
 from collections.abc import Callable, Mapping
 from random import Random
@@ -13,13 +14,16 @@ import anyio
 
 from meowcat.core.values import FaultKind
 from meowcat.testing.content import BLOCK, Content
+from meowcat.testing.depot import Depot
 from meowcat.testing.exchanges import (
+    Answered,
     Bucket,
     Plan,
     Seen,
     Trouble,
     bytes_sent_twice,
     bytes_served,
+    handled,
     planned,
 )
 from meowcat.testing.power import Power
@@ -27,7 +31,11 @@ from meowcat.testing.range_server import Script
 from meowcat.transport.contract import Headers, HttpRequest, Timeouts, TransportFault
 from meowcat.transport.faults import describe
 
-__all__ = ["ScriptedServer", "ScriptedTransport"]
+__all__ = ["Handler", "ScriptedServer", "ScriptedTransport"]
+
+Handler = Callable[[Seen, str, bytes], Answered | None]
+"""Answers requests by itself: is given what was seen, the URL, and the whole body as far as it came (whether
+that is all, `Seen.complete` says); None leaves the answer to the server."""
 
 LATENCY = (0.001, 0.02)
 """Seconds until a reply begins: at least, and at most; by the seed."""
@@ -39,7 +47,11 @@ class ScriptedServer:
 
     `script` says what goes wrong, as that of `RangeServer`: one `Trouble` (or None) for each request in order
     of arrival, over all hosts, or a function of the request, which must depend on the request alone.
-    `rate` is bytes a second over all replies; `ranges` and `digests` are those of `RangeServer`.
+    `rate` is bytes a second over all bodies; `ranges` and `digests` are those of `RangeServer`.
+
+    Uploads are taken by a `depot`, or by any other of the `handlers`. A trouble with a `status` or with
+    `refuse_body` comes in the place of that, so that nothing is done; others come after it, so that `before`
+    loses the reply alone.
     """
 
     def __init__(self) -> None:
@@ -53,6 +65,16 @@ class ScriptedServer:
         self.requests: list[Seen] = []
         """Every request so far, in order; their counters grow while they are answered."""
         self._bucket = Bucket(None)
+        self.handlers: dict[str, Handler] = {}
+        """Servers of one's own, by what their URLs begin with; each world has a deep copy."""
+
+    def depot(self, url: str) -> Depot:
+        """What takes uploads at `url` and at all URLs that begin with it; made when it is first asked for."""
+        found = self._handler(url)
+        if found is None:
+            found = self.handlers[url] = Depot()
+        assert isinstance(found, Depot), f"{url} is handled by {found!r}"
+        return found
 
     def serve(self, url: str, content: Content | bytes | int) -> Content:
         """Serve a content at `url` from now on: given bytes, or so many made-up ones. Served again with
@@ -81,6 +103,7 @@ class ScriptedServer:
         twin = ScriptedServer()
         twin.__dict__ |= self.__dict__
         twin.contents = dict(self.contents)
+        twin.handlers = copy.deepcopy(self.handlers)
         twin.script = self.script if callable(self.script) else tuple(self.script)
         twin.requests = list(self.requests)
         twin._bucket = Bucket(None)
@@ -88,15 +111,40 @@ class ScriptedServer:
 
     def reaches(self, url: str, now: float) -> bool:
         """Whether anybody answers at the URL's host at the second `now`."""
-        return now >= self.down_until and any(_origin(each) == _origin(url) for each in self.contents)
+        hosts = {_origin(each) for each in (*self.contents, *self.handlers)}
+        return now >= self.down_until and _origin(url) in hosts
 
-    def answer(self, seen: Seen, url: str) -> tuple[Plan, Trouble]:
-        """What a request gets, and what goes wrong with it."""
+    def arrived(self, seen: Seen) -> Trouble:
+        """What goes wrong with a request."""
         self.requests.append(seen)
-        trouble = self._trouble(seen) or Trouble()
+        return self._trouble(seen) or Trouble()
+
+    def answer(self, seen: Seen, url: str, body: bytes, trouble: Trouble) -> Plan:
+        """What a request gets."""
+        if trouble.status is None and not trouble.refuse_body:
+            answered = self._handled(seen, url, body)
+            if answered is not None:
+                return handled(answered, trouble)
         step = Bucket(self.rate).step
-        content = self.contents.get(url)
-        return planned(seen, content, trouble, ranges=self.ranges, digests=self.digests, step=step), trouble
+        content = self.contents.get(url) or self._uploaded(url)
+        return planned(seen, content, trouble, ranges=self.ranges, digests=self.digests, step=step)
+
+    def broke_off(self, seen: Seen, url: str, body: bytes) -> None:
+        """A request of which no more will come: some servers keep what they have got of it."""
+        self._handled(seen, url, body)
+
+    def _handled(self, seen: Seen, url: str, body: bytes) -> Answered | None:
+        handler = self._handler(url)
+        return None if handler is None else handler(seen, url, body)
+
+    def _handler(self, url: str) -> Handler | None:
+        fitting = [place for place in self.handlers if url.startswith(place)]
+        return self.handlers[max(fitting, key=len)] if fitting else None
+
+    def _uploaded(self, url: str) -> Content | None:
+        depot = self._handler(url)
+        stored = depot.objects.get(url.partition("?")[0]) if isinstance(depot, Depot) else None
+        return None if stored is None else Content(data=stored.content)
 
     def _trouble(self, seen: Seen) -> Trouble | None:
         if callable(self.script):
@@ -109,6 +157,11 @@ class ScriptedServer:
         """Wait until `count` bytes may go out."""
         self._bucket.rate = self.rate
         await self._bucket.take(count)
+
+
+def _check_taken(url: str, size: int, most: int | None) -> None:
+    if most is not None and size >= most:
+        raise TransportFault(describe(FaultKind.DISCONNECTED, url))
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -172,8 +225,10 @@ class ScriptedExchange:
         await anyio.sleep(transport.random.uniform(*LATENCY))
         if not server.reaches(url, transport.clock()):
             raise TransportFault(describe(FaultKind.UNREACHABLE, url))
-        seen = await self._seen(url, headers)
-        plan, trouble = server.answer(seen, url)
+        seen = self._seen(url, headers)
+        trouble = server.arrived(seen)
+        body = await self._body(seen, url, trouble.take)
+        plan = server.answer(seen, url, body, trouble)
         if trouble.refuse_body or trouble.before == "stall":
             await anyio.sleep(transport.timeouts.read)
             raise TransportFault(describe(FaultKind.TIMEOUT, url))
@@ -182,17 +237,29 @@ class ScriptedExchange:
         seen.status, seen.start = plan.status, plan.start
         return ScriptedReply(transport, url, seen, plan, trouble)
 
-    async def _seen(self, url: str, headers: Mapping[str, str]) -> Seen:
+    def _seen(self, url: str, headers: Mapping[str, str]) -> Seen:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {"host": parts.netloc, **headers}
-        seen = Seen(self._request.method, target, headers, len(self._transport.server.requests) + 1)
-        if self._request.body is not None:
-            async for chunk in self._request.body():
-                seen.received += len(chunk)
-                seen.body += chunk[: max(0, BLOCK - len(seen.body))]
+        return Seen(self._request.method, target, headers, len(self._transport.server.requests) + 1)
+
+    async def _body(self, seen: Seen, url: str, most: int | None) -> bytes:
+        """The request's body, as it is sent."""
+        body, server = bytearray(), self._transport.server
+        try:
+            if self._request.body is not None:
+                async for chunk in self._request.body():
+                    await server.spend(len(chunk))
+                    taken = chunk if most is None else chunk[: most - len(body)]
+                    body += taken
+                    seen.received += len(taken)
+                    seen.body += taken[: max(0, BLOCK - len(seen.body))]
+                    _check_taken(url, len(body), most)
+        except BaseException:  # raised again: the power, a stop, or what the source or the script met
+            server.broke_off(seen, url, bytes(body))
+            raise
         seen.complete = True
-        return seen
+        return bytes(body)
 
     async def __aexit__(self, *exc: object) -> None:
         """Nothing goes on after a stop: there is no socket."""

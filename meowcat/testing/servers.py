@@ -42,6 +42,8 @@ class Program:
 
     name = ""
     install = ""
+    patience = 5.0
+    """Seconds that it is given to end by itself."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -96,19 +98,28 @@ class Program:
             raise
         return self
 
-    def _await_listening(self, log: Path, seconds: float = 15.0) -> None:
+    def answers(self) -> bool:
+        """Whether the program is ready: by default, once it listens.
+
+        Raises:
+            OSError: it is not.
+        """
+        socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        return True
+
+    def _await_listening(self, log: Path, seconds: float = 30.0) -> None:
         assert self._process is not None
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                if self.answers():
+                    return
             except OSError:
-                time.sleep(0.02)  # another program: there is no event to wait for
-            else:
-                return
-        raise RuntimeError(f"{self.name} does not listen on {self.port}:\n{log.read_text(errors='replace')}")
+                pass
+            time.sleep(0.02)  # another program: there is no event to wait for
+        raise RuntimeError(f"{self.name} does not answer on {self.port}:\n{log.read_text(errors='replace')}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,7 +127,7 @@ class Program:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(5)
+                self._process.wait(self.patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

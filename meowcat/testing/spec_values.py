@@ -22,8 +22,16 @@ PIECE = 4 << 20
 
 _CONTENT = {"size": 2 * PIECE, "ranges": True, "etag": '"v1"', "strong": True}
 _FILE = {"device": 1, "inode": 7}
+_SOURCE = {"size": 2 * PIECE, "device": 1, "inode": 9}
 _FAULT = {"detail": "as scripted"}
 _REQUEST = {"kind": "download", "url": "https://host.example/big.iso", "to": "/downloads/big.iso"}
+_UPLOAD = {
+    "kind": "upload",
+    "source": "/downloads/big.iso",
+    "url": "https://host.example/big.iso",
+    "protocol": {"tag": "scripted"},
+}
+_SESSION = {"id": "session-1", "capabilities": {}}
 _TASK = {"task": "01K0000000000000000000TASK", "key": "/downloads/big.iso", "request": _REQUEST}
 
 STANDARD: dict[str, dict[str, Any]] = {
@@ -35,10 +43,7 @@ STANDARD: dict[str, dict[str, Any]] = {
     "flushed": {"digests": "", "file": _FILE},
     "rechecked": {"kept": [], "lost": []},
     "proved": {"kept": [], "lost": []},
-    "attempt-failed": {"fault": _FAULT, "attempt": 1, "waiting_for": "retry", "delay": 250},
-    "faulted": {"fault": _FAULT},
-    "publish-failed": {"fault": _FAULT},
-    "discard-failed": {"fault": _FAULT},
+    "attempt-failed": {"attempt": 1, "waiting_for": "retry", "delay": 250},
     "restarted": {"reason": "as scripted", "changed": False},
     "publish-intended": {"file": _FILE, "size": 2 * PIECE, "digests": []},
     "completed": {
@@ -53,10 +58,26 @@ STANDARD: dict[str, dict[str, Any]] = {
     "requeued": {"reason": "preempted"},
     "recover": {"resume": True},
     "recovered": {"crashed": True, "reason": "asked to"},
-    "failed": {"fault": _FAULT},
     "part-discarded": {"published": False},
+    "source-pinned": {"source": _SOURCE, "digests": []},
+    "pinned": {"source": _SOURCE, "digests": []},
+    "session-opened": {"session": _SESSION, "piece_size": PIECE, "held": []},
+    "opened": {"session": _SESSION, "piece_size": PIECE},
+    "session-unopened": {"lost": False},
+    "sent": {"digests": "", "receipts": []},
+    "confirmed": {"digests": "", "receipts": []},
+    "ready": {"digests": []},
+    "commit-intended": {"size": 2 * PIECE, "digests": []},
+    "committed": {"result": {}},
+    "aborted": {"session": "session-1"},
+    "abort-failed": {"session": "session-1"},
+    "session-condemned": {"session": "session-1"},
+    "session-aborted": {"session": "session-1", "gone": True, "committed": False},
+    "session-dropped": {"reason": "as scripted", "abort": True, "changed": False, "unpin": False},
 }
-"""What a table of that type has when it does not say otherwise; inner tables are merged key by key."""
+"""What a table of that type has when it does not say otherwise; inner tables are merged key by key. A
+`request = {kind = "upload"}` is merged with the standard upload instead of the standard download, and a fault
+has a `detail`."""
 
 LEADS_TO = {
     "created": State.QUEUED,
@@ -70,13 +91,15 @@ LEADS_TO = {
     "canceled": State.CANCELED,
     "retried": State.QUEUED,
 }
-"""The state after an event of that type. `recovered` leads to Queued unless it says Paused; all others leave
-the state as it is."""
+"""The state after an event of that type. `recovered` leads to Queued unless it says Paused, `session-opened`
+from Preparing to Running; all others leave the state as it is."""
 
 
 def implied_state(tag: str, task: TaskState | None) -> State:
     if tag == "recovered":
         return State.QUEUED
+    if tag == "session-opened" and task is not None and task.state is State.PREPARING:
+        return State.RUNNING
     return LEADS_TO.get(tag) or (task.state if task else State.QUEUED)
 
 
@@ -145,8 +168,14 @@ def _tag(table: Table, known: Mapping[str, Any]) -> str:
 
 
 def _filled(tag: str, table: Table, defaults: Table, implied: Table) -> dict[str, Any]:
+    own = _merged(defaults.get(tag, {}), table)
     standard = _merged(STANDARD.get(tag, {}), implied)
-    return _merged(_merged(standard, defaults.get(tag, {})), table)
+    request = own.get("request")
+    if isinstance(request, dict) and request.get("kind") == "upload":
+        standard["request"] = _UPLOAD
+    if "fault" in own:
+        standard["fault"] = _FAULT
+    return _merged(standard, own)
 
 
 def _merged(under: Table, over: Table) -> dict[str, Any]:

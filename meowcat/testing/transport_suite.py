@@ -388,6 +388,22 @@ class TransportSuite:
                 await self._stop_when(server, exchange, lambda s: s.bytes_served() == 1000)
                 assert await self._gone(server)
 
+    async def test_a_scope_that_was_canceled_ends_with_what_is_in_it(self) -> None:
+        """A cancellation that is not the scope's own would end whatever is around it, too."""
+        for trouble, wait in (
+            (Trouble(before="stall"), 0.0),
+            (Trouble(before="stall"), 0.1),
+            (Trouble(after=9, then="stall"), 0.1),
+        ):
+            for body in (None, lambda: pieces(2, 1000)):
+                with RangeServer(Content(MIB), script=[trouble]) as server:
+                    async with self.client() as transport:
+                        request = HttpRequest("GET" if body is None else "PUT", server.url, {}, body, 2000)
+                        with anyio.move_on_after(wait) as scope:
+                            async with transport.send(request) as reply:
+                                await read_all(reply)
+                assert scope.cancelled_caught
+
     async def test_left_in_mid_body_without_a_cancellation(self) -> None:
         with RangeServer(Content(512 * MIB)) as server:
             async with self.client() as transport:

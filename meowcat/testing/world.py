@@ -37,6 +37,7 @@ from meowcat.engine import Engine
 from meowcat.journal.contract import Owner, Record
 from meowcat.journal.logged import LoggedEvent, readable
 from meowcat.runtime.world import Clock
+from meowcat.testing.depot import DepotProtocol
 from meowcat.testing.disk import SimulatedDisk
 from meowcat.testing.mortal_journal import FolderMedium, MakeJournal, Medium, MemoryMedium, MortalJournal
 from meowcat.testing.power import Power, PowerLost, When
@@ -137,7 +138,8 @@ class World:
     # What an application is given
 
     def engine(self, **options: Any) -> Engine:
-        """An engine in this world, not yet open. `options` are those of `meowcat.Engine`."""
+        """An engine in this world, not yet open. `options` are those of `meowcat.Engine`; besides those of
+        its `protocols` it has the `DepotProtocol`."""
         config = options.get("config") or Config()
         timeouts = Timeouts(config.connect_timeout, config.read_timeout, config.pool_timeout)
         made: dict[str, Any] = {
@@ -145,6 +147,7 @@ class World:
             "clock": self.clock,
             "disk": self.disk,
             "workers": WorldWorkers(self._random),
+            "protocols": [DepotProtocol, *options.pop("protocols", ())],
         }
         if "journal" not in options:
             made["journal"] = self.journal()

@@ -8,7 +8,10 @@ from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.seal import Secrets
 from meowcat.core.state import TaskState
+from meowcat.protocols.contract import Tools
+from meowcat.protocols.registry import Protocols
 from meowcat.transfer.disk import Disk
+from meowcat.transfer.sources import Sources
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Transport
 
@@ -45,6 +48,26 @@ class Budget(Protocol):
 
 
 @dataclass(frozen=True)
+class Plugins:
+    """Protocols, what they are lent, and the sources that have names."""
+
+    protocols: Protocols
+    tools: Tools
+    sources: Sources
+
+    def has(self, need: str) -> bool:
+        """Whether what a request needs (`credential:NAME` …) is registered."""
+        kind, _, name = need.partition(":")
+        if kind == "credential":
+            return name in self.tools.credentials
+        if kind == "refresher":
+            return name in self.tools.refreshers
+        if kind == "source":
+            return self.sources.get(name) is not None
+        return kind == "protocol" and name in self.protocols
+
+
+@dataclass(frozen=True)
 class World:
     """Shared by all operations of an engine."""
 
@@ -61,6 +84,7 @@ class World:
     wall: Callable[[], int]
     """Milliseconds since 1970 UTC; for HTTP dates only."""
     sleep: Callable[[float], Awaitable[None]]
+    plugins: Plugins
     workers: Workers = Workers()  # noqa: RUF009  # it has no state
 
 

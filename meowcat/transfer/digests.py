@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import anycrc
 import google_crc32c
 from blake3 import blake3
 
@@ -55,8 +56,23 @@ class _Crc32c:
         return f"{self._value:08x}"
 
 
+class _Crc64Nvme:
+    """CRC-64/NVME, most significant byte first, as S3 and Azure write it."""
+
+    _model = anycrc.Model("CRC64-NVME")
+
+    def __init__(self) -> None:
+        self._value: int = self._model.calc(b"")
+
+    def update(self, data: Buffer, /) -> None:
+        self._value = self._model.calc(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:016x}"
+
+
 def new(algorithm: str) -> Hasher:
-    """An empty digest: sha256, sha512, sha1, md5, blake3 or crc32c.
+    """An empty digest: sha256, sha512, sha1, md5, blake3, crc32c or crc64nvme.
 
     Raises:
         InvalidArgument: another algorithm.
@@ -66,6 +82,8 @@ def new(algorithm: str) -> Hasher:
         return blake3()
     if algorithm == "crc32c":
         return _Crc32c()
+    if algorithm == "crc64nvme":
+        return _Crc64Nvme()
     if algorithm not in DIGEST_LENGTHS:
         known = ", ".join(DIGEST_LENGTHS)
         raise InvalidArgument(f"digest algorithm {algorithm!r}: expected one of {known}")

@@ -65,6 +65,10 @@ class FileStatus(Struct, frozen=True):
     """Bytes that it takes on the disk."""
     mode: int
     """The type and permissions, as in st_mode."""
+    mtime_ns: int = 0
+    """When the content was last written, in nanoseconds since 1970 UTC; anybody may set it to anything."""
+    ctime_ns: int = 0
+    """When the content or anything else of the inode last changed; nobody can set it."""
 
     @property
     def is_file(self) -> bool:
@@ -280,7 +284,14 @@ if sys.platform == "darwin":
 
 def _status(facts: os.stat_result) -> FileStatus:
     identity = FileIdentity(facts.st_dev, facts.st_ino)
-    return FileStatus(identity, facts.st_size, facts.st_blocks * 512, facts.st_mode)
+    return FileStatus(
+        identity,
+        facts.st_size,
+        facts.st_blocks * 512,
+        facts.st_mode,
+        facts.st_mtime_ns,
+        facts.st_ctime_ns,
+    )
 
 
 @cache

@@ -18,7 +18,7 @@ from meowcat.core.state import NOTHING, TaskState
 from meowcat.core.transfers import Download
 from meowcat.core.values import Fault, FaultKind, Generation
 from meowcat.core.wanted import Fetch
-from meowcat.protocols.contract import Answer, DownloadProtocol
+from meowcat.protocols.contract import Answer, DownloadProtocol, Refused
 from meowcat.transfer.board import FIRST_BYTES, FIRST_PIECES, Board, Part
 from meowcat.transfer.context import Errand, World
 from meowcat.transfer.disk import FileFault
@@ -44,14 +44,6 @@ WINDOW = 4 << 20
 """Bytes per connection that may be on their way to the disk …"""
 MOST_WINDOW = 32 << 20
 """… and of all connections of one download."""
-
-
-class Refused(Exception):
-    """A reply that can't be used."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.detail)
-        self.fault = fault
 
 
 class FetchOperation:

@@ -1,10 +1,12 @@
 """The operation for what a task's state demands."""
 
 from meowcat.core.transfers import Download
-from meowcat.core.wanted import AnyOperation, Fetch, Publish, Verify
-from meowcat.protocols.http_range import HttpRange
+from meowcat.core.wanted import Abort, AnyOperation, Commit, Fetch, Publish, Send, Verify
 from meowcat.transfer.context import Errand, Running, World
 from meowcat.transfer.fetch import FetchOperation
+from meowcat.transfer.plugged import download_protocol_for
+from meowcat.transfer.remote import AbortOperation, CommitOperation
+from meowcat.transfer.send import SendOperation
 from meowcat.transfer.settle import DiscardOperation, PublishOperation
 from meowcat.transfer.verify import VerifyOperation
 
@@ -18,11 +20,16 @@ def operation_for(world: World, errand: Errand, operation: AnyOperation) -> Runn
         InvalidArgument: the task needs a secret that `errand` does not have.
 
     """
+    if isinstance(operation, Send):
+        return SendOperation(world, errand, operation)
+    if isinstance(operation, Commit):
+        return CommitOperation(world, errand)
+    if isinstance(operation, Abort):
+        return AbortOperation(world, errand, operation)
     request = errand.task.request
     assert isinstance(request, Download)  # noqa: S101  # no upload demands any of these
     if isinstance(operation, Fetch):
-        protocol = HttpRange(world.transport, request, errand.secrets, world.wall)
-        return FetchOperation(world, errand, operation, protocol)
+        return FetchOperation(world, errand, operation, download_protocol_for(world, errand, request))
     if isinstance(operation, Verify):
         return VerifyOperation(world, errand, operation)
     if isinstance(operation, Publish):

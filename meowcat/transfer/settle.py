@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import anyio
 
+from meowcat.core.events import CommitIntended, PublishIntended
 from meowcat.core.messages import Discarded, DiscardFailed, Message, Published, PublishFailed
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Download
@@ -49,7 +50,7 @@ class PublishOperation(SettlingOperation):
 
     def _settle(self) -> Message:
         intent = self._task.intent
-        assert intent is not None  # noqa: S101  # publishing is wanted because of it
+        assert isinstance(intent, PublishIntended)  # noqa: S101  # publishing is wanted because of it
         fault = _fault_in(
             lambda: publish(
                 self._world.disk,
@@ -77,6 +78,7 @@ class DiscardOperation(SettlingOperation):
 
     def _settle(self) -> Message:
         intent, published = self._task.intent, False
+        assert not isinstance(intent, CommitIntended)  # noqa: S101  # that of an upload, which has no part file
 
         def remove() -> None:
             nonlocal published

@@ -2,7 +2,7 @@
 
 import anyio
 
-from meowcat.core.decide import digest_algorithms
+from meowcat.core.downloads import digest_algorithms
 from meowcat.core.messages import Digested, Faulted, Message
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Download

@@ -14,10 +14,13 @@ Beyond the contract's fields the client adds `Accept: */*` unless one is given, 
 """
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import DecodeError, PyreqwestError, RequestTimeoutError
 from pyreqwest.proxy import ProxyBuilder
@@ -39,6 +42,8 @@ from meowcat.transport.contract import (
 from meowcat.transport.faults import describe, os_reason
 from meowcat.transport.trust import read_certificates
 from meowcat.transport.uploads import Body
+
+T = TypeVar("T")
 
 SMALL_BODY = 64 * 1024
 """Bytes of a body that are sent well within any read time-out."""
@@ -139,10 +144,10 @@ class ReqwestReply:
         """A view of the client's own memory: no copy is made."""
         try:
             if self._timeout is None:
-                chunk = await self._reader.read(size)
+                chunk = await cancelable(self._reader.read(size))
             else:
                 async with asyncio.timeout(self._timeout):
-                    chunk = await self._reader.read(size)
+                    chunk = await cancelable(self._reader.read(size))
         except PyreqwestError as error:
             fault = judge(error, self._url, begun=True)
         except TimeoutError:
@@ -177,7 +182,7 @@ class ReqwestExchange:
         self._streamed = prepare(self._client, self._request)
         self._closed_by = asyncio.get_running_loop().time() + self._read
         try:
-            response = await self._streamed.__aenter__()
+            response = await cancelable(self._streamed.__aenter__())
         except PyreqwestError as error:
             self._closed_by = None
             fault = judge(error, self._request.url, begun=False)
@@ -279,6 +284,16 @@ class ReqwestUpload:
         """See the class."""
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
+
+
+async def cancelable(work: Awaitable[T]) -> T:
+    """Wait for the client. A cancellation comes out as that of whoever has canceled: the client raises one of
+    its own instead, which no cancel scope takes for its own, so that it would end more than was canceled."""
+    try:
+        return await work
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 def prepare(

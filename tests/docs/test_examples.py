@@ -25,6 +25,13 @@ SAYS = {
         "no.bin: Failed, 0 bytes, 1 failures",
     ],
     "custom_journal.py": ["order 4711: created", "order 4711: completed"],
+    "custom_upload_protocol.py": ["killed with SIGKILL", "the file is right"],
+    "custom_download_protocol.py": [
+        "the task waits for credential:archive",
+        "20,971,520 bytes in",
+        "the file is right",
+        "the secret is in the journal: False",
+    ],
     "own_client.py": ["8,388,608 bytes", "the server saw our-app/1.0"],
     "audited_download.py": [
         "proved: 8,388,608 bytes, sha256:",
@@ -116,6 +123,7 @@ def test_a_stranger_sees_damage_and_edits(tmp_path):
 
 def test_the_tests_of_an_application_pass_where_nothing_else_is(tmp_path):
     folder = shutil.copytree(EXAMPLES / "testing", tmp_path / "application")
+    shutil.copy(EXAMPLES / "custom_upload_protocol.py", tmp_path)
     (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")
     command = [
         sys.executable,
@@ -130,10 +138,11 @@ def test_the_tests_of_an_application_pass_where_nothing_else_is(tmp_path):
     ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=folder)
     assert done.returncode == 0, done.stdout
-    assert "9 passed" in done.stdout
+    assert "40 passed, 7 skipped" in done.stdout
 
 
 def test_every_example_is_run_here():
-    tested_elsewhere = {"verify_receipt.py"}  # with a receipt, beside our own verifier
+    # with a receipt, beside our own verifier; by the tests of the form protocol
+    tested_elsewhere = {"verify_receipt.py", "form_upload_server.py"}
     tested_above = {"download.py", "read_jsonl.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, *tested_elsewhere, *tested_above}

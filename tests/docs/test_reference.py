@@ -9,6 +9,7 @@ import pytest
 
 import meowcat
 from meowcat.core import errors, events
+from meowcat.protocols.registry import DOWNLOADS, UPLOADS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -70,6 +71,12 @@ def test_every_public_method_is_documented(kind):
     "kind",
     [
         meowcat.Download,
+        meowcat.Upload,
+        meowcat.ProtocolSpec,
+        meowcat.FormUpload,
+        meowcat.S3,
+        meowcat.AccessKey,
+        meowcat.Orphan,
         meowcat.Result,
         meowcat.Progress,
         meowcat.TaskInfo,
@@ -130,6 +137,13 @@ def test_every_event_is_documented_with_its_fields():
         tag: (kind.__name__, {field.name for field in msgspec.structs.fields(kind)} - {"state"})
         for tag, kind in events.EVENT_TYPES.items()
     }
+
+
+@pytest.mark.parametrize(("heading", "protocols"), [("Uploads", UPLOADS), ("Downloads", DOWNLOADS)])
+def test_every_protocol_has_a_row_that_says_what_it_resumes_from(heading, protocols):
+    section = text("restart-matrix.md").split(f"\n## {heading}\n")[1].split("\n## ")[0].lower()
+    firsts = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
+    assert [each.tag for each in protocols if not any(each.tag in first for first in firsts)] == []
 
 
 def quoted_fields(cell):

@@ -7,7 +7,17 @@ from pathlib import Path
 import msgspec.structs
 import pytest
 
-from meowcat.testing import disk, http_specs, plugin, scenarios, scripted, servers, stories, world
+from meowcat.testing import (
+    depot,
+    disk,
+    http_specs,
+    plugin,
+    scenarios,
+    scripted,
+    servers,
+    stories,
+    world,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/testing.md").read_text("utf-8")
 QUOTED = {word for code in re.findall(r"`([^`]+)`", PAGE) for word in re.findall(r"\w+", code)}
@@ -23,18 +33,23 @@ def rows(heading):
     }
 
 
-@pytest.mark.parametrize("module", [disk, scripted, servers, world], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("module", [depot, disk, scripted, servers, world], ids=lambda each: each.__name__)
 def test_every_public_name_is_there(module):
     assert {name for name in module.__all__ if name not in QUOTED} == set()
 
 
 @pytest.mark.parametrize(
-    ("heading", "kind"), [("Member", world.World), ("`ScriptedServer`", scripted.ScriptedServer)]
+    ("heading", "kind"),
+    [("Member", world.World), ("`ScriptedServer`", scripted.ScriptedServer), ("`Depot`", depot.Depot)],
 )
 def test_every_member_is_there_and_exists(heading, kind):
     made = kind()
     public = {name for name in (*vars(kind), *vars(made)) if not name.startswith("_")}
-    internal = {"reaches", "answer", "spend", "copy"} if kind is scripted.ScriptedServer else set()
+    internal = (
+        {"reaches", "arrived", "answer", "broke_off", "spend", "copy"}
+        if kind is scripted.ScriptedServer
+        else set()
+    )
     assert rows(heading) == public - internal
 
 

@@ -14,11 +14,16 @@ from meowcat.core.state import evolve, fold
 from meowcat.core.transfers import Download
 from meowcat.core.values import Instant, TaskId
 from meowcat.core.wanted import wanted
+from meowcat.protocols.contract import Tools
+from meowcat.protocols.credentials import Credentials
+from meowcat.protocols.refreshers import Refreshers
+from meowcat.protocols.registry import Protocols
 from meowcat.runtime.limits import Budget, Throttle
 from meowcat.runtime.world import wall
-from meowcat.transfer.context import Errand, World
+from meowcat.transfer.context import Errand, Plugins, World
 from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.operations import operation_for
+from meowcat.transfer.sources import Sources
 from meowcat.transport.contract import Timeouts
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.reqwest import ReqwestTransport
@@ -45,6 +50,9 @@ async def world_of(backend, *, timeouts=TIMEOUTS, memory=64 << 20, **settings):
         "clock": anyio.current_time,
         "wall": wall,
         "sleep": anyio.sleep,
+        "plugins": Plugins(
+            Protocols.with_own([]), Tools(transport, wall, Credentials(), Refreshers(), {}), Sources()
+        ),
     }
     try:
         yield World(**(fields | settings))

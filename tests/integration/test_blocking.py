@@ -5,11 +5,17 @@ import gc
 import os
 import queue
 import signal
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from shelf import Shelf, ShelfProtocol, spec
 
 import meowcat
 from journal_adapters.sqlite import SQLiteJournal
@@ -78,6 +84,41 @@ def test_progress_ends_at_the_end(tmp_path, engine):
         seen = list(engine.submit(meowcat.Download(server.url, str(tmp_path / "a"))).progress())
     assert seen[-1].state == meowcat.State.COMPLETE
     assert [each.bytes_done for each in seen] == sorted(each.bytes_done for each in seen)
+
+
+def test_an_upload_is_whole_and_says_what_the_server_said(tmp_path):
+    shelf = Shelf("blocking.example")
+    (tmp_path / "a").write_bytes(BIG.bytes())
+    with meowcat.blocking.Engine("memory:", config=config(), protocols=[ShelfProtocol]) as engine:
+        result = engine.upload(tmp_path / "a", shelf.url, protocol=spec(), timeout=30)
+        assert engine.task(result.task).info.remote == result.remote == {"etag": result.remote["etag"]}
+    assert shelf.objects[shelf.url][0] == BIG.bytes()
+
+
+class Sixteen:
+    """A source of the application's own."""
+
+    def size(self):
+        return 16
+
+    def identity(self):
+        return "1"
+
+    def read(self, offset, size):
+        return b"sixteen bytes..."[offset : offset + size]
+
+
+def test_an_upload_waits_for_its_source_until_that_is_added(tmp_path):
+    shelf = Shelf("waiting.example")
+    with meowcat.blocking.Engine("memory:", config=config(), protocols=[ShelfProtocol]) as engine:
+        with pytest.raises(TimeoutError):
+            engine.upload("blob", shelf.url, protocol=spec(), origin="named", timeout=0)
+        task = engine.submit(meowcat.Upload("blob", shelf.url, spec(), origin="named"))
+        engine.drain()
+        assert (task.info.waiting_for, task.info.needs) == ("supply", ("source:blob",))
+        engine.add_source("blob", Sixteen())
+        assert task.result(timeout=30).size == 16
+    assert shelf.objects[shelf.url][0] == b"sixteen bytes..."
 
 
 def test_many_at_once(tmp_path, engine):

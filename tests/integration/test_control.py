@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,11 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from shelf import Shelf, ShelfProtocol, spec
+from shelf import fault as shelf_fault
 
 import meowcat
 from meowcat.control import messages as ctl
@@ -206,7 +212,7 @@ async def test_errors_come_out_as_what_they_were(journal, tmp_path):
     async with engine(journal) as opened:
         task = await paused(opened, tmp_path / "one")
         async with connect(journal) as control:
-            with pytest.raises(meowcat.InvalidArgument, match="expected a url, headers, or both"):
+            with pytest.raises(meowcat.InvalidArgument, match="expected a url, headers, data or a plan"):
                 await control.supply(task.id)
             with pytest.raises(meowcat.TaskNotFound) as missing:
                 await control.supply("01X", url="http://host/x")
@@ -238,6 +244,49 @@ async def test_a_list_has_rates_that_nobody_had_to_watch_before(journal, slow, t
         assert live.info.id == task
         assert 0.2 * MIB < live.rate < 20 * MIB
         assert live.eta == pytest.approx((BIG.size - live.info.bytes_done) / live.rate)
+
+
+async def test_an_upload_is_listed_with_what_the_server_said_of_it(journal, tmp_path):
+    shelf, source = Shelf("control.example"), tmp_path / "source"
+    source.write_bytes(b"bytes")
+    async with meowcat.Engine(journal, config=config(), protocols=[ShelfProtocol]) as opened:
+        result = await opened.upload(source, shelf.url, protocol=spec())
+        async with connect(journal) as control:
+            (live,) = await control.tasks(states=(meowcat.State.COMPLETE,), direction="upload")
+            assert await control.tasks(states=(meowcat.State.COMPLETE,), direction="download") == []
+    assert (live.info.direction, live.info.path, live.info.url) == ("upload", str(source), shelf.url)
+    assert live.info.remote == result.remote
+
+
+async def test_what_is_left_at_a_server_is_listed_and_removed_from_outside(journal, tmp_path):
+    shelf, source = Shelf("control.example"), tmp_path / "source"
+    source.write_bytes(os.urandom(4 * (256 << 10)))
+    shelf.fail["abort"] = [shelf_fault(meowcat.FaultKind.STATUS, status=403)]
+    async with meowcat.Engine(journal, config=config(), protocols=[ShelfProtocol]) as opened:
+        task = await opened.submit(meowcat.Upload(str(source), shelf.url, spec(), piece_size=256 << 10))
+        await shelf.begun["send_part"].wait()
+        await task.cancel()
+        await opened.drain()
+        async with connect(journal) as control:
+            (orphan,) = await control.orphans()
+            assert (orphan.task, orphan.session, orphan.ours) == (task.id, "s1", True)
+            assert list(shelf.sessions) == ["s1"]
+            assert await control.abort_orphans() == [task.id]
+            assert shelf.sessions == {}
+            assert await control.orphans() == []
+
+
+async def test_an_upload_that_waits_is_canceled_from_outside(journal, tmp_path):
+    Shelf("control.example")
+    async with meowcat.Engine(journal, config=config(), protocols=[ShelfProtocol]) as opened:
+        request = meowcat.Upload("blob", "http://control.example/object", spec(), origin="named")
+        task = await opened.submit(request)
+        await opened.drain()
+        async with connect(journal) as control:
+            (live,) = await control.tasks(direction="upload")
+            assert (live.info.waiting_for, live.info.needs) == ("supply", ("source:blob",))
+            (outcome,) = await control.order(ctl.Cancel(tasks=(task.id,)))
+        assert (outcome.state, task.state) == ("Canceled", "Canceled")
 
 
 async def test_who_waits_for_a_time_says_until_when(journal, tmp_path):
@@ -437,7 +486,21 @@ async def test_a_thousand_connections_at_once_hurt_nobody(journal, place, tmp_pa
 
 
 def commands():
-    words = st.sampled_from(["ping", "pause", "resume", "cancel", "retry", "supply", "list", "snapshot", "x"])
+    words = st.sampled_from(
+        [
+            "ping",
+            "pause",
+            "resume",
+            "cancel",
+            "retry",
+            "supply",
+            "list",
+            "snapshot",
+            "orphans",
+            "abort-orphans",
+            "x",
+        ]
+    )
     anything = st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

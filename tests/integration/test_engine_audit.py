@@ -2,12 +2,18 @@
 
 import logging
 import shutil
+import sys
 import threading
+from pathlib import Path
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from shelf import Shelf, ShelfProtocol, spec
 
 import meowcat
 from journal_adapters.sqlite import SQLiteJournal
@@ -63,6 +69,19 @@ async def test_a_download_has_a_receipt_that_verifies_offline(tmp_path, server):
     )
     assert found.proved
     assert found.covered == found.records
+
+
+async def test_an_upload_has_a_receipt_of_what_went_where_and_what_the_server_said(tmp_path):
+    shelf, source = Shelf("audit.example"), tmp_path / "a"
+    source.write_bytes(BIG.bytes())
+    async with meowcat.Engine(audit=meowcat.Audit(KEY), protocols=[ShelfProtocol]) as engine:
+        result = await engine.upload(source, f"{shelf.url}?token=secret", protocol=spec())
+        receipt = verify_receipt(await engine.receipt(result.task), KEY.vkey)
+    assert (receipt.direction, receipt.path, receipt.size) == ("upload", str(source), BIG.size)
+    assert receipt.url == f"{shelf.url}?token=***"
+    assert [str(each) for each in receipt.digests] == [f"sha256:{BIG.sha256}"]
+    assert receipt.remote == result.remote
+    assert receipt.remote["etag"]
 
 
 async def test_the_digest_can_be_left_out_and_the_receipt_says_so(tmp_path, server):

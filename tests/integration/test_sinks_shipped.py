@@ -280,6 +280,24 @@ async def test_events_are_log_records_with_fields(caplog):
     assert created.event["request"]["to"] == "/srv/x"
 
 
+async def test_a_session_that_may_be_left_at_a_server_is_a_warning(caplog):
+    caplog.set_level(logging.INFO)
+
+    def logged(event):
+        return meowcat.LoggedEvent(position=1, task=meowcat.TaskId("T"), seq=1, epoch=1, at=0, event=event)
+
+    left = {"session": "u-1", "committed": False, "detail": "403"}
+    await sinks.Logging("app").deliver(
+        [
+            logged(ev.SessionAborted(state=State.CANCELED, gone=True, **left)),
+            logged(ev.SessionAborted(state=State.CANCELED, gone=False, **left)),
+            logged(ev.SessionUnopened(state=State.PREPARING, lost=True)),
+        ]
+    )
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "WARNING"]
+    assert caplog.records[1].getMessage().endswith("session u-1 may still stand at the server: 403")
+
+
 # Webhooks
 
 

@@ -34,6 +34,7 @@ STORY = [
     *["revive"] * 3,
     *["crash", "changes", "stale"],
     *[FaultKind.STATUS, FaultKind.DISCONNECTED, FaultKind.UNREACHABLE, FaultKind.DISK_FULL, FaultKind.TLS],
+    FaultKind.EXPIRED,
     *[msg.Pause(), msg.Requeue(reason="preempted")],
 ]
 ENDS_OF_PUBLISHING = (ev.Completed, ev.Failed, ev.Restarted, ev.Canceled)
@@ -161,9 +162,10 @@ class Core(RuleBasedStateMachine):
         """Every failure that will be tried again is followed by a delay that has an end."""
         for event in events:
             if isinstance(event, ev.AttemptFailed):
-                assert event.delay is not None or before.wait is not None
                 assert self.task.wait is not None
-                assert due(self.task, 0) is not None
+                supply = self.task.wait.waiting_for is WaitingFor.SUPPLY
+                assert supply or event.delay is not None or before.wait is not None
+                assert supply or due(self.task, 0) is not None
                 assert wanted(self.task).hold
 
     # Commands

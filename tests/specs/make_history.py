@@ -3,10 +3,12 @@
     python tests/specs/make_history.py specs/histories/NAME
 
 Golden journals are kept for ever: make a new folder for a new version of the format or of an event, never
-write over one that a release has had. The folder gets the same history as a journal of each adapter, as an
-export, and `expected.json`.
+write over one that a release has had. (One that no release has had is removed first, and made again.) The
+folder gets the same history as a journal of each adapter, as an export, and `expected.json`, and `SHA256SUMS`
+the files' sums.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,9 +20,19 @@ import msgspec
 from meowcat.core import events as ev
 from meowcat.core.info import info_of
 from meowcat.core.machine import State
-from meowcat.core.state import evolve
-from meowcat.core.transfers import Download
-from meowcat.core.values import Checksum, Fault, FaultKind, FileIdentity, Generation, Position, TaskId
+from meowcat.core.sessions import Capabilities, Receipt, Session
+from meowcat.core.state import TaskState, evolve
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
+from meowcat.core.values import (
+    Checksum,
+    Fault,
+    FaultKind,
+    FileIdentity,
+    Generation,
+    Position,
+    SourceIdentity,
+    TaskId,
+)
 from meowcat.core.waits import WaitingFor
 from meowcat.journal.checkup import pages
 from meowcat.journal.codec import encode
@@ -40,6 +52,16 @@ CHANGED = Generation(size=6 * MIB, ranges=True, etag='"v2"', strong=True, digest
 BROKEN = Fault(kind=FaultKind.DISCONNECTED, detail="the connection broke after 1048576 bytes")
 BUSY = Fault(kind=FaultKind.STATUS, detail="the server answered 503", status=503, retry_after=2000)
 GONE = Fault(kind=FaultKind.STATUS, detail="the server answered 404", status=404)
+CHANGED_SOURCE = Fault(kind=FaultKind.SOURCE_CHANGED, detail="/data/up.iso was changed during the upload")
+MD5 = Checksum("md5", "cd" * 16)
+SOURCE = SourceIdentity(
+    size=20 * MIB,
+    device=2049,
+    inode=777,
+    mtime_ns=1_700_000_000_123_456_789,
+    ctime_ns=1_700_000_001_000_000_000,
+)
+ABLE = Capabilities(part_checksum="sha256", needs_digests=("md5",), max_parts=1000, min_part=5 * MIB)
 QUEUED, PREPARING, RUNNING, PAUSED = State.QUEUED, State.PREPARING, State.RUNNING, State.PAUSED
 
 
@@ -52,6 +74,37 @@ def created(task: str, **fields: object) -> ev.Created:
 def stored(state: State, start: int, stop: int, size: int | None = None) -> ev.Stored:
     digests = DIGEST * (stop - start)
     return ev.Stored(state=state, pieces=((start, stop),), digests=digests, file=FILE, size=size)
+
+
+def upload(task: str, **fields: object) -> ev.Created:
+    """By a protocol that nobody has: a golden journal is opened by engines, which must reach nobody."""
+    spec = ProtocolSpec("golden", 2, {"region": "eu", "parts": 4, "strict": True})
+    needs = ("header:authorization", "credential:prod", "protocol:golden")
+    request = Upload(
+        "/data/up.iso",
+        f"https://host.example/{task.lower()}",
+        spec,
+        headers={"content-type": "a/b"},
+        needs=needs,
+        **fields,
+    )
+    return ev.Created(state=QUEUED, task=TaskId(task), key=request.url, at=AT, request=request)
+
+
+def opened(name: str, *held: tuple[int, int]) -> ev.SessionOpened:
+    session = Session(id=name, capabilities=ABLE, facts={"bucket": "b"})
+    return ev.SessionOpened(state=RUNNING, session=session, piece_size=8 * MIB, held=held)
+
+
+def sent(start: int, stop: int) -> ev.Sent:
+    receipts = tuple(
+        Receipt(text=f'"etag-{index}"', checksum=f"sha256:{index:064x}") for index in range(start, stop)
+    )
+    return ev.Sent(state=RUNNING, pieces=((start, stop),), digests=DIGEST * (stop - start), receipts=receipts)
+
+
+def pinned(state: State = PREPARING) -> ev.SourcePinned:
+    return ev.SourcePinned(state=state, source=SOURCE, digests=(MD5,))
 
 
 def failed_attempt(fault: Fault, attempt: int, waiting: WaitingFor, delay: int | None) -> ev.AttemptFailed:
@@ -126,6 +179,88 @@ HISTORIES: dict[str, list[list[ev.Event]]] = {
         ],
         [ev.Paused(state=PAUSED, reason="asked to")],
     ],
+    "01HF7YAT04UPC0MP1ETE000000": [
+        [
+            upload("01HF7YAT04UPC0MP1ETE000000", digest="sha256", connections=3, prepare_retries=5),
+            ev.Admitted(state=PREPARING, run=1),
+            pinned(),
+            ev.SessionIntended(state=PREPARING),
+            opened("session-1"),
+            sent(0, 2),
+            failed_attempt(BUSY, 1, WaitingFor.SERVER, 2000),
+            ev.WaitEnded(state=RUNNING),
+            ev.Requeued(state=QUEUED, reason="the engine was closed"),
+        ],
+        [
+            ev.Admitted(state=PREPARING, run=2),
+            ev.Rechecked(state=RUNNING, kept=((0, 1),), lost=((1, 2),)),
+            pinned(RUNNING),
+            sent(1, 3),
+            ev.CommitIntended(state=RUNNING, size=20 * MIB, digests=(MD5, SHA256)),
+            ev.Completed(
+                state=State.COMPLETE,
+                path="/data/up.iso",
+                size=20 * MIB,
+                digests=(MD5, SHA256),
+                url="https://host.example/01hf7yat04upc0mp1ete000000",
+                created=AT,
+                result={"etag": '"whole"', "version_id": "v 7"},
+            ),
+        ],
+    ],
+    "01HF7YAT05UPCANCE1ED000000": [
+        [
+            upload("01HF7YAT05UPCANCE1ED000000", verify_source="always"),
+            ev.Admitted(state=PREPARING, run=1),
+            pinned(),
+            ev.SessionIntended(state=PREPARING),
+            ev.SessionUnopened(state=PREPARING, lost=True),
+            ev.SessionIntended(state=PREPARING),
+            opened("session-2", (0, 1)),
+            sent(1, 2),
+            ev.Canceled(state=State.CANCELED),
+        ],
+        [ev.SessionAborted(state=State.CANCELED, session="session-2", gone=True, committed=False)],
+    ],
+    "01HF7YAT06UPCHANGED0000000": [
+        [
+            upload("01HF7YAT06UPCHANGED0000000", client_file_sign="order 4711"),
+            ev.Admitted(state=PREPARING, run=1),
+            pinned(),
+            ev.SessionIntended(state=PREPARING),
+            opened("session-3"),
+            sent(0, 1),
+            ev.Failed(state=State.FAILED, fault=CHANGED_SOURCE),
+            ev.SessionDropped(
+                state=State.FAILED, reason="the source was changed", abort=True, changed=False, unpin=True
+            ),
+        ],
+        [
+            ev.SessionAborted(
+                state=State.FAILED,
+                session="session-3",
+                gone=False,
+                committed=False,
+                detail="403: no right to",
+            ),
+            ev.SessionCondemned(state=State.FAILED, session="session-3"),
+        ],
+    ],
+    "01HF7YAT07UPC0MM1TT1NG0000": [
+        [
+            upload("01HF7YAT07UPC0MM1TT1NG0000"),
+            ev.Admitted(state=PREPARING, run=1),
+            pinned(),
+            ev.SessionIntended(state=PREPARING),
+            opened("session-4"),
+            sent(0, 3),
+            ev.CommitIntended(state=RUNNING, size=20 * MIB, digests=(MD5,)),
+        ],
+        [
+            ev.Recovered(state=QUEUED, crashed=True, reason="opened with on_restart='resume'"),
+            ev.Paused(state=PAUSED, reason="asked to"),
+        ],
+    ],
 }
 """The events of each task, per opening."""
 
@@ -135,6 +270,7 @@ JOURNALS = {"sqlite": "transfers.db", "jsonl": "transfers.jsonl"}
 def fill(where: str) -> None:
     """The tasks' steps, one task's after the other's, over two openings, each with its own epoch."""
     seqs = dict.fromkeys(HISTORIES, 0)
+    tasks: dict[str, TaskState | None] = dict.fromkeys(HISTORIES)
     for opening in range(2):
         journal = locate(where)
         journal.open(Owner(4711, "host.example", "golden"), "power")
@@ -144,16 +280,17 @@ def fill(where: str) -> None:
             for task, events in zip(HISTORIES, turns, strict=True):
                 if events:
                     seqs[task] += 1
-                    batch.append(entry(TaskId(task), seqs[task], events.pop(0)))
+                    event = events.pop(0)
+                    tasks[task] = evolve(tasks[task], event)
+                    batch.append(entry(tasks[task], seqs[task], event))
             journal.append(batch)
         journal.set_cursor("audit", Position(12 + opening))
         journal.close()
 
 
-def entry(task: TaskId, seq: int, event: ev.Event) -> Entry:
+def entry(task: TaskState, seq: int, event: ev.Event) -> Entry:
     kind, version, body = encode(event)
-    ended = isinstance(event, ev.Completed | ev.PartDiscarded)
-    return Entry(task, seq, not ended, kind, version, AT + 1000 * seq, body)
+    return Entry(task.id, seq, task.open, kind, version, AT + 1000 * seq, body)
 
 
 STABLE = (
@@ -162,9 +299,12 @@ STABLE = (
 )  # fmt: skip
 """Fields of a task that the first release had. Later ones may add to them."""
 
+WITH_UPLOADS = (*STABLE, "remote")
+"""Those that the first release with uploads had."""
 
-def seen(journal: Any) -> dict[str, Any]:
-    """What a journal holds, as far as it must never change."""
+
+def seen(journal: Any, names: tuple[str, ...] = WITH_UPLOADS) -> dict[str, Any]:
+    """What a journal holds, as far as it must never change: of its tasks the fields with these names."""
     journal.open_for_reading()
     try:
         fold = Fold(evolve)
@@ -182,10 +322,22 @@ def seen(journal: Any) -> dict[str, Any]:
             "chain": records[-1].chain.hex(),
             "cursors": dict(journal.cursors()),
             "unfinished": list(journal.unfinished()),
-            "tasks": [{name: task[name] for name in STABLE} for task in tasks],
+            "tasks": [{name: task[name] for name in names} for task in tasks],
         }
     finally:
         journal.close()
+
+
+def record_sums(folder: Path) -> None:
+    """Add the folder's files to the list of what never changes."""
+    listed = folder.parent / "SHA256SUMS"
+    lines = [line for line in listed.read_text("utf-8").splitlines() if f"  {folder.name}/" not in line]
+    lines += [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent)}"
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    listed.write_text("\n".join(sorted(lines, key=lambda line: line.split("  ", 1)[1])) + "\n", "utf-8")
 
 
 def main(folder: Path) -> None:
@@ -203,6 +355,7 @@ def main(folder: Path) -> None:
         (folder / leftover).unlink(missing_ok=True)
     for leftover in ("lock", "reserve"):
         (segments / leftover).unlink(missing_ok=True)
+    record_sums(folder)
     print(json.dumps(sorted(path.name for path in folder.iterdir())))
 
 

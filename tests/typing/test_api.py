@@ -5,14 +5,16 @@ A change that makes a type weaker (an Any, a lost Optional) fails the check, not
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import assert_type
+from typing import Literal, assert_type
 
 import httpx
 
 import meowcat
 from meowcat import audit, sinks
+from meowcat.core.sessions import Capabilities, Receipt, Session
+from meowcat.protocols.contract import Outcome, Part, Prepared, Reconciled, Tools, UploadProtocol
 
 
 async def the_shortest_program() -> None:
@@ -58,6 +60,8 @@ async def proofs(engine: meowcat.Engine, task: meowcat.TaskId, key: audit.Key) -
     receipt = audit.verify_receipt("text", key.vkey, origin="example.com/log")
     assert_type(receipt, audit.Receipt)
     assert_type(receipt.url, str | None)
+    assert_type(receipt.direction, Literal["download", "upload"])
+    assert_type(receipt.remote, dict[str, str])
     assert_type(receipt.digests, tuple[meowcat.Checksum, ...])
     assert_type(receipt.checkpoint, audit.Checkpoint)
     assert_type(audit.verify_checkpoint("text", [key.vkey]).size, int)
@@ -67,6 +71,118 @@ async def proofs(engine: meowcat.Engine, task: meowcat.TaskId, key: audit.Key) -
     assert_type(found.checks, tuple[audit.Check, ...])
     signer: audit.Signer = key
     meowcat.Audit(signer, checkpoints=print, at_close=False)
+
+
+async def a_fresh_key() -> meowcat.AccessKey:
+    return meowcat.AccessKey(id="made up", secret="made up", token=None, expires=1_764_000_000_000)
+
+
+async def a_fresh_plan(request: meowcat.RefreshRequest) -> meowcat.UploadPlan:
+    assert_type(request.task, meowcat.TaskId)
+    assert_type(request.same_upload, bool)
+    return a_plan()
+
+
+def a_plan() -> meowcat.UploadPlan:
+    plan = meowcat.UploadPlan(
+        total_size=1,
+        chunk_size=1,
+        parts=(meowcat.PlanPart(1, 0, 1, "https://host/part?sig=made-up"),),
+        complete=meowcat.PlanRequest("POST", "https://host/complete?sig=made-up", expires=1_764_000_000_000),
+        completion="s3-xml",
+    )
+    assert_type(plan.object, str)
+    return plan.with_resumed_parts([])
+
+
+async def presigned(task: meowcat.Task) -> None:
+    engine = meowcat.Engine("transfers.db", refreshers={"backend": a_fresh_plan})
+    upload = meowcat.PresignedUpload(a_plan(), refresher="backend")
+    assert_type(await engine.upload("big.iso", protocol=upload), meowcat.Result)
+    await engine.submit(meowcat.Upload("big.iso", "", upload))
+    plan = meowcat.DownloadPlan(url="https://host/big.iso?sig=made-up", total_size=1)
+    download = meowcat.PresignedDownload(plan)
+    await engine.submit(meowcat.Download("", to="big.iso", protocol=download))
+    await engine.add_refresher("later", a_fresh_plan)
+    await task.supply(plan=plan)
+    source: meowcat.Source = OwnSource()
+    await engine.add_source("own", source)
+
+
+class OwnSource:
+    def size(self) -> int:
+        return 1
+
+    async def identity(self) -> str:
+        return "1"
+
+    def read(self, offset: int, size: int) -> bytes:
+        return b"x"[offset : offset + size]
+
+
+own_source: meowcat.Source = OwnSource()
+
+
+class OwnProtocol(UploadProtocol):
+    tag = "own"
+
+    def capabilities(self) -> Capabilities:
+        assert_type(self.tools, Tools)
+        assert_type(self.job.digests, Mapping[str, str])
+        return Capabilities(any_order=False, needs_digests=("md5",))
+
+    async def prepare(self, session: Session | None) -> Prepared:
+        return Prepared(session=session or Session(id="1", capabilities=self.capabilities()))
+
+    async def send_part(self, session: Session, part: Part) -> Receipt:
+        assert_type(part.body(), AsyncIterator[bytes])
+        return Receipt(text=await part.checksum("md5"))
+
+    async def commit(
+        self, session: Session, receipts: Mapping[int, Receipt], last: Part | None
+    ) -> dict[str, str]:
+        return {"etag": receipts[0].text}
+
+    async def reconcile(self, session: Session) -> Reconciled:
+        return Reconciled(outcome=Outcome.LOST)
+
+    async def abort(self, session: Session) -> None: ...
+
+
+class OwnSettings:
+    def spec(self) -> meowcat.ProtocolSpec:
+        return meowcat.ProtocolSpec("own", 1, {"bucket": "b", "fast": True})
+
+
+async def uploads() -> None:
+    engine = meowcat.Engine(
+        "transfers.db",
+        credentials={"fixed": meowcat.AccessKey(id="a", secret="b"), "fresh": a_fresh_key},
+        sources={"row 7": OwnSource()},
+        protocols=[OwnProtocol],
+    )
+    form = meowcat.FormUpload(method="PUT", category="images")
+    result = await engine.upload(Path("big.iso"), "https://host/upload", protocol=form, digest="sha256")
+    assert_type(result, meowcat.Result)
+    assert_type(result.remote, dict[str, str])
+    await engine.upload(b"bytes", "https://host/upload", protocol=form, name="bytes.txt")
+    await engine.upload("row 7", "https://host/object", protocol=OwnSettings(), origin="named")
+    s3 = meowcat.S3(endpoint="https://host", region="eu-1", credential="fresh", metadata={"a": "b"})
+    request = meowcat.Upload("big.iso", "s3://bucket/key", s3, connections=8, verify_source="always")
+    task = await engine.submit(request, paused=True)
+    assert_type(task, meowcat.Task)
+    assert_type(request.direction, Literal["download", "upload"])
+    assert_type(request.protocol, meowcat.ProtocolSpec)
+    await task.supply(data=b"bytes")
+    assert_type(task.info.remote, dict[str, str])
+    await engine.add_credential("later", a_fresh_key)
+    await engine.add_source("later", OwnSource())
+    assert_type(await engine.stands(task.id), bool)
+    orphans = await engine.orphans()
+    assert_type(orphans, list[meowcat.Orphan])
+    assert_type(orphans[0].ours, bool)
+    assert_type(await engine.abort_orphans(), list[meowcat.TaskId])
+    await engine.submit(meowcat.Download("s3://bucket/key", to="key", protocol=s3))
 
 
 async def a_handle(engine: meowcat.Engine) -> None:
@@ -184,6 +300,10 @@ def without_async() -> None:
         assert_type(engine.snapshot(), meowcat.Snapshot)
         assert_type(engine.quarantined(), dict[meowcat.TaskId, str])
         engine.supply(task.id, headers={"Authorization": "made up"})
+        form = meowcat.FormUpload()
+        assert_type(engine.upload("big.iso", "https://host/upload", protocol=form, timeout=5), meowcat.Result)
+        engine.add_credential("prod", meowcat.AccessKey(id="made up", secret="made up"))
+        assert_type(engine.orphans(), list[meowcat.Orphan])
         engine.cancel(task.id)
         engine.drain(timeout=1.5)
     opened = meowcat.blocking.Engine().open()

@@ -68,6 +68,15 @@ def test_a_record_of_an_early_version_has_a_receipt_that_says_less():
     receipt = verify_receipt(str(proof(OLD)), KEY.vkey)
     assert (receipt.path, receipt.size, receipt.digests) == ("/srv/a", 7, ())
     assert (receipt.url, receipt.created, receipt.client_file_sign) == (None, None, None)
+    assert (receipt.direction, receipt.remote) == ("download", {})
+
+
+def test_a_receipt_of_an_upload_says_whence_where_and_what_the_server_said():
+    body = BODY[:-1] + b',"direction":"upload","result":{"etag":"\\"e-2\\"","version_id":"v7"}}'
+    receipt = verify_receipt(str(proof(msgspec.structs.replace(RECORD, version=3, body=body))), KEY.vkey)
+    assert (receipt.direction, receipt.path, receipt.url) == ("upload", "/srv/a", "https://host/a")
+    assert receipt.remote == {"etag": '"e-2"', "version_id": "v7"}
+    assert [str(each) for each in receipt.digests] == ["sha256:9f86"]
 
 
 def test_the_only_record_of_a_log_needs_no_nodes():
@@ -118,7 +127,7 @@ def test_what_is_proven_must_be_a_completed_transfer_in_its_place():
         str(proof(msgspec.structs.replace(RECORD, position=5))), "at position 5; expected 'completed' at 4"
     )
     refused(str(proof(b"any bytes")), "can't be read: not the canonical bytes")
-    refused(str(proof(msgspec.structs.replace(RECORD, version=9))), "knows up to 2")
+    refused(str(proof(msgspec.structs.replace(RECORD, version=9))), "knows up to 3")
     refused(str(proof(msgspec.structs.replace(RECORD, body=b"{}"))), "can't be read")
 
 

@@ -14,7 +14,7 @@ from meowcat.cli import main
 from meowcat.cli.exits import Exit
 from meowcat.core import events as ev
 from meowcat.core.machine import State
-from meowcat.core.transfers import Download
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
 from meowcat.core.values import Checksum, TaskId
 from meowcat.journal.codec import encode
 from meowcat.journal.contract import Entry, Owner
@@ -44,6 +44,26 @@ def transfer(task, digests=DIGESTS, *, complete=True):
         yield Entry(
             TaskId(task), seq, event.state is not State.COMPLETE, kind, version, 1_700_000_001_000, body
         )
+
+
+def sent(task):
+    request = Upload("/srv/big", "https://host.example/there", ProtocolSpec("form"))
+    events = [
+        ev.Created(state=State.QUEUED, task=task, key=task, at=1_700_000_000_000, request=request),
+        ev.Completed(
+            state=State.COMPLETE,
+            path=request.source,
+            size=len(CONTENT),
+            digests=DIGESTS,
+            url=request.url,
+            created=1_700_000_000_000,
+            direction="upload",
+            result={"etag": '"e-1"'},
+        ),
+    ]
+    for seq, event in enumerate(events, 1):
+        kind, version, body = encode(event)
+        yield Entry(TaskId(task), seq, seq == 1, kind, version, 1_700_000_001_000, body)
 
 
 def append(*transfers):
@@ -172,10 +192,12 @@ def test_a_receipt_is_verified_by_itself_and_against_the_file(run):
         {
             "source": "big.receipt",
             "task": FIRST,
+            "direction": "download",
             "url": "https://host.example/big",
             "path": "/srv/big",
             "size": 16,
             "digests": [str(DIGESTS[0])],
+            "remote": {},
             "created": "2023-11-14T22:13:20.000Z",
             "completed": "2023-11-14T22:13:21.000Z",
             "client_file_sign": "row 7",
@@ -184,6 +206,19 @@ def test_a_receipt_is_verified_by_itself_and_against_the_file(run):
             "checkpoint_size": 7,
         }
     ]
+
+
+def test_the_receipt_of_an_upload_tells_source_and_object(run):
+    append(sent("01DDDDDDDDDDDDDDDDDDDDDDDD"))
+    run(*RECEIPT, "01DDDDDDDDDDDDDDDDDDDDDDDD", "-o", "sent.receipt")
+    result = run(*VERIFY, "--receipt", "sent.receipt", "--file", "big")
+    assert result.exit_code == Exit.COMPLETE
+    told = dict(line.split(None, 1) for line in result.stdout.splitlines() if line.startswith("  "))
+    assert (told["Transfer"], told["Source"]) == ("upload", "/srv/big")
+    assert told["URL"] == "https://host.example/there"
+    assert 'Server said  etag "e-1"' in result.stdout
+    (proven,) = document(run(*VERIFY, "--receipt", "sent.receipt", "--json"))["receipts"]
+    assert (proven["direction"], proven["remote"]) == ("upload", {"etag": '"e-1"'})
 
 
 def test_a_receipt_is_printed_as_it_is_where_no_file_is_named(run):

@@ -17,6 +17,7 @@ from meowcat.cli.control import outcome_object
 from meowcat.cli.display import closing_text, exit_of_task, pace_text, stopped_text
 from meowcat.cli.exits import Exit, exit_of, exit_of_all
 from meowcat.cli.listing import Filter
+from meowcat.cli.orphans import Left, orphan_object
 from meowcat.cli.tables import table_of
 from meowcat.cli.views import Seen, live_object, owner_text, printable, task_object, waits_text
 from meowcat.control.messages import Outcome
@@ -31,7 +32,7 @@ from meowcat.core.errors import (
     TransferFailed,
     UnknownJournal,
 )
-from meowcat.core.info import TaskInfo
+from meowcat.core.info import Orphan, TaskInfo
 from meowcat.core.machine import State, Trigger
 from meowcat.core.state import Phase
 from meowcat.core.values import Fault, FaultKind, TaskId
@@ -275,7 +276,7 @@ def test_a_tasks_json_has_the_documented_names():
     assert set(found) == {
         "task", "journal", "state", "phase", "direction", "url", "path", "size", "bytes_done", "fraction",
         "priority", "created", "attempts", "crashes", "waiting_for", "needs", "reason", "fault", "digests",
-        "compared",
+        "compared", "remote",
     }  # fmt: skip
     assert found["created"] == "2023-11-14T22:13:20.123Z"
     assert found["fraction"] == 0.25
@@ -311,6 +312,8 @@ def test_the_page_lists_every_field_of_json_objects_and_no_others():
     added = set(live_object(Seen("t.db", info))) - set(task_object(info, "t.db"))
     assert documented("`ls` and `show` add:") == added
     outcome = Outcome(task=info.id, state=State.PAUSED)
+    orphan = Orphan(task=info.id, url="https://host/x", session="s", ours=True, kept=False, detail="")
+    assert documented("An orphan has:") == set(orphan_object(Left("t.db", orphan)))
     assert documented("An `outcome` has:") == set(
         outcome_object(Trigger.PAUSE, "t.db", outcome, "/x", "owner")
     ) - {"type"}

@@ -1,18 +1,24 @@
 """Decisions, where a scenario can't say it: every message, and whatever the state."""
 
 import pytest
+from msgspec.structs import replace
 
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
-from meowcat.core.decide import NOTHING_HAPPENED, Refusal, decide, expected_digests
+from meowcat.core.decide import decide
+from meowcat.core.downloads import expected_digests
 from meowcat.core.errors import Code
-from meowcat.core.machine import State
-from meowcat.core.state import fold
-from meowcat.core.transfers import Download
-from meowcat.core.values import Checksum, Fault, FaultKind, Generation, Instant, TaskId
+from meowcat.core.machine import ENDED, State, Trigger, may, step
+from meowcat.core.sessions import Capabilities, Session
+from meowcat.core.state import evolve, fold
+from meowcat.core.story import NOTHING_HAPPENED, Refusal
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
+from meowcat.core.values import Checksum, Fault, FaultKind, Generation, Instant, SourceIdentity, TaskId
+from meowcat.core.waits import WaitingFor
 
 NOW = Instant(at=1_700_000_000_000)
 REQUEST = Download("https://host.example/x", "/x")
+UPLOAD = Upload("/x", "https://host.example/x", ProtocolSpec("scripted"))
 FAULT = Fault(kind=FaultKind.IO, detail="x")
 
 
@@ -23,6 +29,46 @@ def created(state=State.QUEUED, request=REQUEST):
 def a_task(state):
     """A task of one event that says it is in `state`."""
     return fold([created(), ev.WaitEnded(state=state)])
+
+
+RUNNING = State.RUNNING
+SOURCE = SourceIdentity(size=3)
+SESSION = Session(id="s", capabilities=Capabilities())
+PINNED = ev.SourcePinned(state=RUNNING, source=SOURCE, digests=())
+INTENDED = ev.SessionIntended(state=RUNNING)
+OPENED = ev.SessionOpened(state=RUNNING, session=SESSION, piece_size=2, held=((0, 1),))
+CONDEMNED = ev.SessionDropped(state=RUNNING, reason="x", abort=True, changed=False, unpin=True)
+SENT = ev.Sent(state=RUNNING, pieces=((1, 2),), digests=b"", receipts=())
+COMMITTING = ev.CommitIntended(state=RUNNING, size=3, digests=())
+FAILED_ONCE = ev.AttemptFailed(state=RUNNING, fault=FAULT, attempt=1, waiting_for=WaitingFor.RETRY, delay=5)
+UPLOADS = {
+    "created": (),
+    "pinned": (PINNED,),
+    "opening": (PINNED, INTENDED),
+    "unpinned while opening": (PINNED, INTENDED, CONDEMNED),
+    "half": (PINNED, INTENDED, OPENED),
+    "half, in a later run": (PINNED, INTENDED, OPENED, ev.Admitted(state=RUNNING, run=0)),
+    "waiting": (PINNED, INTENDED, OPENED, FAILED_ONCE),
+    "sent": (PINNED, INTENDED, OPENED, SENT),
+    "committing": (PINNED, INTENDED, OPENED, SENT, COMMITTING),
+    "committed in doubt": (PINNED, INTENDED, OPENED, SENT, COMMITTING, FAILED_ONCE),
+    "condemned": (PINNED, INTENDED, OPENED, CONDEMNED),
+    "condemned in doubt": (PINNED, INTENDED, OPENED, SENT, COMMITTING, CONDEMNED),
+    "condemned and opening": (PINNED, INTENDED, OPENED, CONDEMNED, PINNED, INTENDED),
+}
+"""Every kind of upload that there is, whatever its state."""
+
+
+def an_upload(state, events):
+    """An upload of which this is known, and which then came into `state`."""
+    ends = {
+        State.PAUSED: ev.Paused(state=state, reason="x"),
+        State.FAILED: ev.Failed(state=state, fault=FAULT),
+        State.CANCELED: ev.Canceled(state=state),
+        State.COMPLETE: ev.Completed(state=state, path="/x", size=3, digests=()),
+    }
+    last = ends.get(state, ev.Rechecked(state=state, kept=(), lost=()))
+    return fold([created(request=UPLOAD), *events, last])
 
 
 MESSAGES = {
@@ -43,16 +89,95 @@ MESSAGES = {
     "publish-failed": msg.PublishFailed(fault=FAULT),
     "discarded": msg.Discarded(),
     "discard-failed": msg.DiscardFailed(fault=FAULT),
+    "pinned": msg.Pinned(run=0, restarts=0, source=SOURCE, digests=()),
+    "opening": msg.Opening(run=0, restarts=0),
+    "opened": msg.Opened(session=SESSION, piece_size=2),
+    "unopened": msg.Unopened(fault=FAULT, lost=True),
+    "confirmed": msg.Confirmed(run=0, restarts=0, pieces=((0, 1),), digests=b"", receipts=()),
+    "ready": msg.Ready(run=0, restarts=0, digests=()),
+    "committed": msg.Committed(result={}),
+    "commit-failed": msg.CommitFailed(fault=FAULT),
+    "aborted": msg.Aborted(session="s"),
+    "reap": msg.Reap(),
+    "abort-failed": msg.AbortFailed(session="s", fault=FAULT),
 }
+OF_UPLOADS = {
+    *("pinned", "opening", "opened", "unopened", "confirmed", "ready"),
+    *("committed", "commit-failed", "aborted", "abort-failed"),
+}
+OF_DOWNLOADS = {"probed", "flushed", "digested", "published", "publish-failed", "discarded", "discard-failed"}
 
 
-@pytest.mark.parametrize("tag", sorted(set(msg.MESSAGE_TYPES) - {"create", "flushed"}))
+@pytest.mark.parametrize("tag", sorted(set(msg.MESSAGE_TYPES) - {"create", "flushed"} - OF_UPLOADS))
 @pytest.mark.parametrize("state", State)
 def test_no_message_in_any_state_is_an_accident(tag, state):
     decision = decide(a_task(state), MESSAGES[tag], NOW)
     assert not (decision.events and decision.refusal)
     for event in decision.events:
         assert isinstance(event.state, State)
+
+
+RESULTS = [None, {"etag": "x"}]
+KINDS = [Fault(kind=kind, detail="x", status=503, retry_after=1) for kind in FaultKind] + [
+    Fault(kind=FaultKind.STATUS, detail="x", status=404)
+]
+
+
+def stamped(message, task):
+    """The same message, of the run and the session that the task has now."""
+    if isinstance(message, msg.Report):
+        return replace(message, run=task.run, restarts=task.restarts)
+    return message
+
+
+def variants(tag):
+    message = MESSAGES[tag]
+    if tag == "opened":
+        return [replace(message, result=result) for result in RESULTS]
+    if hasattr(message, "fault"):
+        return [replace(message, fault=fault) for fault in KINDS]
+    return [message]
+
+
+@pytest.mark.parametrize("tag", sorted(set(MESSAGES) - OF_DOWNLOADS))
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("events", UPLOADS.values(), ids=UPLOADS)
+def test_no_message_to_any_upload_is_an_accident(tag, state, events):
+    for message in variants(tag):
+        task = an_upload(state, events)
+        decision = decide(task, stamped(message, task), NOW)
+        assert not (decision.events and decision.refusal)
+        after = task
+        for event in decision.events:
+            assert event.state is after.state or any(
+                event.state is step(after.state, trigger) for trigger in Trigger if may(after.state, trigger)
+            )
+            after = evolve(after, event)
+        assert_sound(task, after, decision.events)
+
+
+def assert_sound(before, after, events):
+    """What holds of any step of an upload, whatever it was."""
+    assert before.state not in ENDED or after.state is before.state
+    known = [each.session.id for each in before.condemned]
+    dealt_with = [event.session for event in events if isinstance(event, ev.SessionAborted)]
+    assert [each.session.id for each in after.condemned][: len(known) - len(dealt_with)] == [
+        each for each in known if each not in dealt_with
+    ], "a session that was condemned is forgotten"
+    if before.opening and not after.opening:
+        assert any(isinstance(event, ev.SessionOpened | ev.SessionUnopened) for event in events)
+    if before.session is not None and after.session is None:
+        assert len(after.condemned) > len(known) or any(
+            isinstance(event, ev.SessionDropped) and not event.abort for event in events
+        ), "a session is neither kept, nor condemned, nor said to be gone"
+    if after.state is State.CANCELED:
+        assert after.session is None
+        assert after.open is (after.opening or bool(after.condemned))
+    if after.wait is not None and after.wait.delay is None:
+        assert after.wait.waiting_for is WaitingFor.SUPPLY
+    if isinstance(after.intent, ev.CommitIntended) and not isinstance(before.intent, ev.CommitIntended):
+        assert before.covered
+        assert not before.unproven
 
 
 @pytest.mark.parametrize("tag", sorted(MESSAGES))

@@ -1,6 +1,6 @@
 """Errors carry the numbers that applications branch on."""
 
-from meowcat.core.errors import Code, MeowcatError, RetryLater, TransferCanceled, TransferFailed
+from meowcat.core.errors import Code, JournalOwned, MeowcatError, RetryLater, TransferCanceled, TransferFailed
 
 
 def test_a_failure_has_the_code_of_its_fault():
@@ -12,6 +12,11 @@ def test_a_failure_has_the_code_of_its_fault():
 def test_a_cancel_has_its_own_code():
     assert TransferCanceled("enough", task="t").code == 120
     assert TransferCanceled("enough", task="t").task == "t"
+
+
+def test_an_owner_is_named_where_it_is_known():
+    assert JournalOwned("it is in use", owner="pid 5").owner == "pid 5"
+    assert JournalOwned("it is in use").owner == ""
 
 
 def test_who_asks_for_another_try_says_when():

@@ -10,14 +10,18 @@ from journal_adapters.memory import MemoryJournal, Store
 from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.machine import State
-from meowcat.core.transfers import Download
-from meowcat.core.values import FileIdentity, Generation, Position, TaskId
+from meowcat.core.sessions import Capabilities, Session
+from meowcat.core.state import evolve
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
+from meowcat.core.values import FileIdentity, Generation, Position, SourceIdentity, TaskId
+from meowcat.core.wanted import wanted
 from meowcat.journal import salvage as salvaging
 from meowcat.journal.checkup import check
 from meowcat.journal.codec import encode
 from meowcat.journal.contract import Damage, Entry
 from meowcat.journal.exchange import export_lines, read_export
 from meowcat.journal.lines import Cursor, control_line, parse
+from meowcat.journal.replay import fold_task
 from meowcat.journal.salvage import salvage
 from meowcat.testing.journal_suite import OWNER, given, scan_all
 
@@ -239,6 +243,51 @@ def test_with_partial_a_task_is_kept_up_to_the_hole_and_is_paused_there(store):
     assert [record.type for record in target.read(TaskId("B"))] == ["created", "admitted", "paused"]
     assert b"salvaged" in target.read(TaskId("B"))[-1].body
     assert check(target).sound
+
+
+def stopped(target, task):
+    """The last record of a task, and the task after all of them."""
+    records = target.read(TaskId(task))
+    folded = fold_task(TaskId(task), records, evolve)
+    assert wanted(folded) is None, "what is folded of half a history goes on by itself"
+    return records[-1].type, folded
+
+
+def test_with_partial_a_rename_that_was_under_way_is_stopped_as_well(store):
+    damage(store, 16)
+    _, target = salvaged(store, partial=True)
+    kind, task = stopped(target, "B")
+    assert kind == "failed"
+    assert task.fault.detail == "salvaged: what its journal had after record 5 was damaged"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_with_partial_a_commit_that_was_under_way_is_stopped_as_well(paused):
+    request = Upload("/data/U", "https://host.example/U", ProtocolSpec("scripted"))
+    session = Session(id="s", capabilities=Capabilities())
+    running = State.RUNNING
+    events = [
+        ev.Created(state=State.QUEUED, task=TaskId("U"), key="U", at=AT, request=request),
+        ev.Admitted(state=State.PREPARING, run=1),
+        ev.SourcePinned(state=State.PREPARING, source=SourceIdentity(size=0), digests=()),
+        ev.SessionOpened(state=running, session=session, piece_size=1, held=()),
+        ev.CommitIntended(state=running, size=0, digests=()),
+        *([ev.Paused(state=State.PAUSED, reason="lunch")] if paused else []),
+        ev.Canceled(state=State.CANCELED),
+    ]
+    store = Store()
+    journal = MemoryJournal(store=store)
+    journal.open(OWNER, "power")
+    for seq, event in enumerate(events, 1):
+        kind, version, body = encode(event)
+        journal.append([Entry(TaskId("U"), seq, True, kind, version, AT, body)])
+    journal.close()
+    damage(store, len(events))
+    _, target = salvaged(store, partial=True)
+    kind, task = stopped(target, "U")
+    assert kind == "failed"
+    assert task.session == session
+    assert task.doubt
 
 
 def test_with_partial_a_task_without_a_first_record_is_left_out(store):

@@ -199,3 +199,8 @@ def test_the_first_gap_lies_behind_what_is_there():
     assert some.first_gap(0, 10) == (2, 5)
     assert some.first_gap(5, 10) == (6, 10)
     assert some.first_gap(0, 2) is None
+
+
+def test_a_set_tells_its_numbers_in_order():
+    assert list(IntervalSet.of((4, 6), (0, 2)).numbers) == [0, 1, 4, 5]
+    assert list(IntervalSet.of().numbers) == []

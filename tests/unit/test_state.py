@@ -6,9 +6,10 @@ from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.machine import State
 from meowcat.core.pieces import Grid, IntervalSet
+from meowcat.core.sessions import Capabilities, Session
 from meowcat.core.state import fold
-from meowcat.core.transfers import Download
-from meowcat.core.values import FileIdentity, Generation, TaskId
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
+from meowcat.core.values import Fault, FaultKind, FileIdentity, Generation, SourceIdentity, TaskId
 
 MIB = 1 << 20
 CREATED = ev.Created(
@@ -93,6 +94,98 @@ def test_stored_pieces_of_many_flushes_are_one_set():
     task = fold([CREATED, ADMITTED, started(), stored((2, 3)), stored((0, 1), (1, 2))])
     assert task.stored == IntervalSet.of((0, 3))
     assert task.covered
+
+
+UPLOAD = ev.Created(
+    state=State.QUEUED,
+    task=TaskId("T"),
+    key="/x",
+    at=5,
+    request=Upload("/x", "https://host.example/x", ProtocolSpec("scripted")),
+)
+RUNNING = State.RUNNING
+
+
+def pinned(size):
+    return ev.SourcePinned(state=RUNNING, source=SourceIdentity(size=size), digests=())
+
+
+def opened(name="s", held=(), **capabilities):
+    session = Session(id=name, capabilities=Capabilities(**capabilities))
+    return ev.SessionOpened(state=RUNNING, session=session, piece_size=4 * MIB, held=held)
+
+
+def sent(*pieces):
+    return ev.Sent(state=RUNNING, pieces=pieces, digests=b"", receipts=())
+
+
+def dropped(*, abort=True, unpin=False):
+    return ev.SessionDropped(state=RUNNING, reason="x", abort=abort, changed=False, unpin=unpin)
+
+
+def test_an_upload_is_covered_but_for_the_part_that_commits():
+    assert not fold([UPLOAD, pinned(10 * MIB), opened(), sent((0, 2))]).covered
+    assert fold([UPLOAD, pinned(10 * MIB), opened(), sent((0, 2), (2, 3))]).covered
+    assert fold([UPLOAD, pinned(10 * MIB), opened(commits_with_last_part=True), sent((0, 2))]).covered
+    assert fold([UPLOAD, pinned(0), opened(commits_with_last_part=True)]).covered
+    assert not fold([UPLOAD, pinned(0)]).covered
+    assert not fold([UPLOAD, pinned(0), opened(), dropped()]).covered
+
+
+def test_a_confirmation_tells_its_parts_one_by_one():
+    assert sent((4, 6), (0, 1)).numbers == (4, 5, 0)
+
+
+def test_an_upload_counts_what_the_server_has():
+    task = fold([UPLOAD, pinned(10 * MIB), opened(held=((2, 3),)), sent((0, 1))])
+    assert task.bytes_stored == 6 * MIB
+    completed = ev.Completed(state=State.COMPLETE, path="/x", size=0, digests=())
+    assert fold([completed], task).bytes_stored == 10 * MIB
+    assert fold([dropped()], task).bytes_stored == 0
+    assert fold([dropped(unpin=True)], task).bytes_stored == 0
+
+
+def test_what_a_server_has_confirmed_is_always_good():
+    assert fold([UPLOAD]).reusable
+
+
+def test_a_server_has_answered_once_a_session_was_opened():
+    task = fold([UPLOAD, pinned(1)])
+    assert not task.answered
+    task = fold([opened()], task)
+    assert task.answered
+    assert fold([dropped()], task).answered
+    assert not fold([dropped(unpin=True)], task).answered
+
+
+def test_a_session_without_a_name_is_condemned_only_where_a_commit_was_intended():
+    intent = ev.CommitIntended(state=RUNNING, size=1, digests=())
+    canceled = ev.Canceled(state=State.CANCELED)
+    events = [UPLOAD, pinned(1), opened("", session=False)]
+    assert fold([*events, canceled]).condemned == ()
+    (condemned,) = fold([*events, intent, canceled]).condemned
+    assert (condemned.session.id, condemned.doubt) == ("", True)
+
+
+def test_a_session_that_is_gone_is_not_condemned():
+    assert fold([UPLOAD, pinned(1), opened(), dropped(abort=False)]).condemned == ()
+    assert [each.doubt for each in fold([UPLOAD, pinned(1), opened(), dropped()]).condemned] == [False]
+
+
+def test_what_an_opening_must_load_of_an_upload():
+    opening = [UPLOAD, pinned(1), ev.SessionIntended(state=RUNNING)]
+    canceled = ev.Canceled(state=State.CANCELED)
+    unopened = ev.SessionUnopened(state=State.CANCELED, lost=False)
+    aborted = ev.SessionAborted(state=State.CANCELED, session="s", gone=True, committed=False)
+    completed = ev.Completed(state=State.COMPLETE, path="/x", size=0, digests=())
+    failed = ev.Failed(state=State.FAILED, fault=Fault(kind=FaultKind.IO, detail="x"))
+    assert fold([*opening, failed]).open
+    assert fold([*opening, canceled]).open
+    assert not fold([*opening, canceled, unopened]).open
+    assert fold([*opening, opened(), canceled]).open
+    assert not fold([*opening, opened(), canceled, aborted]).open
+    assert not fold([*opening, opened(), completed]).open
+    assert not fold([UPLOAD, pinned(1), canceled]).open
 
 
 def test_what_an_opening_must_load():

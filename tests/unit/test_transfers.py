@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 from msgspec.structs import replace
+from rich.pretty import pretty_repr
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import (
@@ -117,7 +118,7 @@ def test_a_request_shows_itself_without_its_secrets():
         headers={"Authorization": "hunter2"},
         priority=3,
     )
-    shown = repr(request)
+    shown = repr(request) + pretty_repr(request)
     assert "host/x" in shown
     assert "to='y'" in shown
     assert "priority=3" in shown
@@ -142,3 +143,47 @@ def test_two_requests_for_one_content_may_differ_in_their_options():
 def test_text_that_nothing_can_store_is_refused(field):
     with pytest.raises(InvalidArgument, match=field):
         check(Download("https://host/x", **({"to": "/y"} | {field: "a\ud800"})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"source": ""}, "source is empty: expected the path of a file, or a name"),
+        ({"origin": "pipe"}, "origin 'pipe': expected 'file', 'named' or 'bytes'"),
+        ({"verify_source": "never"}, "verify_source 'never': expected 'auto' or 'always'"),
+        ({"prepare_retries": -1}, "prepare_retries -1: expected a whole number from 0 to"),
+        ({"digest": "sha3"}, "digest 'sha3': expected one of"),
+        ({"url": ""}, "url is empty"),
+    ],
+)
+def test_what_no_upload_can_be_is_refused(changes, said):
+    with pytest.raises(InvalidArgument, match=said):
+        check(replace(UPLOAD, **changes))
+
+
+def test_settings_of_a_protocol_become_what_is_stored_and_a_plan_that_is_not():
+    class Mine:
+        plan: object = None
+
+        def spec(self):
+            return ProtocolSpec("mine", 2, {"bucket": "b"})
+
+    class Planned(Mine):
+        plan = ("https://host.example/x?signature=c0ffee",)
+
+    assert Upload("/x", "https://host.example/x", Mine()) == Upload(
+        "/x", "https://host.example/x", ProtocolSpec("mine", 2, {"bucket": "b"})
+    )
+    planned = Upload("/x", "https://host.example/x", Planned(), data=b"c0ffee")
+    assert planned.plan == Planned.plan
+    assert "c0ffee" not in repr(planned)
+    assert "plan=" in repr(planned)
+    with pytest.raises(InvalidArgument, match="expected settings such as FormUpload, or a ProtocolSpec"):
+        Upload("/x", "https://host.example/x", "s3")
+
+
+def test_two_requests_for_one_object_may_differ_in_their_options():
+    assert same_content(UPLOAD, replace(UPLOAD, retries=5, protocol=ProtocolSpec("s3", 2)))
+    for changes in ({"source": "/y"}, {"origin": "named"}, {"protocol": ProtocolSpec("form")}):
+        assert not same_content(UPLOAD, replace(UPLOAD, **changes))
+    assert not same_content(UPLOAD, DOWNLOAD)

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.pretty import pretty_repr
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.seal import Secrets, missing, seal, unseal
@@ -99,6 +100,7 @@ def test_no_secret_is_left_in_any_encoded_form(query, secret):
             msgspec.json.encode(sealed).decode(),
             repr(sealed),
             repr(secrets),
+            pretty_repr(secrets),
             identity(url),
             redact(url),
             scrub(f"cannot connect to {url}"),
@@ -249,3 +251,12 @@ def test_redacting_never_raises(text):
 )
 def test_a_message_of_a_library_is_scrubbed(text, shown):
     assert scrub(text) == shown
+
+
+def test_bytes_and_a_plan_of_an_upload_are_never_stored():
+    upload = Upload(
+        "name", "https://h/p", ProtocolSpec("form"), origin="bytes", data=b"c0ffee", plan={"a": 1}
+    )
+    sealed, _ = seal(upload)
+    assert (sealed.data, sealed.plan, sealed.needs) == (None, None, ("data",))
+    assert seal(sealed)[0] == sealed

@@ -4,11 +4,24 @@ import pytest
 
 from meowcat.core import events as ev
 from meowcat.core.machine import State
+from meowcat.core.sessions import Capabilities, Session
 from meowcat.core.state import fold
-from meowcat.core.transfers import Download
-from meowcat.core.values import Fault, FaultKind, FileIdentity, TaskId
+from meowcat.core.transfers import Download, ProtocolSpec, Upload
+from meowcat.core.values import Fault, FaultKind, FileIdentity, SourceIdentity, TaskId
 from meowcat.core.waits import WaitingFor
-from meowcat.core.wanted import Discard, Fetch, Publish, Verify, Wanted, due, wanted, wants_slot
+from meowcat.core.wanted import (
+    Abort,
+    Commit,
+    Discard,
+    Fetch,
+    Publish,
+    Send,
+    Verify,
+    Wanted,
+    due,
+    wanted,
+    wants_slot,
+)
 
 REQUEST = Download("https://host.example/x", "/x")
 CREATED = ev.Created(state=State.QUEUED, task=TaskId("T"), key="/x", at=0, request=REQUEST)
@@ -42,6 +55,62 @@ def test_publishing_is_wanted_until_its_outcome_is_an_event(state):
     assert wanted(task(state, INTENT)) == expected
 
 
+GOING = (State.QUEUED, State.PREPARING, State.RUNNING)
+UPLOAD = Upload("/x", "https://host.example/x", ProtocolSpec("scripted"))
+OPENED = ev.SessionOpened(
+    state=State.RUNNING,
+    session=Session(id="s", capabilities=Capabilities()),
+    piece_size=1,
+    held=(),
+)
+PINNED = ev.SourcePinned(state=State.RUNNING, source=SourceIdentity(size=0), digests=())
+COMMITTING = ev.CommitIntended(state=State.RUNNING, size=0, digests=())
+DROPPED = ev.SessionDropped(state=State.RUNNING, reason="x", abort=True, changed=False, unpin=False)
+
+
+def an_upload(state, *events):
+    """An upload of which this is known, and which came into `state`."""
+    created = ev.Created(state=State.QUEUED, task=TaskId("T"), key="/x", at=0, request=UPLOAD)
+    last = {
+        State.CANCELED: ev.Canceled(state=state),
+        State.COMPLETE: ev.Completed(state=state, path="/x", size=0, digests=()),
+    }.get(state, ev.Rechecked(state=state, kept=(), lost=()))
+    return fold([created, *events, last])
+
+
+@pytest.mark.parametrize("state", State)
+def test_an_upload_is_sent_while_it_is_active(state):
+    active = state in (State.PREPARING, State.RUNNING)
+    assert wanted(an_upload(state)) == (Wanted(Send(0, 0)) if active else None)
+    opened = wanted(an_upload(state, PINNED, OPENED))
+    expected = Wanted(Send(0, 0)) if active else Wanted(Abort("s")) if state is State.CANCELED else None
+    assert opened == expected
+    assert wants_slot(an_upload(state, PINNED, OPENED)) is (state in GOING)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_commit_is_wanted_until_its_outcome_is_an_event(state):
+    task = an_upload(state, PINNED, OPENED, COMMITTING)
+    expected = Wanted(Commit(0))
+    if state is State.CANCELED:
+        expected = Wanted(Abort("s"))
+    elif state in (State.COMPLETE, State.FAILED):
+        expected = None
+    assert wanted(task) == expected
+    assert not wants_slot(task)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_session_that_nobody_needs_is_removed_before_anything_else_whatever_the_state(state):
+    task = an_upload(state, PINNED, OPENED, DROPPED)
+    assert wanted(task) == Wanted(Abort("s"))
+    assert not wants_slot(task)
+    assert task.open
+    assert wanted(an_upload(state, PINNED, OPENED, DROPPED, failed(5))).hold is (
+        state is not State.CANCELED and state is not State.COMPLETE
+    )
+
+
 def test_a_wait_is_over_its_delay_after_it_began_or_the_journal_opened():
     assert due(task(State.RUNNING, failed(250)), 1000) == 1250
     assert due(task(State.RUNNING), 1000) is None
@@ -52,6 +121,9 @@ def test_a_wait_is_over_its_delay_after_it_began_or_the_journal_opened():
 def test_settling_work_is_told_from_byte_work():
     assert Wanted(Publish(0)).settling
     assert Wanted(Discard()).settling
+    assert Wanted(Commit(0)).settling
+    assert Wanted(Abort("s")).settling
+    assert not Wanted(Send(1, 0)).settling
     assert not Wanted(Fetch(1, 0)).settling
     assert not Wanted(Verify(1, 0)).settling
 
@@ -61,3 +133,6 @@ def test_an_operation_is_the_same_when_its_stamps_are():
     assert Fetch(1, 0) != Fetch(2, 0)
     assert Fetch(1, 0) != Fetch(1, 1)
     assert Fetch(1, 0) != Verify(1, 0)
+    assert Fetch(1, 0) != Send(1, 0)
+    assert Commit(0) != Publish(0)
+    assert Abort("s") != Abort("t")

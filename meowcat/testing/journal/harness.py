@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from meowcat.journal.contract import Journal, Owner, Sync
+from meowcat.testing.checklist import Lacking
 from meowcat.testing.journal import failing_calls
+
+__all__ = ["OTHER", "OWNER", "FileHarness", "JournalHarness", "Lacking"]
 
 OWNER = Owner(4711, "host.example", "suite")
 OTHER = Owner(4712, "host.example", "other")
-
-
-class Lacking(Exception):
-    """A capability or a back door that this journal does not have: checks that need it are skipped, and the
-    text is the reason that is printed.
-    """
 
 
 class JournalHarness:

@@ -1,0 +1,127 @@
+"""What users ask for, made ready to be recorded: checked, completed by the settings, without its secrets."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from meowcat.config import Config
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.plans import DownloadPlan, UploadPlan
+from meowcat.core.seal import Secrets, seal
+from meowcat.core.transfers import NO_DIGEST, Download, Request, Upload, check
+from meowcat.core.urls import identity
+from meowcat.protocols.registry import (
+    Protocols,
+    download_needs_of,
+    download_protocol_of,
+    upload_needs_of,
+    upload_protocol_of,
+)
+
+__all__ = ["Intake", "supplied"]
+
+Sealed = tuple[Request, Secrets, str]
+"""A request as it is stored, what is kept of it in memory only, and its key."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Takes requests in.
+
+    Attributes:
+        config: what is asked for otherwise.
+        protocols: those that can be named.
+        digest: what is computed over each whole where neither the request nor `config` says anything.
+
+    """
+
+    config: Config
+    protocols: Protocols
+    digest: str | None
+
+    def take(self, request: Request) -> Sealed:
+        """Make a request ready.
+
+        Raises:
+            InvalidArgument: names the field, the value and what is expected.
+        """
+        return self._download(request) if isinstance(request, Download) else self._upload(request)
+
+    def _download(self, request: Download) -> Sealed:
+        url, spec, needs = request.url, request.protocol, request.needs
+        if spec is not None:
+            protocol = download_protocol_of(self.protocols, spec)
+            url, spec = protocol.resolve(url, spec, request.plan)
+            needs = (*needs, *download_needs_of(protocol, spec))
+        request = replace(request, url=url, protocol=spec, needs=needs)
+        check(request)
+        config = self.config
+        request = replace(
+            request,
+            to=os.path.abspath(request.to),  # noqa: PTH100  # symlinks stay as they are
+            connections=request.connections or config.connections,
+            piece_size=request.piece_size or config.piece_size,
+            retries=config.retries if request.retries is None else request.retries,
+            digest=self._digest_for(request),
+        )
+        sealed, secrets = seal(request)
+        return sealed, secrets, request.key or request.to
+
+    def _upload(self, request: Upload) -> Sealed:
+        protocol = upload_protocol_of(self.protocols, request.protocol)
+        url, spec = protocol.resolve(request.url, request.protocol, request.plan)
+        config, source, prepare_retries = self.config, request.source, request.prepare_retries
+        request = replace(
+            request,
+            url=url,
+            protocol=spec,
+            source=os.path.abspath(source) if request.origin == "file" and source else source,  # noqa: PTH100  # as above
+            connections=request.connections or config.connections,
+            retries=config.retries if request.retries is None else request.retries,
+            prepare_retries=config.prepare_retries if prepare_retries is None else prepare_retries,
+            digest=self._digest_for(request),
+            needs=upload_needs_of(protocol, spec, request),
+        )
+        check(request)
+        sealed, secrets = seal(request)
+        place = identity(url) if protocol.owns_url else f"{identity(url)} {request.source}"
+        return sealed, secrets, request.key or place
+
+    def _digest_for(self, request: Request) -> str | None:
+        chosen = request.digest or self.config.digest or self.digest
+        return None if chosen == NO_DIGEST else chosen
+
+
+def supplied(
+    request: Request,
+    url: str | None,
+    headers: Mapping[str, str],
+    data: bytes | None,
+    plan: UploadPlan | DownloadPlan | None,
+) -> tuple[Request, Secrets, tuple[str, ...]]:
+    """A recorded request with what was handed in: as it is stored, its secrets, and the names of what came.
+
+    Raises:
+        InvalidArgument: nothing came, or something that the request has no use for.
+    """
+    if url is None and not headers and data is None and plan is None:
+        raise InvalidArgument("supply: expected a url, headers, data or a plan")
+    fresh = replace(request, url=url or request.url, headers=_merged(request.headers, headers), plan=plan)
+    if data is not None:
+        if not isinstance(fresh, Upload) or fresh.origin != "bytes":
+            raise InvalidArgument("supply: data is for uploads of bytes")
+        fresh = replace(fresh, data=data)
+    check(fresh)
+    if plan is not None:
+        plan.validate()
+    came = {"url": url is not None, "data": data is not None, "plan": plan is not None}
+    names = (*(f"header:{name.lower()}" for name in headers), *(name for name in came if came[name]))
+    return *seal(fresh), names
+
+
+def _merged(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """Header fields, whose names are the same in any case (RFC 9110 5.1)."""
+    names = {name.lower() for name in new}
+    return {name: value for name, value in old.items() if name.lower() not in names} | dict(new)

@@ -1,0 +1,1 @@
+"""Signatures of requests: pure functions of a request, a key and an instant."""

@@ -1,0 +1,145 @@
+"""Reading ahead: while some bytes of a source are in use, those after them are read."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from meowcat.protocols.contract import Refused
+from meowcat.transfer.context import Budget
+from meowcat.transfer.digests import Hasher, Stopped
+from meowcat.transfer.sources import Opened
+
+__all__ = ["Hold", "ReadAhead"]
+
+
+class Hold:
+    """What somebody holds of the engine's memory; the end of its `with` block gives all of it back."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held = 0
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def take(self, size: int) -> None:
+        """Wait for room for `size` bytes more.
+
+        Raises:
+            Stopped: it was closed meanwhile.
+        """
+        await self._budget.take(size)
+        if self.closed:
+            self._budget.give(size)
+            raise Stopped
+        self._held += size
+
+    def give(self, size: int) -> None:
+        if not self.closed:
+            self._held -= size
+            self._budget.give(size)
+
+    def close(self) -> None:
+        """Give back all, and take no more. May be called again."""
+        self.closed = True
+        self._budget.give(self._held)
+        self._held = 0
+
+
+class _Step:
+    """Some bytes that are being read."""
+
+    __slots__ = ("blocks", "done", "error", "size", "start")
+
+    def __init__(self, start: int, size: int) -> None:
+        self.start = start
+        self.size = size
+        self.blocks: list[bytes] = []
+        self.done = anyio.Event()
+        self.error: Exception | None = Stopped()  # what it is until it is read: the group may be canceled
+
+
+class ReadAhead:
+    """The bytes of `source` from `start` to `stop`, in order, `step` of them at a time.
+
+    The reading is done by tasks of `group`, not by whoever asks for the bytes: that may be a task of an HTTP
+    client's, which is gone from one chunk to the next. At most two steps are held in memory at once.
+
+    Args:
+        hashers: fed with all bytes, in order.
+        last: awaited after the last byte was read, before it is handed out; also where there is none.
+
+    Raises:
+        Stopped: the hold is closed already.
+    """
+
+    def __init__(
+        self,
+        source: Opened,
+        group: TaskGroup,
+        hold: Hold,
+        start: int,
+        stop: int,
+        step: int,
+        hashers: Sequence[Hasher] = (),
+        last: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._source = source
+        self._group = group
+        self._hold = hold
+        self._stop = stop
+        self._step = step
+        self._hashers = hashers
+        self._last = last
+        self._in_use = 0
+        self._next: _Step | None = None
+        if hold.closed:
+            raise Stopped
+        self._begin(start)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        """The next blocks; those of the call before are done with.
+
+        Raises:
+            Refused: as `Opened.read`, and what `last` raises.
+            Stopped: the group was canceled, or the hold closed.
+        """
+        self._hold.give(self._in_use)
+        self._in_use = 0
+        step = self._next
+        if step is None:
+            raise StopAsyncIteration
+        await step.done.wait()
+        if step.error is not None:
+            raise step.error
+        if self._hold.closed:
+            raise Stopped
+        self._in_use, self._next = step.size, None
+        if (after := step.start + step.size) < self._stop:
+            self._begin(after)
+        return step.blocks
+
+    def _begin(self, start: int) -> None:
+        self._next = _Step(start, min(self._step, self._stop - start))
+        self._group.start_soon(self._read, self._next)
+
+    async def _read(self, step: _Step) -> None:
+        try:
+            await self._hold.take(step.size)
+            step.blocks = await self._source.read(step.start, step.size, self._hashers)
+            if step.start + step.size == self._stop and self._last is not None:
+                await self._last()
+            step.error = None
+        except (Refused, Stopped) as failure:
+            step.error = failure
+        finally:
+            step.done.set()

@@ -1,0 +1,255 @@
+"""Parts of a source, as upload protocols send them: bytes that are hashed before they go out.
+
+All of a part is read and hashed before its last chunk is handed out. So a server never gets a whole part of
+bytes that are not those that it was promised (`checksum`), or that an earlier attempt sent or recorded.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+from blake3 import blake3
+
+from meowcat.core.values import Fault, FaultKind, SourceIdentity
+from meowcat.protocols.contract import Refused
+from meowcat.transfer.context import Budget, Throttle
+from meowcat.transfer.digests import Hasher, new
+from meowcat.transfer.read_ahead import Hold, ReadAhead
+from meowcat.transfer.sources import BLOCK, Opened, unmoved
+
+__all__ = ["SourcePart", "SourceReader", "next_chunk"]
+
+STEP = 2 << 20
+"""Bytes that are read and hashed in one trip to a worker thread: a trip costs some 100 us, and twice as much
+memory gains nothing."""
+
+KEPT = 16 << 20
+"""The largest part, in bytes, that is kept in memory from its checksum to its body; larger ones are read
+twice."""
+
+FIRST = 256 << 10
+"""Bytes in the first chunk that is handed out …"""
+LEAST = 64 << 10
+"""… and at least in those that follow, however slow the line is …"""
+LIMITED = 4 << 10
+"""… but where the rate is limited."""
+
+FAST = 0.1
+"""Seconds: a chunk that was taken within them may be followed by one of twice its size …"""
+SLOW = 1.0
+"""… and one that took longer is followed by one of half of it."""
+
+
+class SourceReader:
+    """What the parts of one upload are read through.
+
+    Args:
+        source: closed by the caller, once `group` has ended.
+        pinned: the identity that the upload goes by; set anew once another one was proved.
+        group: where parts read ahead. Canceling it stops them.
+        budget: of the memory that they use.
+        throttle: of what they hand out.
+    """
+
+    def __init__(
+        self,
+        source: Opened,
+        pinned: SourceIdentity,
+        group: TaskGroup,
+        budget: Budget,
+        throttle: Throttle,
+    ) -> None:
+        self.source = source
+        self.pinned = pinned
+        self.group = group
+        self.budget = budget
+        self.throttle = throttle
+        self.chunk = FIRST
+        """Bytes in a chunk, as the line takes them."""
+
+    def chunk_size(self) -> int:
+        """Small where the rate is limited, so that bytes go out evenly."""
+        rate = self.throttle.rate
+        return self.chunk if rate is None else max(LIMITED, min(self.chunk, rate // 8))
+
+    def part(
+        self, index: int, begin: int, stop: int, *, start: int | None = None, expected: bytes | None = None
+    ) -> "SourcePart":
+        """Piece `index`, the bytes from `begin` to `stop`, to be sent from `start` on (`begin` by default).
+
+        `expected` is the BLAKE3 of the whole piece, where it was recorded before. Where `start` lies inside,
+        the server has what is before it from a request that broke off, and no digest of that is recorded:
+        whoever proved a moved source since then, and that not by a digest of all of it, begins anew instead.
+        """
+        return SourcePart(self, index, begin, stop, begin if start is None else start, expected)
+
+
+class SourcePart:
+    """A `meowcat.protocols.contract.Part`. The end of its `with` block gives back the memory it holds."""
+
+    def __init__(
+        self, reader: SourceReader, index: int, begin: int, stop: int, start: int, expected: bytes | None
+    ) -> None:
+        self.index = index
+        self.start = start
+        self.size = stop - start
+        self.digest: bytes | None = None
+        """BLAKE3, 32 bytes, of the whole piece, from its beginning also where `start` lies inside: known when
+        `checksum` has returned, or `body` has handed out its last chunk."""
+        self.moved = False
+        """Whether the source, looked at after the last byte was read, was not as it was pinned when the part
+        was made: it has to be proved, this part included, before the commit. Known with `digest`."""
+        self._reader = reader
+        self._pinned = reader.pinned  # not a later one: the first bytes may have been read before that
+        self._begin = begin
+        self._stop = stop
+        self._expected = expected
+        self._hold = Hold(reader.budget)
+        self._checksums: dict[str, str] = {}
+        self._kept: list[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept = None
+        self._hold.close()
+
+    async def checksum(self, algorithm: str) -> str:
+        """In hexadecimal, of what `body` yields; `algorithm` is one of `digests.new`.
+
+        Raises:
+            Refused: SOURCE_CHANGED where the bytes are not those of before; else as `Opened.read`.
+        """
+        if algorithm not in self._checksums:
+            hasher = new(algorithm)
+            if self._kept is None:
+                await self._read_for(hasher)
+            else:
+                await self._reader.source.feed((hasher,), self._kept)
+            self._checksums[algorithm] = hasher.hexdigest()
+        return self._checksums[algorithm]
+
+    def body(self) -> AsyncIterator[bytes]:
+        """The bytes, in chunks.
+
+        Raises:
+            Refused: as `checksum`, in the place of the last chunks.
+        """
+        return _Body(self._blocks, self._reader)
+
+    async def _blocks(self) -> AsyncIterator[Sequence[bytes]]:
+        return await self._stream() if self._kept is None else _Once(self._kept)
+
+    async def _read_for(self, hasher: Hasher) -> None:
+        if self.size > KEPT:
+            async for _ in await self._stream(hasher):
+                pass
+            return
+        whole = await self._pass_over()
+        await self._hold.take(self.size)
+        blocks = await self._reader.source.read(self.start, self.size, (whole, hasher))
+        await self._finish(whole)
+        self._kept = blocks
+
+    async def _stream(self, *hashers: Hasher) -> ReadAhead:
+        """The bytes, read anew and fed to `hashers`; the last of them come only if all are right."""
+        reader, whole = self._reader, await self._pass_over()
+        last = partial(self._finish, whole)
+        hashers = (whole, *hashers)
+        return ReadAhead(reader.source, reader.group, self._hold, self.start, self._stop, STEP, hashers, last)
+
+    async def _pass_over(self) -> "blake3":
+        """A digest that has what of the piece lies before `start`: the server has that already."""
+        whole = blake3()
+        for at in range(self._begin, self.start, STEP):
+            size = min(STEP, self.start - at)
+            await self._hold.take(size)
+            await self._reader.source.read(at, size, (whole,))
+            self._hold.give(size)
+        return whole
+
+    async def _finish(self, whole: "blake3") -> None:
+        """Look at the source only now: whatever happened before its last byte was read has to show."""
+        self.moved = self.moved or not unmoved(self._pinned, await self._reader.source.identity())
+        if self._expected not in (None, whole.digest()):
+            raise self._refused(
+                FaultKind.SOURCE_CHANGED,
+                f"its bytes from {self._begin:,} to {self._stop:,} are not those that were read before; "
+                "upload it again once nobody writes to it",
+            )
+        if self.moved and self._begin < self.start:
+            raise self._refused(
+                FaultKind.CHANGED,  # the session stands, and is to be removed
+                f"the server has its bytes from {self._begin:,} to {self.start:,} from before that, and "
+                "nothing to compare them with; the upload begins anew",
+            )
+        self.digest = self._expected = whole.digest()
+
+    def _refused(self, kind: FaultKind, what: str) -> Refused:
+        detail = f"{self._reader.source.name} was touched during the upload: {what}"
+        return Refused(Fault(kind=kind, detail=detail))
+
+
+class _Body:
+    """Not a generator: an HTTP client may drop it in the middle, and there is nothing to finalize."""
+
+    def __init__(
+        self, open_: Callable[[], Awaitable[AsyncIterator[Sequence[bytes]]]], reader: SourceReader
+    ) -> None:
+        self._open = open_
+        self._reader = reader
+        self._blocks: AsyncIterator[Sequence[bytes]] | None = None
+        self._chunks: Iterator[bytes] = iter(())
+        self._handed_at: float | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._handed_at is not None:
+            self._reader.chunk = next_chunk(self._reader.chunk, anyio.current_time() - self._handed_at)
+        while (chunk := next(self._chunks, None)) is None:
+            if self._blocks is None:
+                self._blocks = await self._open()
+            self._chunks = _cut(await anext(self._blocks), self._reader.chunk_size)
+        await self._reader.throttle.acquire(len(chunk))
+        self._handed_at = anyio.current_time()
+        return chunk
+
+
+class _Once:
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        self._blocks: Sequence[bytes] | None = blocks
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[bytes]:
+        blocks, self._blocks = self._blocks, None
+        if blocks is None:
+            raise StopAsyncIteration
+        return blocks
+
+
+def next_chunk(size: int, seconds: float) -> int:
+    """The size of the chunk that follows one of `size` bytes which was taken within `seconds`.
+
+    Large chunks cost less. On a slow line they would look like silence: that a server takes what it is sent
+    shows only in that the next chunk is asked for.
+    """
+    if seconds > SLOW:
+        return max(LEAST, size // 2)
+    return min(BLOCK, size * 2) if seconds < FAST else size
+
+
+def _cut(blocks: Sequence[bytes], size: Callable[[], int]) -> Iterator[bytes]:
+    """The blocks as they are, or in chunks of what `size` says each time."""
+    for block in blocks:
+        at = 0
+        while at < len(block):
+            chunk = block[at : at + size()]  # no copy where that is all of it
+            yield chunk
+            at += len(chunk)

@@ -1,0 +1,120 @@
+"""The protocols that come with meowcat keep the contract that everybody's own one has to."""
+
+import sys
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from form_harness import FormServer
+from s3_harness import client_of
+
+from meowcat import S3, FormUpload
+from meowcat.protocols.form_upload import FormProtocol
+from meowcat.protocols.s3 import S3Upload, upload
+from meowcat.testing.protocol_suite import ProtocolHarness, ProtocolSuite
+
+
+@pytest.fixture(scope="module")
+def form_server(tmp_path_factory):
+    with FormServer(tmp_path_factory.mktemp("form")) as server:
+        yield server
+
+
+class FormHarness(ProtocolHarness):
+    protocol = FormProtocol
+    server = None
+
+    def url(self, name):
+        return f"{self.server.url}?token=canary-in-the-query"
+
+    def headers(self):
+        return {"Authorization": "Bearer canary-in-a-header"}
+
+    def spec(self, name):
+        return FormUpload(category="tests").spec()
+
+    async def content(self, name):
+        ids = [id_ for id_, known, _ in self.server.names() if known == name]
+        return self.server.file(ids[-1]) if ids else None
+
+
+class TestForm(ProtocolSuite):
+    harness = FormHarness
+
+    @pytest.fixture(autouse=True)
+    def server(self, form_server):
+        FormHarness.server = form_server
+
+
+class S3Harness(ProtocolHarness):
+    protocol = S3Upload
+    part_size = 100_000
+    server = None
+
+    def __init__(self):
+        self.client = client_of(self.server)
+        self.asked = set()
+
+    async def stop(self):
+        self.client.close()
+
+    def _resolved(self, name):
+        self.asked.add(name)
+        settings = S3(endpoint=self.server.origin)
+        return S3Upload.resolve(f"s3://{self.server.bucket}/suite/{name}", settings.spec(), None)
+
+    def url(self, name):
+        return self._resolved(name)[0]
+
+    def spec(self, name):
+        return self._resolved(name)[1]
+
+    def credentials(self):
+        return {"default": self.server.key}
+
+    async def content(self, name):
+        def get():
+            try:
+                return self.client.get_object(Bucket=self.server.bucket, Key=f"suite/{name}")["Body"].read()
+            except self.client.exceptions.NoSuchKey:
+                return None
+
+        return await anyio.to_thread.run_sync(get)
+
+    def _uploads(self):
+        found = self.client.list_multipart_uploads(Bucket=self.server.bucket, Prefix="suite/")
+        return [each for each in found.get("Uploads", []) if each["Key"].removeprefix("suite/") in self.asked]
+
+    async def sessions(self):
+        return len(await anyio.to_thread.run_sync(self._uploads))
+
+    async def forget(self, session):
+        (found,) = [each for each in self._uploads() if each["UploadId"] == session.id]
+        self.client.abort_multipart_upload(Bucket=self.server.bucket, Key=found["Key"], UploadId=session.id)
+
+
+class OnSeaweedFS(ProtocolSuite):
+    @pytest.fixture(autouse=True)
+    def server(self, seaweedfs):
+        S3Harness.server = seaweedfs
+
+
+@pytest.mark.servers
+class TestS3InOneRequest(OnSeaweedFS):
+    harness = S3Harness
+
+
+class S3HarnessOfParts(S3Harness):
+    part_size = 5 << 20
+
+
+@pytest.mark.servers
+class TestS3InParts(OnSeaweedFS):
+    harness = S3HarnessOfParts
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(upload, "ONE_PUT", 1000)

@@ -1,0 +1,66 @@
+"""Downloads by a protocol of the application's own, through the engine."""
+
+import pytest
+
+import meowcat
+from meowcat.core.values import Fault, FaultKind
+from meowcat.protocols.contract import Refused
+from meowcat.protocols.http_range import HttpRange
+from meowcat.testing.servers import Content, RangeServer
+
+pytestmark = pytest.mark.anyio
+
+REFUSALS = []
+"""Raised in turn, before anything is asked for."""
+
+
+class Choosy(HttpRange):
+    """HTTP that needs something first, as a credential."""
+
+    tag = "choosy"
+
+    def ask(self, asked):
+        return _Asking(super().ask(asked))
+
+
+class _Asking:
+    def __init__(self, asking):
+        self._asking = asking
+
+    async def __aenter__(self):
+        if REFUSALS:
+            raise Refused(REFUSALS.pop(0))
+        return await self._asking.__aenter__()
+
+    async def __aexit__(self, *exc):
+        await self._asking.__aexit__(*exc)
+
+
+@pytest.fixture(autouse=True)
+def refusals():
+    REFUSALS.clear()
+    return REFUSALS
+
+
+async def download(server, folder, **options):
+    async with meowcat.Engine(folder / "t.db", protocols=[Choosy]) as engine:
+        request = meowcat.Download(
+            server.url, str(folder / "file.bin"), protocol=meowcat.ProtocolSpec("choosy"), **options
+        )
+        return await (await engine.submit(request)).result()
+
+
+async def test_what_can_not_be_asked_for_now_is_asked_for_later(tmp_path, refusals):
+    content = Content(300_000)
+    refusals += [Fault(kind=FaultKind.CREDENTIAL, detail="nobody gave one")] * 2
+    with RangeServer(content) as server:
+        await download(server, tmp_path)
+    assert (tmp_path / "file.bin").read_bytes() == content.bytes()
+
+
+async def test_what_a_protocol_refuses_for_good_fails_with_its_words(tmp_path, refusals):
+    refusals += [Fault(kind=FaultKind.STATUS, detail="the archive knows no such key", status=403)] * 9
+    with RangeServer(Content(300_000)) as server:
+        with pytest.raises(meowcat.TransferFailed, match="the archive knows no such key"):
+            await download(server, tmp_path)
+        assert server.requests == []

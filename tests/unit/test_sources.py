@@ -1,0 +1,785 @@
+"""What an upload reads: files, bytes, sources of an application's own; their parts, digests and proofs."""
+
+import hashlib
+import os
+import tracemalloc
+from random import Random
+from types import SimpleNamespace
+
+import anyio
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meowcat.core.errors import Code, InvalidArgument
+from meowcat.core.pieces import Grid
+from meowcat.core.values import FaultKind, SourceIdentity
+from meowcat.protocols.contract import Part, Refused
+from meowcat.runtime.limits import Budget, Throttle
+from meowcat.testing.disk import SimulatedDisk
+from meowcat.transfer import source_parts, sources
+from meowcat.transfer.digests import Stopped, new
+from meowcat.transfer.disk import OsDisk
+from meowcat.transfer.source_parts import FIRST, KEPT, LEAST, STEP, SourceReader, next_chunk
+from meowcat.transfer.source_proof import digest_source, prove
+from meowcat.transfer.sources import BLOCK, BytesSource, Sources, is_young, open_file, open_source, unmoved
+from meowcat.transfer.workers import Workers
+
+pytestmark = pytest.mark.anyio
+
+MEMORY = 64 << 20
+
+
+@pytest.fixture(params=["os", "simulated"])
+def place(request, tmp_path):
+    """A disk, and the path of a file that is not there yet; `put(content)` makes it."""
+    if request.param == "os":
+        disk, path = OsDisk(), str(tmp_path / "source")
+
+        def put(content):
+            (tmp_path / "source").write_bytes(content)
+    else:
+        disk, path = SimulatedDisk(), "/data/source"
+        disk.make_folder("/data")
+
+        def put(content):
+            disk.put(path, content)
+
+    return SimpleNamespace(disk=disk, path=path, put=put)
+
+
+async def opened(place, content=None, **options):
+    if content is not None:
+        place.put(content)
+    return await open_file(place.disk, Workers(), place.path, **options)
+
+
+class Rate:
+    """A throttle that remembers what it was asked for."""
+
+    def __init__(self, rate=None):
+        self.rate = rate
+        self.asked = []
+
+    async def acquire(self, size):
+        self.asked.append(size)
+
+
+class Reading:
+    """`async with Reading(source) as reader`, whose memory has to be given back at the end."""
+
+    def __init__(self, source, *, memory=MEMORY, throttle=None):
+        self.source, self.memory, self.throttle = source, memory, throttle or Throttle()
+        self.budget = Budget(8, memory)
+
+    async def __aenter__(self):
+        self.group = await anyio.create_task_group().__aenter__()
+        pinned = await self.source.identity()
+        return SourceReader(self.source, pinned, self.group, self.budget, self.throttle)
+
+    async def __aexit__(self, kind, error, trace):
+        await self.group.__aexit__(kind, error, trace)
+        assert self.budget._free == self.memory, "memory was not given back"
+
+
+async def joined(part):
+    return b"".join([chunk async for chunk in part.body()])
+
+
+async def until_refused(chunks):
+    """How many bytes came, and why no more did."""
+    got = 0
+    try:
+        async for chunk in chunks:
+            got += len(chunk)
+    except Refused as refused:
+        return got, refused.fault
+    pytest.fail("all of the body came")
+
+
+async def refusal(awaitable):
+    with pytest.raises(Refused) as caught:
+        await awaitable
+    return caught.value.fault
+
+
+# Files
+
+
+async def test_a_file_is_read_from_any_place_in_blocks(place):
+    content = os.urandom(BLOCK + 10)
+    source = await opened(place, content)
+    hasher = hashlib.sha256()
+    blocks = await source.read(5, BLOCK + 5, [hasher])
+    assert b"".join(blocks) == content[5:]
+    assert max(map(len, blocks)) <= BLOCK
+    assert hasher.digest() == hashlib.sha256(content[5:]).digest()
+    assert await source.read(3, 0) == []
+    assert (await source.identity()).size == len(content)
+    await source.close()
+
+
+async def test_an_absent_file_is_not_found_at_first_and_was_removed_later(place):
+    fault = await refusal(opened(place))
+    assert (fault.kind, fault.code) == (FaultKind.FILE_NOT_FOUND, Code.FILE_NOT_FOUND)
+    assert place.path in fault.detail
+    fault = await refusal(opened(place, begun=True))
+    assert (fault.kind, fault.code) == (FaultKind.LOCAL_REMOVED, 122)
+
+
+async def test_a_file_that_vanishes_is_told_as_removed(place):
+    source = await opened(place, b"abc")
+    place.disk.unlink(place.path)
+    fault = await refusal(source.identity())
+    assert fault.kind is FaultKind.LOCAL_REMOVED
+    assert "put it back" in fault.detail
+    await source.close()
+
+
+async def test_a_file_that_is_shorter_than_asked_for_was_truncated(place):
+    source = await opened(place, b"abc")
+    fault = await refusal(source.read(1, 3))
+    assert fault.kind is FaultKind.SOURCE_CHANGED
+    assert "ends at byte 3; expected 4" in fault.detail
+    await source.close()
+
+
+async def test_another_file_at_the_path_is_the_one_that_is_read_once_it_was_seen(place):
+    source = await opened(place, b"first")
+    before = await source.identity()
+    place.disk.rename(place.path, place.path + ".old")
+    place.put(b"other")
+    assert await source.read(0, 5) == [b"first"]
+    after = await source.identity()
+    assert after != before
+    assert await source.read(0, 5) == [b"other"]
+    assert await source.identity() == after
+    await source.close()
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_device(path):
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("make", [make_folder, make_pipe, make_device])
+async def test_only_files_are_sources(tmp_path, make):
+    path = tmp_path / "source"
+    make(path)
+    with anyio.fail_after(10):  # opening a pipe waits for its writer
+        fault = await refusal(open_file(OsDisk(), Workers(), str(path)))
+    assert fault.kind is FaultKind.IO
+    assert "upload" in fault.detail
+
+
+async def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(b"abc")
+
+    class Late(OsDisk):
+        def open(self, name, flags, mode=0o666):
+            path.unlink()
+            os.mkfifo(path)
+            return super().open(name, flags, mode)
+
+    with anyio.fail_after(10):
+        assert (await refusal(open_file(Late(), Workers(), str(path)))).kind is FaultKind.IO
+
+
+async def test_symbolic_links_are_followed(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    source = await open_file(OsDisk(), Workers(), str(tmp_path / "link"))
+    assert await source.read(0, 3) == [b"abc"]
+    await source.close()
+
+
+async def test_without_permission_the_error_says_what_to_do(tmp_path):
+    class Forbidden(OsDisk):
+        def open(self, path, flags, mode=0o666):
+            raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "source").write_bytes(b"")
+    fault = await refusal(open_file(Forbidden(), Workers(), str(tmp_path / "source")))
+    assert fault.kind is FaultKind.IO
+    assert "no permission to read it; let this user" in fault.detail
+
+
+async def test_no_descriptor_stays_open(tmp_path):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))  # noqa: PTH112, PTH208  # a count of numbers
+
+    path = tmp_path / "source"
+    path.write_bytes(b"abc")
+    await (await open_file(OsDisk(), Workers(), str(path))).close()  # the first thread has some of its own
+    before = descriptors()
+    source = await open_file(OsDisk(), Workers(), str(path))
+    for number in range(3):
+        path.rename(tmp_path / str(number))
+        path.write_bytes(b"abc")
+        await source.identity()
+    await source.close()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+async def test_a_path_that_can_not_be_one_is_refused(path):
+    with pytest.raises(InvalidArgument, match="expected the path of a file"):
+        await open_file(OsDisk(), Workers(), path)
+
+
+# Sources of the application's own
+
+
+class Plain:
+    """Called in threads; gives less than asked for."""
+
+    def __init__(self, content):
+        self.content = content
+        self.version = "1"
+
+    def size(self):
+        return len(self.content)
+
+    def identity(self):
+        return self.version
+
+    def read(self, offset, size):
+        assert 0 < size <= BLOCK
+        return self.content[offset : offset + min(size, 1000)]
+
+
+class Async(Plain):
+    async def size(self):
+        return super().size()
+
+    async def identity(self):
+        return super().identity()
+
+    async def read(self, offset, size):
+        await anyio.lowlevel.checkpoint()
+        return super().read(offset, size)
+
+
+class Wrapped(Plain):
+    """A plain function that returns what is to be awaited."""
+
+    def read(self, offset, size):
+        async def answer():
+            return self.content[offset : offset + size]
+
+        return answer()
+
+
+@pytest.mark.parametrize("make", [Plain, Async, Wrapped, BytesSource])
+async def test_an_application_s_source_is_read_as_a_file_is(make):
+    content = os.urandom(10_000)
+    source = await open_source(Workers(), "source 'db'", make(content))
+    hasher = hashlib.md5(usedforsecurity=False)
+    assert b"".join(await source.read(10, 9_990, [hasher])) == content[10:]
+    assert hasher.hexdigest() == hashlib.md5(content[10:], usedforsecurity=False).hexdigest()
+    assert (await source.identity()).size == 10_000
+    assert (await refusal(source.read(9_000, 1_001))).kind is FaultKind.SOURCE_CHANGED
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 10_000) as part:
+            assert await joined(part) == content
+            assert not part.moved
+    await source.close()
+
+
+async def test_a_new_version_of_an_application_s_source_is_a_moved_one():
+    plain = Plain(b"abc")
+    source = await open_source(Workers(), "source 'db'", plain)
+    async with Reading(source) as reader:
+        plain.version = "2"
+        with reader.part(0, 0, 3) as part:
+            assert await joined(part) == b"abc"
+            assert part.moved
+
+
+async def test_bytes_are_known_by_their_digest_after_a_restart():
+    before, again, other = [
+        await (await open_source(Workers(), "bytes", BytesSource(data))).identity()
+        for data in (b"abc", bytearray(b"abc"), memoryview(b"abd"))
+    ]
+    assert before == again != other
+
+
+async def test_bytes_that_are_handed_in_may_be_changed_afterwards():
+    data = bytearray(b"abc")
+    source = BytesSource(data)
+    data[:] = b"xyz"
+    assert await source.read(0, 3) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "says"),
+    [
+        ("size", -1, "-1: expected 0 to"),
+        ("size", "3", "'3': expected 0 to"),
+        ("identity", None, "a NoneType: expected at most 1,000"),
+        ("identity", "x" * 1001, "expected at most 1,000 characters"),
+        ("read", "abc", "a str: expected bytes"),
+        ("read", bytes(4), "4 bytes: expected at most 3"),
+    ],
+)
+async def test_nonsense_of_an_application_s_source_is_named(method, answer, says):
+    plain = Plain(b"abc")
+    setattr(plain, method, lambda *_: answer)
+    source = await open_source(Workers(), "source 'db'", plain)
+    fault = await refusal(source.read(0, 3) if method == "read" else source.identity())
+    assert fault.kind is FaultKind.INTERNAL
+    assert fault.detail.startswith(f"source 'db': {method}() returned")
+    assert says in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (OSError(5, "secret"), FaultKind.IO, "read() failed: Input/output error"),
+        (TimeoutError("secret"), FaultKind.IO, "read() failed: TimeoutError"),
+        (ValueError("secret"), FaultKind.INTERNAL, "read() raised ValueError"),
+    ],
+)
+@pytest.mark.parametrize("make", [Plain, Async])
+async def test_what_an_application_s_source_raises_is_told_without_its_text(make, error, kind, says):
+    def fail(*_):
+        raise error
+
+    async def fail_later(*_):
+        raise error
+
+    source = make(b"abc")
+    source.read = fail if make is Plain else fail_later
+    fault = await refusal((await open_source(Workers(), "source 'db'", source)).read(0, 3))
+    assert fault.kind is kind
+    assert says in fault.detail
+    assert "secret" not in fault.detail
+
+
+def test_sources_are_registered_by_name():
+    source, other = Plain(b""), Plain(b"")
+    registered = Sources({"db": source})
+    assert registered.get("db") is source
+    assert registered.get("no") is None
+    registered.register("db", other)
+    assert registered.get("db") is other
+
+
+@pytest.mark.parametrize(("name", "source"), [("", Plain(b"")), (b"db", Plain(b"")), ("db", b"bytes")])
+def test_what_is_no_source_is_not_registered(name, source):
+    with pytest.raises(InvalidArgument, match="expected"):
+        Sources().register(name, source)
+
+
+# Parts
+
+
+@given(data=st.data(), content=st.binary(max_size=200), memory=st.sampled_from([1, 10, 1000]))
+def test_a_part_yields_its_bytes_and_knows_their_digests(data, content, memory):
+    begin = data.draw(st.integers(0, len(content)))
+    stop = data.draw(st.integers(begin, len(content)))
+    start = data.draw(st.integers(begin, stop))
+    steps = data.draw(st.lists(st.sampled_from(["md5", "sha256", "body"]), max_size=4))
+
+    async def run():
+        source = await open_source(Workers(), "bytes", BytesSource(content))
+        async with Reading(source, memory=memory) as reader:
+            with reader.part(7, begin, stop, start=start) as part:
+                contract: Part = part
+                assert (contract.index, contract.start, contract.size) == (7, start, stop - start)
+                assert part.digest is None
+                for step in steps:
+                    if step == "body":
+                        assert await joined(part) == content[start:stop]
+                    else:
+                        expected = hashlib.new(step, content[start:stop], usedforsecurity=False)
+                        assert await part.checksum(step) == expected.hexdigest()
+                    assert part.digest == blake3(content[begin:stop]).digest()
+                    assert not part.moved
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source_parts, "STEP", 7)
+        patch.setattr(source_parts, "KEPT", 20)
+        patch.setattr("meowcat.transfer.sources.BLOCK", 3)
+        anyio.run(run)
+
+
+@pytest.mark.parametrize("size", [1000, KEPT + 1])
+async def test_bytes_that_are_not_those_of_the_checksum_are_not_sent_as_a_whole(place, size):
+    source = await opened(place, bytes(size))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, size) as part:
+            await part.checksum("md5")
+            place.put(b"\1" * size)
+            await source.identity()
+            if size <= KEPT:
+                assert await joined(part) == bytes(size)  # the very bytes, from memory
+                return
+            got, fault = await until_refused(part.body())
+    assert got < size
+    assert fault.kind is FaultKind.SOURCE_CHANGED
+    assert "not those that were read before" in fault.detail
+    await source.close()
+
+
+async def test_a_part_that_is_sent_again_has_to_be_the_one_that_was_recorded(place):
+    source = await opened(place, b"abcdef")
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 3, expected=blake3(b"abc").digest()) as part:
+            assert await joined(part) == b"abc"
+        with reader.part(0, 0, 3, expected=blake3(b"abd").digest()) as part:
+            body = part.body()
+            with pytest.raises(Refused):
+                await anext(body)
+            assert part.digest is None
+            with pytest.raises(Refused):
+                await part.checksum("md5")
+    await source.close()
+
+
+async def test_a_second_body_has_to_be_the_first(place):
+    source = await opened(place, b"abc")
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 3) as part:
+            assert await joined(part) == b"abc"
+            place.put(b"abd")
+            await source.identity()
+            assert (await refusal(joined(part))).kind is FaultKind.SOURCE_CHANGED
+    await source.close()
+
+
+async def test_a_truncated_part_is_never_sent_as_a_whole(place):
+    size = 2 * STEP + 5
+    source = await opened(place, bytes(size))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, size) as part:
+            body = part.body()
+            got = len(await anext(body))
+            place.put(bytes(10))
+            await source.identity()
+            more, fault = await until_refused(body)
+    assert got + more < size
+    assert fault.kind is FaultKind.SOURCE_CHANGED
+    assert "truncated" in fault.detail
+    await source.close()
+
+
+async def test_a_source_that_moved_before_the_last_byte_was_read_is_told(place):
+    size = 3 * STEP
+    source = await opened(place, bytes(size))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, size) as part:
+            body = part.body()
+            await anext(body)
+            place.put(bytes(size))  # the same bytes in another file
+            assert not part.moved
+            async for _ in body:
+                pass
+            assert part.moved
+        with reader.part(1, 0, 0) as part:
+            assert await joined(part) == b""
+            assert part.moved
+    await source.close()
+
+
+async def test_a_part_goes_by_what_was_pinned_when_it_was_made(place):
+    """Its first bytes may be older than the identity that was proved, and pinned, while it was read."""
+    source = await opened(place, b"abc")
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 3) as part:
+            place.put(b"abd")
+            reader.pinned = await source.identity()
+            await joined(part)
+            assert part.moved
+    await source.close()
+
+
+async def test_what_the_server_has_of_a_half_sent_piece_can_not_be_proved_once_the_source_moved(place):
+    source = await opened(place, b"abcdef")
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 6, start=2) as part:
+            assert await joined(part) == b"cdef"
+        place.put(b"abcdef")
+        with reader.part(0, 0, 6, start=2) as part:
+            fault = await refusal(joined(part))
+    assert fault.kind is FaultKind.CHANGED
+    assert "begins anew" in fault.detail
+    await source.close()
+
+
+async def test_a_limited_rate_makes_chunks_small_and_each_is_asked_for(place):
+    source = await opened(place, bytes(100_000))
+    throttle = Rate(80_000)
+    async with Reading(source, throttle=throttle) as reader:
+        with reader.part(0, 0, 100_000) as part:
+            sizes = [len(chunk) async for chunk in part.body()]
+    assert sizes == throttle.asked == [10_000] * 10
+    await source.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "following"),
+    [
+        (FIRST, 0.01, 2 * FIRST),
+        (BLOCK, 0.01, BLOCK),
+        (FIRST, 0.5, FIRST),
+        (FIRST, 3.0, FIRST // 2),
+        (LEAST, 3.0, LEAST),
+    ],
+)
+def test_chunks_follow_the_speed_of_the_line(size, seconds, following):
+    assert next_chunk(size, seconds) == following
+
+
+async def test_a_line_that_takes_chunks_at_once_gets_larger_ones(place):
+    source = await opened(place, bytes(5 * BLOCK))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 5 * BLOCK) as part:
+            sizes = [len(chunk) async for chunk in part.body()]
+        reader.chunk = LEAST
+        with reader.part(0, 0, 5 * BLOCK) as part:
+            assert len(await anext(part.body())) == LEAST
+    assert sizes[0] == FIRST
+    assert max(sizes) <= BLOCK
+    await source.close()
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+async def test_a_body_that_is_left_in_the_middle_keeps_no_memory(place, checksum):
+    source = await opened(place, bytes(3 * STEP))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 3 * STEP) as part:
+            if checksum:
+                await part.checksum("md5")
+            body = part.body()
+            await anext(body)
+        if not checksum:
+            with pytest.raises(Stopped):
+                async for _ in body:
+                    pass
+    await source.close()
+
+
+async def test_more_bodies_than_memory_for_them_all_come_to_their_end(place):
+    content = Random(3).randbytes(5 * STEP)
+    source = await opened(place, content)
+    got = {}
+
+    async def send(reader, index):
+        with reader.part(index, 0, len(content)) as part:
+            if index % 2:
+                await part.checksum("blake3")
+            got[index] = await joined(part)
+
+    async with Reading(source, memory=2 * STEP + 1) as reader, anyio.create_task_group() as group:
+        for index in range(8):
+            group.start_soon(send, reader, index)
+    assert got == dict.fromkeys(range(8), content)
+    await source.close()
+
+
+async def test_a_canceled_body_ends_and_gives_back_its_memory(place):
+    source = await opened(place, bytes(3 * STEP))
+    budget = Budget(8, 1)
+    async with anyio.create_task_group() as group:
+        reader = SourceReader(source, await source.identity(), group, budget, Throttle())
+        await budget.take(1)  # there is none: the body waits
+        with reader.part(0, 0, 3 * STEP) as part, anyio.move_on_after(0):
+            await joined(part)
+        budget.give(1)
+        group.cancel_scope.cancel()
+    assert budget._free == 1
+    await source.close()
+
+
+# Digests and proofs
+
+
+@pytest.mark.parametrize("size", [0, 1, STEP * 5])
+async def test_a_source_is_read_once_for_all_its_digests(place, size):
+    content = Random(size).randbytes(size)
+    source = await opened(place, content)
+    told = []
+    found = await digest_source(source, Budget(1, MEMORY), ["md5", "crc32c"], told.append)
+    crc = new("crc32c")
+    crc.update(content)
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    assert found.hexes == {"md5": md5, "crc32c": crc.hexdigest()}
+    assert found.identity == await source.identity()
+    assert told[-1] == size
+    assert told == sorted(told)
+    await source.close()
+
+
+@pytest.mark.parametrize("content", [b"abd", b"ab", b"abcd"])
+async def test_digests_are_of_one_state_of_the_source(place, content):
+    source = await opened(place, b"abc")
+    budget, changes = Budget(1, MEMORY), [content]
+    found = await digest_source(source, budget, ["sha1"], lambda _: changes and place.put(changes.pop()))
+    assert found.hexes["sha1"] == hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    assert found.identity == await source.identity()
+    assert budget._free == MEMORY
+    await source.close()
+
+
+async def test_a_source_that_never_rests_is_given_up(place):
+    source = await opened(place, b"abc")
+    fault = await refusal(digest_source(source, Budget(1, MEMORY), ["sha1"], lambda _: place.put(b"abc")))
+    assert fault.kind is FaultKind.SOURCE_CHANGED
+    assert "upload it once nobody writes" in fault.detail
+    await source.close()
+
+
+@given(content=st.binary(min_size=1, max_size=300), piece=st.integers(1, 70), data=st.data())
+def test_a_proof_reads_what_was_recorded_and_finds_every_other_byte(content, piece, data):
+    grid = Grid(len(content), piece)
+    recorded = data.draw(st.sets(st.integers(0, grid.count - 1)))
+    whole = data.draw(st.sampled_from([(), ("md5",), ("sha1", "crc32c")]))
+    at = data.draw(st.none() | st.integers(0, len(content) - 1))
+    digests = {index: blake3(content[slice(*grid.span(index))]).digest() for index in recorded}
+
+    async def run():
+        plain = Plain(content)
+        source = await open_source(Workers(), "source 'db'", plain)
+        budget = Budget(1, 30)
+        hexes = (await digest_source(source, budget, whole)).hexes
+        if at is not None:
+            plain.content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        proved = await prove(source, budget, grid, digests, hexes)
+        same = at is None or not (whole or at // piece in recorded)
+        assert proved == (await source.identity() if same else None)
+        assert budget._free == 30
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meowcat.transfer.source_proof.STEP", 17)
+        patch.setattr("meowcat.transfer.sources.BLOCK", 5)
+        anyio.run(run)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+async def test_a_source_of_another_size_is_another(place, size):
+    source = await opened(place, bytes(size))
+    assert await prove(source, Budget(1, MEMORY), Grid(3, 3), {}, {}) is None
+    await source.close()
+
+
+async def test_what_changes_behind_a_proof_s_back_is_looked_at_again(place):
+    content = bytes(STEP)
+    source = await opened(place, content)
+    grid, digests = Grid(STEP, STEP), {0: blake3(content).digest()}
+
+    class Meddled(type(source)):
+        async def read(self, offset, size, hashers=()):
+            blocks = await super().read(offset, size, hashers)
+            if changes:
+                place.put(changes.pop())
+            return blocks
+
+    source.__class__ = Meddled
+    changes = [b"\1" * STEP]
+    assert await prove(source, Budget(1, MEMORY), grid, digests, {}) is None
+    place.put(content)
+    changes = [content]
+    proved = await prove(source, Budget(1, MEMORY), grid, digests, {})
+    assert proved == await source.identity()
+    await source.close()
+
+
+async def test_a_removed_source_is_not_a_changed_one(place):
+    source = await opened(place, b"abc")
+    place.disk.unlink(place.path)
+    fault = await refusal(prove(source, Budget(1, MEMORY), Grid(3, 3), {}, {}))
+    assert fault.kind is FaultKind.LOCAL_REMOVED
+    await source.close()
+
+
+# Stamps
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "young"),
+    [
+        (100, 100, False),
+        (100, 100 + 8 * SECOND, False),
+        (100, 9 * SECOND, True),
+        (9 * SECOND, 100, True),
+        (100, 20 * SECOND, True),
+    ],
+)
+def test_a_file_is_young_while_its_clock_may_not_have_ticked(mtime, ctime, young):
+    assert is_young(mtime, ctime, 10 * SECOND + 101) is young
+
+
+async def test_a_file_grows_old_without_being_moved(tmp_path, monkeypatch):
+    path = tmp_path / "source"
+    path.write_bytes(b"abc")
+    source = await open_file(OsDisk(), Workers(), str(path))
+    before = await source.identity()
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 3) as part:
+            monkeypatch.setattr(sources, "time_ns", lambda: 1 << 62)
+            after = await source.identity()
+            assert (before.young, after.young) == (True, False)
+            assert unmoved(before, after)
+            await joined(part)
+            assert not part.moved
+    path.chmod(0o600)
+    assert not unmoved(after, await source.identity())
+    await source.close()
+
+
+@pytest.mark.parametrize("young", [True, False])
+async def test_digests_hold_for_the_look_before_they_were_read(tmp_path, monkeypatch, young):
+    """What was written between that look and a later one within its tick would not show."""
+    monkeypatch.setattr(sources, "time_ns", lambda: 0 if young else 1 << 62)
+    path = tmp_path / "source"
+    path.write_bytes(b"abc")
+    source = await open_file(OsDisk(), Workers(), str(path))
+    grow_old = lambda _: monkeypatch.setattr(sources, "time_ns", lambda: 1 << 62)  # noqa: E731  # shorter
+    found = await digest_source(source, Budget(1, MEMORY), ["md5"], grow_old)
+    assert found.identity.young is young
+    await source.close()
+
+
+def test_an_application_s_source_is_never_young():
+    assert not SourceIdentity(size=1, tag="v1").young
+
+
+# Memory
+
+
+async def test_a_gibibyte_is_read_within_a_few_megabytes(tmp_path):
+    class Holes(OsDisk):
+        """Spares the system the pages of a file that has none."""
+
+        def pread(self, fd, size, offset):
+            return bytes(size)
+
+    path = tmp_path / "sparse"
+    size = 1 << 30
+    with path.open("wb") as file:
+        file.truncate(size)
+    source = await open_file(Holes(), Workers(), str(path))
+    tracemalloc.start()
+    try:
+        async with Reading(source) as reader:
+            with reader.part(0, 0, size) as part:
+                async for _ in part.body():
+                    pass
+                assert part.digest is not None
+            _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        await source.close()
+    assert peak < 4 * STEP
