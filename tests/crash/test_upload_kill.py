@@ -1,0 +1,355 @@
+"""Uploads whose process is really killed: one object, the right one, nothing confirmed is sent again, and no
+session is left behind."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+sys.path.insert(0, str(Path(__file__).parent.parent / "contract"))
+
+from form_harness import FormServer
+from proxy import Proxy
+
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core.state import evolve
+from meowcat.journal.contract import Damage
+from meowcat.journal.replay import fold_task, verify_chain
+from meowcat.testing.s3_servers import SeaweedFS
+
+MIB = 1 << 20
+PART = 8 * MIB
+SIZE = 200 * MIB
+PARTS = 25
+OBJECT = {"Bucket": "bucket", "Key": "object"}
+
+pytestmark = pytest.mark.servers
+
+
+class Child:
+    """An uploading process."""
+
+    def __init__(self, **asked):
+        script = Path(__file__).with_name("uploading.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "dev", "-W", "ignore", str(script), json.dumps(asked)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.killed = False
+
+    def kill(self):
+        """kill -9, and only that: it is waited for in `end`."""
+        self.killed = True
+        self.process.send_signal(signal.SIGKILL)
+
+    def end(self):
+        """Wait for the end; what it printed last."""
+        out, errors = self.process.communicate(timeout=120)
+        if self.process.returncode == -signal.SIGKILL:
+            return "killed"
+        assert self.process.returncode == 0, errors
+        return out.splitlines()[-1]
+
+    def end_within(self, seconds):
+        """Kill it then, if it has not ended by itself."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        return self.end()
+
+
+class Place:
+    """Where uploads of one protocol go, with a proxy in between; and what stands there."""
+
+    def __init__(self, proxy, **asked):
+        self.proxy = proxy
+        self.asked = asked
+
+    def begin(self):
+        """Before an upload of its own."""
+
+    def confirmed(self, task):
+        """Numbers of the parts, from 1, of which the server says that it has them."""
+        return set()
+
+    def is_commit(self, passed):
+        return passed.is_commit
+
+    def sent(self, passed):
+        """Numbers of the parts that these requests sent in full."""
+        return [each.number for each in passed if each.method == "PUT" and each.number is not None]
+
+
+class S3Place(Place):
+    listing = True
+
+    def __init__(self, proxy, server, **asked):
+        super().__init__(proxy, endpoint=proxy.origin, id=server.key.id, secret=server.key.secret, **asked)
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=server.origin,
+            aws_access_key_id=server.key.id,
+            aws_secret_access_key=server.key.secret,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def begin(self):
+        self.client.delete_object(**OBJECT)
+
+    def sessions(self):
+        listed = self.client.list_multipart_uploads(Bucket="bucket")
+        return [each["UploadId"] for each in listed.get("Uploads", ())]
+
+    def confirmed(self, task):
+        try:
+            found = self.client.list_parts(**OBJECT, UploadId=task.session.id)
+        except ClientError:
+            return set()  # it is the object by now
+        return {part["PartNumber"] for part in found.get("Parts", ())}
+
+    def drop(self, sessions):
+        for each in sessions:
+            self.client.abort_multipart_upload(**OBJECT, UploadId=each)
+
+    def object(self):
+        try:
+            body = self.client.get_object(**OBJECT)["Body"]
+        except ClientError:
+            return None
+        return hashlib.file_digest(body, "sha256").hexdigest()
+
+
+class PresignedPlace(S3Place):
+    listing = False
+
+    def begin(self):
+        super().begin()
+        self.asked["upload"] = self.client.create_multipart_upload(**OBJECT)["UploadId"]
+
+    def confirmed(self, task):
+        return set()  # a plan has no list of parts
+
+
+class FormPlace(Place):
+    listing = True
+
+    def __init__(self, proxy, folder, **asked):
+        super().__init__(proxy, url=f"{proxy.origin}/upload", **asked)
+        self.folder = folder
+
+    def begin(self):
+        for each in (self.folder / "files").iterdir():
+            each.unlink()
+
+    def sessions(self):
+        return []
+
+    def drop(self, sessions):
+        assert sessions == []
+
+    def sent(self, passed):
+        offsets = [re.search(rb'name="offset"\r\n\r\n(\d+)\r\n', each.form) for each in passed]
+        return [int(found[1]) // PART + 1 for found in offsets if found is not None]
+
+    def is_commit(self, passed):
+        return self.sent([passed]) == [PARTS]
+
+    def confirmed(self, task):
+        sent = [each for each in self.proxy.passed if each.status == 200]
+        return set(self.sent(sent))
+
+    def object(self):
+        (found,) = list((self.folder / "files").iterdir()) or (None,)
+        return None if found is None else hashlib.sha256(found.read_bytes()).hexdigest()
+
+
+@contextmanager
+def place(protocol, folder):
+    if protocol == "form":
+        with FormServer(folder / "server") as server, Proxy(server.url.rsplit("/", 1)[0]) as proxy:
+            yield FormPlace(proxy, folder / "server", protocol=protocol)
+    else:
+        data = folder / "server"
+        data.mkdir()
+        with SeaweedFS(data) as server, Proxy(server.origin) as proxy:
+            yield (S3Place if protocol == "s3" else PresignedPlace)(proxy, server, protocol=protocol)
+
+
+def task_in(journal):
+    """The one task of a journal, folded; the chain holds, nothing is damaged. None before its creation."""
+    if not journal.exists():
+        return None
+    opened = SQLiteJournal(journal)
+    opened.open_for_reading()
+    try:
+        records = opened.scan(0, 1_000_000)
+    finally:
+        opened.close()
+    assert not [each for each in records if isinstance(each, Damage)]
+    assert not list(verify_chain(records))
+    return fold_task(records[0].task, records, evolve) if records else None
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "source.bin"
+    data = os.urandom(SIZE)
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    return path, hashlib.sha256(data).hexdigest()
+
+
+def asking(folder, content, where, number):
+    return {
+        **where.asked,
+        "file": str(content[0]),
+        "size": SIZE,
+        "part": PART,
+        "journal": str(folder / f"{number}.db"),
+        "durability": "power",
+    }
+
+
+def upload_with_kills(folder, content, where, number, chance, kills):
+    """One upload that is killed up to `kills` times on its way; how many times it was."""
+    where.begin()
+    journal, killed = folder / f"{number}.db", 0
+    known = set()
+    where.proxy.passed.clear()
+    while True:
+        before = len(where.proxy.passed)
+        child = Child(**asking(folder, content, where, number))
+        said = child.end_within(chance.uniform(0.6, 2.0) if killed < kills else 120)
+        where.proxy.settle()
+        lived = where.proxy.passed[before:]
+        again = set(where.sent(lived)) & known
+        assert not again, f"sent again although confirmed: {sorted(again)}"
+        if said == "complete":
+            break
+        killed += 1
+        task = task_in(journal)
+        known = where.confirmed(task) if task is not None and task.session is not None else set()
+        known |= {index + 1 for index in task.stored.numbers} if task is not None else set()
+        assert where.object() in (None, content[1])
+    task, left = task_in(journal), where.sessions()
+    assert where.object() == content[1]
+    assert task.state == "Complete"
+    # Killed before the reply that would have named it: nobody can prove whose it is, and nobody removes it.
+    assert len(left) <= task.lost
+    where.drop(left)
+    return killed
+
+
+def kill_cycles(folder, content, protocol, cycles):
+    seed = random.SystemRandom().randrange(1 << 30)
+    print("seed", seed)
+    chance = random.Random(seed)
+    with place(protocol, folder) as where:
+        where.proxy.pause = 0.03
+        number = killed = 0
+        while killed < cycles:
+            number += 1
+            killed += max(1, upload_with_kills(folder, content, where, number, chance, 3))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
+def test_ten_kills(tmp_path, content, protocol):
+    kill_cycles(tmp_path, content, protocol, 10)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
+def test_a_hundred_kills(tmp_path, content, protocol):
+    kill_cycles(tmp_path, content, protocol, 100)
+
+
+MOMENTS = {
+    "before the server has heard of it": "before",
+    "when it is done and not yet answered": "after",
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
+def test_killed_in_the_middle_of_a_commit(tmp_path, content, protocol, moment):
+    with place(protocol, tmp_path) as where:
+        where.begin()
+        child = Child(**asking(tmp_path, content, where, 1))
+        hooked(where.proxy, MOMENTS[moment], where.is_commit, child)
+        assert child.end() == "killed"
+        where.proxy.settle()
+        child = Child(**asking(tmp_path, content, where, 1))
+        assert child.end() == "complete"
+        assert where.object() == content[1]
+        assert where.sessions() == []
+        commits = [each for each in where.proxy.passed if where.is_commit(each) and each.status == 200]
+        assert len(commits) == 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("protocol", ["presigned", "s3"])
+def test_killed_in_the_middle_of_an_abort(tmp_path, content, protocol, moment):
+    with place(protocol, tmp_path) as where:
+        where.begin()
+        asked = asking(tmp_path, content, where, 1)
+        child = Child(**asked, cancel=3)
+        hooked(where.proxy, MOMENTS[moment], lambda passed: passed.is_abort, child)
+        assert child.end() == "killed"
+        where.proxy.settle()
+        task = task_in(tmp_path / "1.db")
+        assert (task.state, task.open) == ("Canceled", True)
+        assert Child(**asked, task=task.id).end() == "canceled"
+        assert where.object() is None
+        assert where.sessions() == []
+        assert not task_in(tmp_path / "1.db").open
+
+
+def hooked(proxy, when, which, child):
+    """Kill the child at a request; what it asked for is done all the same."""
+
+    def kill(passed):
+        if which(passed) and not child.killed:
+            child.kill()
+            child.process.wait()
+
+    setattr(proxy, when, kill)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
+def test_killed_between_the_reply_of_a_commit_and_its_event(tmp_path, content, protocol):
+    """The reply is out, and the kill comes as soon as it can: whether the event was recorded or not."""
+    with place(protocol, tmp_path) as where:
+        for number in range(5):
+            where.begin()
+            child = Child(**asking(tmp_path, content, where, number))
+            where.proxy.answered = lambda passed, child=child: (
+                child.kill() if where.is_commit(passed) else None
+            )
+            said = child.end()
+            where.proxy.settle()
+            where.proxy.answered = lambda _: None
+            if said != "complete":
+                assert Child(**asking(tmp_path, content, where, number)).end() == "complete"
+            assert where.object() == content[1]
+            assert where.sessions() == []
