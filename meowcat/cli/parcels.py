@@ -21,7 +21,7 @@ from meowcat.engine import Engine
 from meowcat.protocols.refused import Refused
 from meowcat.protocols.registry import Protocols, upload_protocol_of
 from meowcat.transfer.disk import OsDisk
-from meowcat.transfer.sources import open_file
+from meowcat.transfer.sources import open_file, unmoved
 from meowcat.transfer.workers import Workers
 
 
@@ -116,7 +116,9 @@ async def delivered(
         if (
             made is not None
             and (parcel.source, redact(parcel.url)) not in under_way
-            and made.source == await _identity_of(parcel.source)
+            and made.source is not None
+            and (now := await _identity_of(parcel.source)) is not None
+            and unmoved(made.source, now)  # one that was young was read once more before the commit
             and _fits(made, seal(request)[0])
             and await engine.stands(made.info.id)
         ):

@@ -95,7 +95,7 @@ async def test_a_part_that_is_damaged_on_its_way_is_refused(server):
     part = sent.parts()[0]
     part.body = lambda: other(part)
     fault = await refused(sent.protocol.send_part(sent.session, part))
-    assert fault.kind is FaultKind.CHECKSUM
+    assert fault.kind is FaultKind.DISCONNECTED
     assert "other bytes than were sent" in fault.detail
 
 

@@ -44,18 +44,13 @@ class Proxy:
     """`with Proxy(origin) as proxy`: `proxy.origin` leads to `origin`.
 
     `before` is called with each request that came in full, before it is passed on; `after` when the server
-    has answered, before that is passed on. Both may do anything, kill the client included.
+    has answered, before that is passed on. Both may do anything, kill the client included; a ConnectionError
+    ends the matter.
     """
 
     def __init__(self, origin: str) -> None:
         self.upstream = urlsplit(origin)
-        self.passed: list[Passed] = []
-        self.before: Callable[[Passed], None] = lambda _: None
-        self.after: Callable[[Passed], None] = lambda _: None
-        self.answered: Callable[[Passed], None] = lambda _: None
-        """Called when the client has been answered."""
-        self.pause = 0.0
-        """Seconds that each request takes longer."""
+        self.forget()
         self.busy = 0
         self._quiet = threading.Condition()
 
@@ -90,6 +85,16 @@ class Proxy:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def forget(self) -> None:
+        """What has passed, and what a test has set."""
+        self.passed: list[Passed] = []
+        self.before: Callable[[Passed], None] = lambda _: None
+        self.after: Callable[[Passed], None] = lambda _: None
+        self.answered: Callable[[Passed], None] = lambda _: None
+        """Called when the client has been answered."""
+        self.pause = 0.0
+        """Seconds that each request takes longer."""
 
     def settle(self) -> None:
         """Wait until nothing is on its way."""

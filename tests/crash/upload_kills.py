@@ -1,5 +1,6 @@
 """Uploads whose process is really killed: one object, the right one, nothing confirmed is sent again, and no
-session is left behind."""
+session is left behind. The tests of each protocol are a file, so that they run side by side.
+"""
 
 import hashlib
 import json
@@ -34,8 +35,6 @@ PART = 8 * MIB
 SIZE = 200 * MIB
 PARTS = 25
 OBJECT = {"Bucket": "bucket", "Key": "object"}
-
-pytestmark = pytest.mark.servers
 
 
 class Child:
@@ -206,15 +205,6 @@ def task_in(journal):
     return fold_task(records[0].task, records, evolve) if records else None
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "source.bin"
-    data = os.urandom(SIZE)
-    path.write_bytes(data)
-    os.utime(path, (1, 1))
-    return path, hashlib.sha256(data).hexdigest()
-
-
 def asking(folder, content, where, number):
     return {
         **where.asked,
@@ -256,45 +246,79 @@ def upload_with_kills(folder, content, where, number, chance, kills):
     return killed
 
 
-def kill_cycles(folder, content, protocol, cycles):
-    seed = random.SystemRandom().randrange(1 << 30)
-    print("seed", seed)
-    chance = random.Random(seed)
-    with place(protocol, folder) as where:
+MOMENTS = {
+    "and what was asked for never gets there": ("before", True),
+    "and what was asked for is done afterwards": ("before", False),
+    "and what was asked for is done already": ("after", False),
+}
+
+
+def kill_at(proxy, moment, which, child):
+    """Kill the child at the first request that `which` says."""
+    when, drop = MOMENTS[moment]
+
+    def kill(passed):
+        if which(passed) and not child.killed:
+            child.kill()
+            child.process.wait()
+            if drop:
+                raise ConnectionError
+
+    setattr(proxy, when, kill)
+
+
+@pytest.mark.servers
+class UploadKills:
+    """What holds for every protocol."""
+
+    protocol = ""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def content(cls, tmp_path_factory):
+        path = tmp_path_factory.mktemp("source") / "source.bin"
+        data = os.urandom(SIZE)
+        path.write_bytes(data)
+        os.utime(path, (1, 1))
+        return path, hashlib.sha256(data).hexdigest()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, tmp_path_factory):
+        with place(cls.protocol, tmp_path_factory.mktemp(cls.protocol)) as where:
+            yield where
+
+    @pytest.fixture
+    def where(self, server):
+        """With a proxy that lets everything pass."""
+        server.proxy.forget()
+        return server
+
+    def kill_cycles(self, folder, content, where, cycles):
+        seed = random.SystemRandom().randrange(1 << 30)
+        print("seed", seed)
+        chance = random.Random(seed)
         where.proxy.pause = 0.03
         number = killed = 0
         while killed < cycles:
             number += 1
             killed += max(1, upload_with_kills(folder, content, where, number, chance, 3))
 
+    @pytest.mark.timeout(600)
+    def test_ten_kills(self, tmp_path, content, where):
+        self.kill_cycles(tmp_path, content, where, 10)
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
-def test_ten_kills(tmp_path, content, protocol):
-    kill_cycles(tmp_path, content, protocol, 10)
+    @pytest.mark.soak
+    @pytest.mark.timeout(7200)
+    def test_a_hundred_kills(self, tmp_path, content, where):
+        self.kill_cycles(tmp_path, content, where, 100)
 
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
-def test_a_hundred_kills(tmp_path, content, protocol):
-    kill_cycles(tmp_path, content, protocol, 100)
-
-
-MOMENTS = {
-    "before the server has heard of it": "before",
-    "when it is done and not yet answered": "after",
-}
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
-def test_killed_in_the_middle_of_a_commit(tmp_path, content, protocol, moment):
-    with place(protocol, tmp_path) as where:
+    @pytest.mark.timeout(300)
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_killed_in_the_middle_of_a_commit(self, tmp_path, content, where, moment):
         where.begin()
         child = Child(**asking(tmp_path, content, where, 1))
-        hooked(where.proxy, MOMENTS[moment], where.is_commit, child)
+        kill_at(where.proxy, moment, where.is_commit, child)
         assert child.end() == "killed"
         where.proxy.settle()
         child = Child(**asking(tmp_path, content, where, 1))
@@ -304,43 +328,10 @@ def test_killed_in_the_middle_of_a_commit(tmp_path, content, protocol, moment):
         commits = [each for each in where.proxy.passed if where.is_commit(each) and each.status == 200]
         assert len(commits) == 1
 
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("protocol", ["presigned", "s3"])
-def test_killed_in_the_middle_of_an_abort(tmp_path, content, protocol, moment):
-    with place(protocol, tmp_path) as where:
-        where.begin()
-        asked = asking(tmp_path, content, where, 1)
-        child = Child(**asked, cancel=3)
-        hooked(where.proxy, MOMENTS[moment], lambda passed: passed.is_abort, child)
-        assert child.end() == "killed"
-        where.proxy.settle()
-        task = task_in(tmp_path / "1.db")
-        assert (task.state, task.open) == ("Canceled", True)
-        assert Child(**asked, task=task.id).end() == "canceled"
-        assert where.object() is None
-        assert where.sessions() == []
-        assert not task_in(tmp_path / "1.db").open
-
-
-def hooked(proxy, when, which, child):
-    """Kill the child at a request; what it asked for is done all the same."""
-
-    def kill(passed):
-        if which(passed) and not child.killed:
-            child.kill()
-            child.process.wait()
-
-    setattr(proxy, when, kill)
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("protocol", ["form", "presigned", "s3"])
-def test_killed_between_the_reply_of_a_commit_and_its_event(tmp_path, content, protocol):
-    """The reply is out, and the kill comes as soon as it can: whether the event was recorded or not."""
-    with place(protocol, tmp_path) as where:
-        for number in range(5):
+    @pytest.mark.timeout(300)
+    def test_killed_between_the_reply_of_a_commit_and_its_event(self, tmp_path, content, where):
+        """The reply is out, and the kill comes as soon as it can: whether the event was recorded or not."""
+        for number in range(3):
             where.begin()
             child = Child(**asking(tmp_path, content, where, number))
             where.proxy.answered = lambda passed, child=child: (
@@ -353,3 +344,23 @@ def test_killed_between_the_reply_of_a_commit_and_its_event(tmp_path, content, p
                 assert Child(**asking(tmp_path, content, where, number)).end() == "complete"
             assert where.object() == content[1]
             assert where.sessions() == []
+
+
+class AbortKills:
+    """What holds where there is a session to be removed."""
+
+    @pytest.mark.timeout(300)
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_killed_in_the_middle_of_an_abort(self, tmp_path, content, where, moment):
+        where.begin()
+        asked = asking(tmp_path, content, where, 1)
+        child = Child(**asked, cancel=3)
+        kill_at(where.proxy, moment, lambda passed: passed.is_abort, child)
+        assert child.end() == "killed"
+        where.proxy.settle()
+        task = task_in(tmp_path / "1.db")
+        assert (task.state, task.open) == ("Canceled", True)
+        assert Child(**asked, task=task.id).end() == "canceled"
+        assert where.object() is None
+        assert where.sessions() == []
+        assert not task_in(tmp_path / "1.db").open
