@@ -21,7 +21,7 @@ demo: $(VENV)/.stamp-run  ## download 256 MiB, kill -9 the downloader in the mid
 	$(BIN)/meowcat demo
 
 test: $(VENV)/.stamp-test  ## the whole test suite but the soak
-	$(PYTEST) $(TESTS) -m "not soak" -n $(WORKERS) --dist loadfile
+	$(PYTEST) $(TESTS) -m "not soak" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.stamp-lint  ## style, types and layers
 	$(BIN)/ruff check .
