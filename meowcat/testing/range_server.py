@@ -38,6 +38,10 @@ class Ledger:
             self.changed.notify_all()
 
 
+_TURNS = 4
+"""Of the loop, from the acceptance of a connection to the first step of its task."""
+
+
 class RangeServer:
     """`with RangeServer(Content(1 << 20)) as server: ... server.url`.
 
@@ -122,7 +126,9 @@ class RangeServer:
         self._started.set()
         await self._halt.wait()
         server.close()
-        for task in self._tasks:
+        for _ in range(_TURNS):  # a connection that came at the last moment becomes a task, which closes it
+            await asyncio.sleep(0)
+        for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

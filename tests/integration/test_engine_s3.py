@@ -13,7 +13,7 @@ from s3_harness import PART, client_of, fresh_key
 
 import meowcat
 from meowcat import State
-from meowcat.core.events import TAGS, Waiting
+from meowcat.core.events import TAGS
 from meowcat.core.waits import WaitingFor
 from meowcat.protocols.s3 import S3
 
@@ -137,9 +137,7 @@ async def test_an_upload_waits_for_its_credential_and_the_journal_holds_no_secre
     key = fresh_key()
     async with engine(tmp_path, seaweedfs, credentials={}) as opened:
         task = await opened.submit(upload(seaweedfs, file, key))
-        async for logged in opened.events():
-            if isinstance(logged.event, Waiting):
-                break
+        await opened.drain()
         assert task.info.waiting_for is WaitingFor.SUPPLY
         assert task.info.needs == ("credential:default",)
     async with engine(tmp_path, seaweedfs) as opened:
