@@ -125,9 +125,13 @@ class RangeServer:
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._halt.wait()
-        server.close()
-        for _ in range(_TURNS):  # a connection that came at the last moment becomes a task, which closes it
+        for listening in server.sockets:
+            self._loop.remove_reader(listening.fileno())
+        for _ in range(
+            _TURNS
+        ):  # one that came at the last moment gets its task; a closed server would lose it
             await asyncio.sleep(0)
+        server.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
