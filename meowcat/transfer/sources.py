@@ -375,9 +375,8 @@ class _OpenedSource(Opened):
             if inspect.iscoroutinefunction(like or call):
                 answer = call()
             else:
-                (answer,) = await self.run(
-                    lambda: (call(),)
-                )  # trio lets no coroutine out of a thread as it is
+                # In a tuple: trio lets no coroutine out of a thread as it is.
+                (answer,) = await self.run(lambda: (call(),))
             return await answer if inspect.isawaitable(answer) else answer
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__

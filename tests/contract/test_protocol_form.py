@@ -521,6 +521,7 @@ async def test_a_stopped_chunk_lets_go_of_its_source(transport):
             group.cancel_scope.cancel()
         with anyio.fail_after(5):
             await over.wait()
+    assert over.is_set()
 
 
 async def test_a_body_that_is_closed_closes_its_source_before_anything_else_happens():

@@ -382,6 +382,7 @@ async def test_whoever_may_abort_and_not_list_takes_the_servers_word(script):
     sent = await begun(script)
     script.answers(reply(204), error("AccessDenied", 403))
     await sent.protocol.abort(sent.session)
+    assert script.asked[-2:] == ["DELETE uploadId=U1", "GET uploadId=U1"]
 
 
 async def test_an_abort_that_is_refused_is_an_error(script):
