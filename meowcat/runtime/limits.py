@@ -65,6 +65,13 @@ class Budget:
             await self._freed.wait()
         self._free -= size
 
+    def take_spare(self, size: int) -> bool:
+        """Take `size` bytes if at least half of the budget is free after that: for whoever holds them while
+        waiting for something else, so that all that wait never hold what the others need to get on."""
+        spare = self._free - size >= self._memory // 2
+        self._free -= size if spare else 0
+        return spare
+
     def give(self, size: int) -> None:
         self._free = min(self._memory, self._free + size)
         self._freed.set()

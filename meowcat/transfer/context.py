@@ -44,6 +44,10 @@ class Budget(Protocol):
     async def take(self, size: int) -> None:
         """Wait until `size` bytes more may be held in memory."""
 
+    def take_spare(self, size: int) -> bool:
+        """Whether `size` bytes are taken now, since far more than that are free: they may be held while
+        waiting for something else."""
+
     def give(self, size: int) -> None: ...
 
 

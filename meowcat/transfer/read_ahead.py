@@ -1,11 +1,12 @@
 """Reading ahead: while some bytes of a source are in use, those after them are read."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
 
+from meowcat.core.values import SourceIdentity
 from meowcat.protocols.contract import Refused
 from meowcat.transfer.context import Budget
 from meowcat.transfer.digests import Hasher, Stopped
@@ -40,6 +41,12 @@ class Hold:
             raise Stopped
         self._held += size
 
+    def take_spare(self, size: int) -> bool:
+        """Take room that nobody is short of, if there is any; see `Budget.take_spare`."""
+        taken = not self.closed and self._budget.take_spare(size)
+        self._held += size if taken else 0
+        return taken
+
     def give(self, size: int) -> None:
         if not self.closed:
             self._held -= size
@@ -73,7 +80,9 @@ class ReadAhead:
 
     Args:
         hashers: fed with all bytes, in order.
-        last: awaited after the last byte was read, before it is handed out; also where there is none.
+        last: told what the source looked like after its last byte was read, before that is handed out; also
+            where there is none.
+        taken: whether the memory of the first step was taken already.
 
     Raises:
         Stopped: the hold is closed already.
@@ -88,7 +97,9 @@ class ReadAhead:
         stop: int,
         step: int,
         hashers: Sequence[Hasher] = (),
-        last: Callable[[], Awaitable[None]] | None = None,
+        last: Callable[[SourceIdentity], None] | None = None,
+        *,
+        taken: bool = False,
     ) -> None:
         self._source = source
         self._group = group
@@ -101,7 +112,7 @@ class ReadAhead:
         self._next: _Step | None = None
         if hold.closed:
             raise Stopped
-        self._begin(start)
+        self._begin(start, taken=taken)
 
     def __aiter__(self) -> Self:
         return self
@@ -128,16 +139,27 @@ class ReadAhead:
             self._begin(after)
         return step.blocks
 
-    def _begin(self, start: int) -> None:
-        self._next = _Step(start, min(self._step, self._stop - start))
-        self._group.start_soon(self._read, self._next)
+    async def drop(self) -> None:
+        """Read no further, and give back what was read ahead. Nothing was asked for yet."""
+        step, self._next = self._next, None
+        if step is not None:
+            await step.done.wait()
+            self._hold.give(step.size)
 
-    async def _read(self, step: _Step) -> None:
+    def _begin(self, start: int, *, taken: bool = False) -> None:
+        self._next = _Step(start, min(self._step, self._stop - start))
+        self._group.start_soon(self._read, self._next, taken)
+
+    async def _read(self, step: _Step, taken: bool) -> None:
         try:
-            await self._hold.take(step.size)
-            step.blocks = await self._source.read(step.start, step.size, self._hashers)
+            if not taken:
+                await self._hold.take(step.size)
+            where = step.start, step.size, self._hashers
             if step.start + step.size == self._stop and self._last is not None:
-                await self._last()
+                step.blocks, now = await self._source.read_last(*where)
+                self._last(now)
+            else:
+                step.blocks = await self._source.read(*where)
             step.error = None
         except (Refused, Stopped) as failure:
             step.error = failure

@@ -78,6 +78,8 @@ class SendOperation:
         """Something hints that the source was touched: it is proved before anything more is sent."""
         self._taken: set[int] = set()
         """Parts on their way."""
+        self._ahead: SourcePart | None = None
+        """The part that is sent next: its reading began, so that its bytes are there when its turn comes."""
         self._have: IntervalSet = NOTHING
         """Parts that the server has confirmed, recorded or not yet."""
         self._offset = 0
@@ -339,7 +341,12 @@ class SendOperation:
             Idle: nothing may be sent now. Refused: the source, or the session, is of no use any more.
         """
         async with self._reading() as self._reader, group() as self._group:
-            await self._hand_out()
+            try:
+                await self._hand_out()
+            finally:
+                if self._ahead is not None:
+                    self._ahead.close()
+                self._ahead = None
         if self._fatal is not None:
             raise Refused(self._fatal)
 
@@ -352,7 +359,8 @@ class SendOperation:
             while self._may_send and (index := self._next()) is not None:
                 self._taken.add(index)
                 self._busy += 1
-                self._group.start_soon(self._bring, index)
+                self._group.start_soon(self._bring, self._part(index))
+            self._read_ahead()
             if not self._busy and not self._suspect:
                 if self._next() is None:
                     return
@@ -376,29 +384,46 @@ class SendOperation:
                     return index
         return None
 
-    async def _bring(self, index: int) -> None:
+    def _part(self, index: int) -> SourcePart:
+        if self._ahead is not None and self._ahead.index == index:
+            part, self._ahead = self._ahead, None
+            return part
+        begin, stop = self._grid.span(index)
+        start = self._offset if begin < self._offset < stop else begin
+        return self._reader.part(index, begin, stop, start=start, expected=self._digests.get(index))
+
+    def _read_ahead(self) -> None:
+        """Begin to read what is sent next, while all connections are busy. Where a checksum goes first, the
+        whole part would have to be read for that."""
+        if self._ahead is not None or self._suspect or not self._may_go_on:
+            return
+        if self._able.part_checksum is not None:
+            return
+        if (index := self._next()) is not None:
+            part = self._part(index)
+            if part.begin():
+                self._ahead = part
+
+    async def _bring(self, part: SourcePart) -> None:
         try:
-            await self._bring_part(index)
+            with part:
+                await self._bring_part(part)
         except (Refused, TransportFault) as failure:
             self._failed(failure.fault)
         finally:
             self._busy -= 1
-            self._taken.discard(index)
+            self._taken.discard(part.index)
             self._tell()
 
-    async def _bring_part(self, index: int) -> None:
-        begin, stop = self._grid.span(index)
+    async def _bring_part(self, part: SourcePart) -> None:
         await self._world.budget.acquire()
         try:
             if not self._may_go_on:
                 return
-            start = self._offset if begin < self._offset < stop else begin
-            expected = self._digests.get(index)
-            with self._reader.part(index, begin, stop, start=start, expected=expected) as part:
-                receipt = await self._protocol.send_part(self._session, part)
-                if part.digest is None:  # confirmed before its last bytes were asked for
-                    await part.checksum("blake3")
-                self._report_confirmed(part, receipt)
+            receipt = await self._protocol.send_part(self._session, part)
+            if part.digest is None:  # confirmed before its last bytes were asked for
+                await part.checksum("blake3")
+            self._report_confirmed(part, receipt)
         finally:
             self._world.budget.release()
 

@@ -21,9 +21,8 @@ from meowcat.transfer.sources import BLOCK, Opened, unmoved
 
 __all__ = ["SourcePart", "SourceReader", "next_chunk"]
 
-STEP = 2 << 20
-"""Bytes that are read and hashed in one trip to a worker thread: a trip costs some 100 us, and twice as much
-memory gains nothing."""
+STEP = 4 << 20
+"""Bytes that are read and hashed in one trip to a worker thread, which costs some 100 us."""
 
 KEPT = 16 << 20
 """The largest part, in bytes, that is kept in memory from its checksum to its body; larger ones are read
@@ -109,13 +108,25 @@ class SourcePart:
         self._hold = Hold(reader.budget)
         self._checksums: dict[str, str] = {}
         self._kept: list[bytes] | None = None
+        self._begun: ReadAhead | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept = None
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory it holds."""
+        self._kept = self._begun = None
         self._hold.close()
+
+    def begin(self) -> bool:
+        """Begin to read for `body` before it is asked for, if there is memory to spare; returns whether."""
+        if self.start != self._begin or not self._hold.take_spare(min(STEP, self.size)):
+            return False
+        self._begun = self._reading(blake3(), (), taken=True)
+        return True
 
     async def checksum(self, algorithm: str) -> str:
         """In hexadecimal, of what `body` yields; `algorithm` is one of `digests.new`.
@@ -124,6 +135,7 @@ class SourcePart:
             Refused: SOURCE_CHANGED where the bytes are not those of before; else as `Opened.read`.
         """
         if algorithm not in self._checksums:
+            await self._drop_begun()
             hasher = new(algorithm)
             if self._kept is None:
                 await self._read_for(hasher)
@@ -150,16 +162,33 @@ class SourcePart:
             return
         whole = await self._pass_over()
         await self._hold.take(self.size)
-        blocks = await self._reader.source.read(self.start, self.size, (whole, hasher))
-        await self._finish(whole)
+        blocks, now = await self._reader.source.read_last(self.start, self.size, (whole, hasher))
+        self._finish(whole, now)
         self._kept = blocks
 
     async def _stream(self, *hashers: Hasher) -> ReadAhead:
         """The bytes, read anew and fed to `hashers`; the last of them come only if all are right."""
-        reader, whole = self._reader, await self._pass_over()
-        last = partial(self._finish, whole)
-        hashers = (whole, *hashers)
-        return ReadAhead(reader.source, reader.group, self._hold, self.start, self._stop, STEP, hashers, last)
+        begun, self._begun = self._begun, None
+        return begun or self._reading(await self._pass_over(), hashers)
+
+    def _reading(self, whole: "blake3", hashers: Sequence[Hasher], *, taken: bool = False) -> ReadAhead:
+        return ReadAhead(
+            self._reader.source,
+            self._reader.group,
+            self._hold,
+            self.start,
+            self._stop,
+            STEP,
+            (whole, *hashers),
+            partial(self._finish, whole),
+            taken=taken,
+        )
+
+    async def _drop_begun(self) -> None:
+        """Give back what was read for a body that comes later: a checksum takes memory of its own."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            await begun.drop()
 
     async def _pass_over(self) -> "blake3":
         """A digest that has what of the piece lies before `start`: the server has that already."""
@@ -171,9 +200,10 @@ class SourcePart:
             self._hold.give(size)
         return whole
 
-    async def _finish(self, whole: "blake3") -> None:
-        """Look at the source only now: whatever happened before its last byte was read has to show."""
-        self.moved = self.moved or not unmoved(self._pinned, await self._reader.source.identity())
+    def _finish(self, whole: "blake3", now: SourceIdentity) -> None:
+        """Judge what was read. The source is looked at after its last byte only: whatever happened before has
+        to show."""
+        self.moved = self.moved or not unmoved(self._pinned, now)
         if self._expected not in (None, whole.digest()):
             raise self._refused(
                 FaultKind.SOURCE_CHANGED,

@@ -15,7 +15,6 @@ of the process; of `again` they include the opening of the journal.
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ import httpx
 from pyreqwest.client import ClientBuilder
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_uploads import MEMORY, Discarding, figures
+from bench_uploads import MEMORY, Discarding, figures, make_source
 
 import meowcat
 from meowcat.core.events import SourcePinned
@@ -151,9 +150,7 @@ def main():
         Discarding() as origin,
     ):
         file = Path(folder) / "source.bin"
-        with file.open("wb") as written:
-            for _ in range(0, options.size, MIB):
-                written.write(os.urandom(MIB))
+        make_source(file, options.size)
         for number in range(options.rounds):
             for name, runs in results.items():
                 journal = Path(folder) / f"{number}-{name.replace(' ', '')}.db"

@@ -121,6 +121,7 @@ class Given:
 
     def __init__(self, content):
         self.content = content
+        self.read_at = []
 
     def size(self):
         return len(self.content)
@@ -129,6 +130,7 @@ class Given:
         return "1"
 
     def read(self, offset, size):
+        self.read_at.append(offset)
         return self.content[offset : offset + size]
 
 
@@ -208,6 +210,24 @@ async def test_a_session_that_the_server_lost_is_begun_anew(tmp_path, file, cont
         await (await opened.submit(upload(file, shelf, connections=1))).result()
     assert shelf.objects[shelf.url][0] == content
     assert shelf.count("create") == 2
+
+
+async def test_the_next_part_is_read_while_one_is_sent_and_sent_after_it(tmp_path, content):
+    shelf = Shelf()
+    shelf.gates["send_part"] = anyio.Event()
+    shelf.fail["send_part"] = [fault()]
+    source = Given(content)
+    async with engine(tmp_path, sources={"row 7": source}) as opened:
+        task = await opened.submit(upload("row 7", shelf, origin="named", connections=1))
+        while PIECE not in source.read_at:
+            await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        assert 2 * PIECE not in source.read_at, "one part is read ahead, not all"
+        assert shelf.count("send_part") == 1
+        shelf.gates["send_part"].set()
+        await task.result()
+    assert shelf.sent() == list(range(11)), "first the part that failed"
+    assert shelf.objects[shelf.url][0] == content
 
 
 async def test_a_pause_stops_and_a_resume_goes_on_where_it_was(tmp_path, file, content):

@@ -587,6 +587,71 @@ async def test_more_bodies_than_memory_for_them_all_come_to_their_end(place):
     await source.close()
 
 
+@pytest.mark.parametrize("size", [1, STEP, STEP + 1, 3 * STEP])
+async def test_a_part_whose_reading_began_ahead_has_the_same_bytes(place, size):
+    content = Random(5).randbytes(size)
+    source = await opened(place, content)
+    async with Reading(source) as reader:
+        with reader.part(0, 0, size) as part:
+            assert part.begin()
+            await anyio.wait_all_tasks_blocked()
+            assert await joined(part) == content
+            assert part.digest == blake3(content).digest()
+            assert await joined(part) == content, "a second body reads it again"
+    await source.close()
+
+
+async def test_a_part_whose_reading_began_ahead_notices_a_change(place):
+    source = await opened(place, bytes(2 * STEP))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 2 * STEP, expected=blake3(b"others").digest()) as part:
+            assert part.begin()
+            got, fault = await until_refused(part.body())
+    assert (got, fault.kind) == (STEP, FaultKind.SOURCE_CHANGED)
+    await source.close()
+
+
+async def test_a_checksum_takes_no_memory_besides_what_was_read_ahead(place):
+    content = Random(6).randbytes(2 * STEP)
+    source = await opened(place, content)
+    async with Reading(source, memory=2 * STEP) as reader:
+        with reader.part(0, 0, len(content)) as part:
+            assert part.begin()
+            assert await part.checksum("blake3") == blake3(content).hexdigest()
+            assert await joined(part) == content
+    await source.close()
+
+
+async def test_what_is_read_ahead_and_never_sent_is_given_back(place):
+    source = await opened(place, bytes(3 * STEP))
+    async with Reading(source) as reader:
+        part = reader.part(0, 0, 3 * STEP)
+        assert part.begin()
+        part.close()
+    await source.close()
+
+
+async def test_nothing_is_read_ahead_of_a_part_that_the_server_has_the_beginning_of(place):
+    source = await opened(place, bytes(STEP))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, STEP, start=10) as part:
+            assert not part.begin()
+    await source.close()
+
+
+async def test_parts_that_wait_leave_half_of_the_memory_to_those_that_are_sent(place):
+    content = Random(4).randbytes(3 * STEP)
+    source = await opened(place, content)
+    async with Reading(source, memory=4 * STEP) as reader:
+        waiting = [reader.part(index, 0, len(content)) for index in range(5)]
+        assert [part.begin() for part in waiting] == [True, True, False, False, False]
+        with reader.part(5, 0, len(content)) as part:
+            assert await joined(part) == content
+        for part in waiting:
+            part.close()
+    await source.close()
+
+
 async def test_a_canceled_body_ends_and_gives_back_its_memory(place):
     source = await opened(place, bytes(3 * STEP))
     budget = Budget(8, 1)
