@@ -7,11 +7,14 @@ from meowcat.audit.settings import Audit
 from meowcat.config import Config
 from meowcat.core.errors import (
     AuditError,
+    BodyTooLarge,
     Code,
     ControlError,
     DuplicateTask,
     EngineClosed,
     EngineForked,
+    FetchFailed,
+    FetchQueueFull,
     InvalidArgument,
     InvalidSignature,
     InvalidTaskState,
@@ -57,6 +60,7 @@ from meowcat.protocols.form_upload import FormUpload
 from meowcat.protocols.presigned_settings import PresignedDownload, PresignedUpload
 from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
 from meowcat.protocols.s3 import S3
+from meowcat.runtime.fetches import Fetched
 from meowcat.runtime.listeners import Subscription
 from meowcat.sinks import Sink, callback
 from meowcat.task import Progress, Result, Task
@@ -71,6 +75,7 @@ __all__ = [
     "AccessKey",
     "Audit",
     "AuditError",
+    "BodyTooLarge",
     "Checksum",
     "Code",
     "Completion",
@@ -84,6 +89,9 @@ __all__ = [
     "EngineForked",
     "Fault",
     "FaultKind",
+    "FetchFailed",
+    "FetchQueueFull",
+    "Fetched",
     "FormUpload",
     "InvalidArgument",
     "InvalidSignature",

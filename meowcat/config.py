@@ -23,6 +23,8 @@ class Config:
     max_downloads: int = 2
     """Downloads at work at once, 1 to 1024."""
     max_uploads: int = 2
+    max_fetches: int = 2
+    """Bodies that `Engine.fetch` takes at once, 1 to 64."""
     max_per_host: int | None = None
     """Tasks at work at once on one host (scheme, name and port); None = no bound of its own."""
     durability: Durability = "power"
@@ -54,9 +56,11 @@ class Config:
     max_requests: int = 256
     """Requests at once in the whole engine: 1 to 256."""
     max_in_flight: int = 512 * MIB
-    """Bytes of bodies held in memory in the whole engine, at most 512 MiB."""
+    """Bytes of transfers' bodies held in memory in the whole engine, at most 512 MiB."""
     queue_capacity: int = 128
     """Commands that may wait at once: `submit` waits for room, `submit_nowait` raises QueueFull."""
+    fetch_capacity: int = 1024
+    """Calls of `Engine.fetch` that may be under way or wait at once: one more raises FetchQueueFull."""
     control: bool = True
     """Listen on a Unix socket beside the journal (mode 0600), where other processes of the same user can ask
     for a pause, a list and so on. Without effect on a journal that has no place for it."""
@@ -67,6 +71,7 @@ class Config:
     def __post_init__(self) -> None:
         self._within("max_downloads", 1, 1024)
         self._within("max_uploads", 1, 1024)
+        self._within("max_fetches", 1, 64)
         self._within("max_per_host", 1, 1024)
         self._within("connections", 1, 256)
         self._within("piece_size", 64 * KIB, 512 * MIB)
@@ -79,6 +84,7 @@ class Config:
         self._within("max_requests", 1, 256)
         self._within("max_in_flight", MIB, 512 * MIB)
         self._within("queue_capacity", 1, 1_000_000)
+        self._within("fetch_capacity", 1, 1_000_000)
         self._within("flush_bytes", MIB, 512 * MIB)
         self._within("flush_seconds", 0.001, 60)
         check_digest(self.digest)

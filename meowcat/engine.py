@@ -25,6 +25,7 @@ from meowcat.core.errors import (
     TaskNotFound,
     TaskQuarantined,
 )
+from meowcat.core.fetch_rules import USUAL_BYTES, USUAL_REDIRECTS, SmallGet
 from meowcat.core.info import Orphan, Snapshot, TaskInfo, info_of
 from meowcat.core.machine import ENDED, State, Trigger, may
 from meowcat.core.plans import DownloadPlan, UploadPlan
@@ -51,6 +52,7 @@ from meowcat.protocols.credentials import Credentials, Provider
 from meowcat.protocols.refreshers import Refresher, Refreshers
 from meowcat.protocols.registry import Protocols
 from meowcat.runtime.auditing import EXPORT, Auditor
+from meowcat.runtime.fetches import Fetched
 from meowcat.runtime.forks import refuse_fork, unsendable
 from meowcat.runtime.home import Home
 from meowcat.runtime.inside import refuse_inside_callback
@@ -286,6 +288,36 @@ class Engine:
             request = Upload(os.fspath(source), url, protocol, **options)
         task = await self.submit(request)
         return await task.result()
+
+    async def fetch(
+        self,
+        url: str,
+        *,
+        max_bytes: int = USUAL_BYTES,
+        headers: Mapping[str, str] | None = None,
+        max_redirects: int = USUAL_REDIRECTS,
+    ) -> Fetched:
+        """GET a small body into memory: a manifest, a plan, a list of what to download.
+
+        It is no task: nothing is recorded, `snapshot` and `drain` know nothing of it, and cancelling the
+        caller ends it. `Config.max_fetches` are at work at once. What another attempt may mend is tried again
+        after 300 and 800 ms, or when the server asks to come again, within 30 s.
+
+        Args:
+            url: http or https, without user or password.
+            max_bytes: 1 to 64 MiB. A body that says that it is larger is not read; one that says nothing is
+                left as soon as it is.
+            headers: of the caller's own; all of them are dropped where a redirect leads to another origin.
+            max_redirects: 0 to 10.
+
+        Raises:
+            FetchFailed: with `code` and `status`: an answer that is not 2xx, or a 304 that nobody asked for;
+                no answer; a redirect that must not be followed. BodyTooLarge: more than `max_bytes`.
+            FetchQueueFull: `Config.fetch_capacity` are under way or wait. InvalidArgument: out of bounds.
+            EngineClosed: the engine was closed before the body had come.
+        """
+        asked = SmallGet(url, max_bytes, headers or {}, max_redirects)
+        return await self._opened().fetches.fetch(asked)
 
     async def submit(self, request: Request, *, paused: bool = False) -> Task:
         """Record a transfer and put it in line; durable on return.

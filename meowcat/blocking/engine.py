@@ -16,6 +16,7 @@ from meowcat.blocking.calls import Blocking, awaited, called, iterated
 from meowcat.blocking.loop import LoopThread
 from meowcat.config import Config
 from meowcat.core.errors import EngineClosed
+from meowcat.core.fetch_rules import USUAL_BYTES, USUAL_REDIRECTS
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.transfers import ProtocolSpec
@@ -26,6 +27,7 @@ from meowcat.protocols.completions import Builder
 from meowcat.protocols.contract import DownloadProtocol, Settings, UploadProtocol
 from meowcat.protocols.credentials import Provider
 from meowcat.protocols.refreshers import Refresher
+from meowcat.runtime.fetches import Fetched
 from meowcat.runtime.forks import unsendable
 from meowcat.runtime.recovery import OnRestart
 from meowcat.runtime.world import Clock
@@ -239,6 +241,26 @@ class Engine(Blocking[AsyncEngine]):
             TimeoutError: it takes longer than `timeout` seconds; the task goes on.
         """
         return self._run(lambda: self._inner.upload(source, url, protocol=protocol, **options), timeout)
+
+    def fetch(
+        self,
+        url: str,
+        *,
+        max_bytes: int = USUAL_BYTES,
+        headers: Mapping[str, str] | None = None,
+        max_redirects: int = USUAL_REDIRECTS,
+        timeout: float | None = None,
+    ) -> Fetched:
+        """GET a small body into memory; as `meowcat.Engine.fetch`.
+
+        Raises:
+            FetchFailed, BodyTooLarge, FetchQueueFull, InvalidArgument, EngineClosed: as there.
+            TimeoutError: it takes longer than `timeout` seconds, and is given up.
+        """
+        return self._run(
+            lambda: self._inner.fetch(url, max_bytes=max_bytes, headers=headers, max_redirects=max_redirects),
+            timeout,
+        )
 
     submit = _handled(AsyncEngine.submit)
     submit_nowait = _handled(AsyncEngine.submit_nowait)

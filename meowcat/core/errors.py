@@ -44,7 +44,9 @@ class Code(IntEnum):
     DISK_FULL = 121
     LOCAL_FILE_REMOVED = 122
     BINARY_QUEUE_FULL = 123
+    """Too many bodies are being fetched into memory, or wait for it."""
     BINARY_TOO_LARGE = 124
+    """A body has more bytes than were to be taken into memory."""
     JOURNAL = 130
     JOURNAL_OWNED = 131
     JOURNAL_DAMAGED = 132
@@ -139,6 +141,29 @@ class QueueFull(MeowcatError):
     """No room for another command now: wait for it with `submit`, or try again later."""
 
     code = Code.QUEUE_FULL
+
+
+class FetchQueueFull(QueueFull):
+    """As many fetches as `Config.fetch_capacity` were accepted already and are not over."""
+
+    code = Code.BINARY_QUEUE_FULL
+
+
+class FetchFailed(MeowcatError):
+    """`Engine.fetch` has brought no body. `code` is the reason's number, `status` the HTTP status, where one
+    came."""
+
+    def __init__(self, message: str, *, code: Code | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        if code is not None:
+            self.code = code  # type: ignore[misc]  # a class constant, narrowed per failure on purpose
+
+
+class BodyTooLarge(FetchFailed):
+    """The body has more bytes than were to be taken into memory; none of it is kept."""
+
+    code = Code.BINARY_TOO_LARGE
 
 
 class InvalidTaskState(MeowcatError):

@@ -31,6 +31,7 @@ __all__ = [
     "judge",
     "range_header",
     "same_generation",
+    "status_fault",
     "strong_etag",
     "strong_last_modified",
 ]
@@ -120,7 +121,7 @@ def judge(asked: Asked, status: int, headers: Headers, now_ms: int | None = None
         return _wrong(FaultKind.REPLY, status, f"{error}")
     if status == _PRECONDITION_FAILED and asked.pinned is not None and condition_headers(asked.pinned):
         return Changed("the server says that the content is not the pinned one any more (412)")
-    return _judge_status(status, headers, now_ms)
+    return Wrong(status_fault(status, headers, now_ms))
 
 
 def _judge_whole(asked: Asked, headers: Headers) -> Verdict:
@@ -218,17 +219,17 @@ def _judge_unsatisfied(asked: Asked, headers: Headers) -> Verdict:
     )
 
 
-def _judge_status(status: int, headers: Headers, now_ms: int | None) -> Wrong:
+def status_fault(status: int, headers: Headers, now_ms: int | None) -> Fault:
+    """A status that brings no content, with what it means and how long it asks to wait."""
     wait = next(iter(fields.values(headers, "retry-after")), None)
     date = next(iter(fields.values(headers, "date")), None)
     detail = f"the server answered {status}: {_MEANINGS.get(status, 'expected 200 or 206')}"
-    fault = Fault(
+    return Fault(
         kind=FaultKind.STATUS,
         detail=detail,
         status=status,
         retry_after=parse_retry_after(wait, date, now_ms),
     )
-    return Wrong(fault)
 
 
 _MEANINGS = {

@@ -12,7 +12,7 @@ from msgspec import Struct
 from meowcat.core.values import Fault, FaultKind
 
 MAX_HOPS = 10
-"""Redirects followed for one request; the next one is a fault."""
+"""Redirects followed for one request unless it says otherwise; the next one is a fault."""
 
 FOLLOWED = frozenset({301, 302, 303, 307, 308})
 """300 and 304 to 306 name no single other place of the same content."""
@@ -51,15 +51,18 @@ def same_origin(one: str, other: str) -> bool:
     return _origin(urlsplit(one)) == _origin(urlsplit(other))
 
 
-def next_hop(location: str | None, current: str, visited: Collection[str]) -> Hop | Fault:
-    """Judge a redirect reply of `current`. `visited` has every URL asked so far, `current` included.
+def next_hop(
+    location: str | None, current: str, visited: Collection[str], most: int = MAX_HOPS
+) -> Hop | Fault:
+    """Judge a redirect reply of `current`. `visited` has every URL asked so far, `current` included; at most
+    `most` redirects are followed.
 
     Faults name origins only: paths and queries of redirects often hold signatures.
     """
     if not location:
         return Fault(kind=FaultKind.REPLY, detail="redirect without a Location; the server must name one")
-    if len(visited) > MAX_HOPS:
-        return _refused(f"more than {MAX_HOPS} redirects; the last one came from {shown(current)}")
+    if len(visited) > most:
+        return _refused(f"more than {most} redirects; the last one came from {shown(current)}")
     try:
         parts = urlsplit(urljoin(current, quote(location, safe=_LEGAL)))
         here, there = _origin(urlsplit(current)), _origin(parts)

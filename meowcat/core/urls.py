@@ -21,7 +21,17 @@ from urllib.parse import SplitResult, quote, unquote_plus, urlsplit
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.harmless import harmless_header, harmless_parameter, signature_parameter
 
-__all__ = ["HIDDEN", "check_url", "harmless_header", "host_of", "identity", "redact", "scrub", "seal_url"]
+__all__ = [
+    "HIDDEN",
+    "check_url",
+    "harmless_header",
+    "has_userinfo",
+    "host_of",
+    "identity",
+    "redact",
+    "scrub",
+    "seal_url",
+]
 
 HIDDEN = "***"
 """What stands in the place of a secret."""
@@ -49,6 +59,11 @@ def check_url(url: str) -> None:
         InvalidArgument: anything else; the message has the URL redacted.
     """
     _split(url)
+
+
+def has_userinfo(url: str) -> bool:
+    """Whether `url` has a user or a password before its host."""
+    return "@" in urlsplit(url).netloc
 
 
 def host_of(url: str) -> str:

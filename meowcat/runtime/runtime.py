@@ -43,6 +43,7 @@ from meowcat.runtime.auditing import Auditor
 from meowcat.runtime.bus import Bus
 from meowcat.runtime.delivery import Deliveries
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
+from meowcat.runtime.fetches import Fetches
 from meowcat.runtime.limits import Bucket, Budget, Throttle
 from meowcat.runtime.listeners import Listener, Listeners, Subscription
 from meowcat.runtime.orphans import orphans_of, stands
@@ -89,6 +90,7 @@ class Runtime:
         self.bus = Bus(clock.monotonic, Position(0))
         self.listeners = Listeners(self.bus, self)
         self.deliveries = Deliveries(self, clock, tasks)
+        self.fetches = Fetches(world, config.max_fetches, config.fetch_capacity)
         self.secrets: dict[TaskId, Secrets] = {}
         self.quarantined: dict[TaskId, str] = {}
         self._engine_bucket = self._bucket(config.limit_rate)
@@ -195,6 +197,7 @@ class Runtime:
     async def close(self) -> None:
         """Stop what runs, record that it was stopped in good order, and give the journal back."""
         with anyio.move_on_after(CLOSE_WITHIN, shield=True) as patience:
+            await self.fetches.close()
             await self._stop_operations()
         if patience.cancelled_caught:
             log.warning("closing: not everything ended within %.0f s", CLOSE_WITHIN)

@@ -7,7 +7,7 @@ answers 401, 403, 404 or 410 the way is asked for again from the original URL.
 
 from collections.abc import Mapping
 
-from meowcat.core.redirect_rules import STALE, Hop, is_redirect, next_hop
+from meowcat.core.redirect_rules import MAX_HOPS, STALE, Hop, is_redirect, next_hop
 from meowcat.core.values import Fault
 from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Transport, TransportFault
 
@@ -26,10 +26,17 @@ class Route:
     along everywhere.
     """
 
-    def __init__(self, transport: Transport, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        max_hops: int = MAX_HOPS,
+    ) -> None:
         self.transport = transport
         self.url = url
         self.headers = dict(headers or {})
+        self.max_hops = max_hops
         self.pinned: Hop | None = None
 
     def open(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> "Following":
@@ -38,12 +45,15 @@ class Route:
 
 
 def open_following(
-    transport: Transport, request: HttpRequest, caller_headers: Mapping[str, str] | None = None
+    transport: Transport,
+    request: HttpRequest,
+    caller_headers: Mapping[str, str] | None = None,
+    max_hops: int = MAX_HOPS,
 ) -> "Following":
     """Follow the redirects of one request, without remembering them. Bodies are not sent along: only GET and
     HEAD are followed, and other methods go through `Transport.send`.
     """
-    return Route(transport, request.url, caller_headers).open(request.method, request.headers)
+    return Route(transport, request.url, caller_headers, max_hops).open(request.method, request.headers)
 
 
 class Following:
@@ -81,7 +91,7 @@ class Following:
                 return reply
             try:
                 location = next((value for name, value in reply.headers if name.lower() == "location"), None)
-                verdict = next_hop(location, hop.url, visited)
+                verdict = next_hop(location, hop.url, visited, self._route.max_hops)
             finally:
                 await self._leave(reply)
             if isinstance(verdict, Fault):

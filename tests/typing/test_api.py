@@ -185,6 +185,19 @@ async def uploads() -> None:
     await engine.submit(meowcat.Download("s3://bucket/key", to="key", protocol=s3))
 
 
+async def small_bodies(engine: meowcat.Engine, blocking: meowcat.blocking.Engine) -> None:
+    fetched = await engine.fetch("https://host/list", max_bytes=1 << 20, headers={"A": "b"}, max_redirects=0)
+    assert_type(fetched, meowcat.Fetched)
+    assert_type(fetched.content, bytes)
+    assert_type(fetched.headers, Mapping[str, str])
+    assert_type(fetched.text(), str)
+    assert_type(blocking.fetch("https://host/list", timeout=1.5), meowcat.Fetched)
+    try:
+        await engine.fetch("https://host/list")
+    except meowcat.FetchFailed as failed:
+        assert_type(failed.status, int | None)
+
+
 async def a_handle(engine: meowcat.Engine) -> None:
     request = meowcat.Download(
         "https://host/big.iso",

@@ -9,7 +9,7 @@ from meowcat import blocking
 
 PAIRS = [(meowcat.Engine, blocking.Engine), (meowcat.Task, blocking.Task)]
 
-MAY_TIME_OUT = {"download", "drain", "result", "upload"}
+MAY_TIME_OUT = {"download", "drain", "fetch", "result", "upload"}
 """Calls that wait for long: they alone have one more parameter, `timeout`."""
 
 
