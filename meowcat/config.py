@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from meowcat.core.errors import InvalidArgument
-from meowcat.core.transfers import check_digest
+from meowcat.core.transfers import check_digest, check_header
 
 Durability = Literal["power", "process"]
 
@@ -41,6 +41,8 @@ class Config:
     digest: str | None = None
     """A digest to compute over each whole file, unless the task says otherwise: `sha256` or another that
     `Download.checksum` knows. None: none, but `sha256` where the engine has an `Audit`; `none`: none."""
+    accept: str | None = None
+    """The Accept header of downloads over plain HTTP, unless the task says otherwise; None is `*/*`."""
     limit_rate: int | None = None
     """For all tasks together."""
     connect_timeout: float = 10.0
@@ -88,6 +90,7 @@ class Config:
         self._within("flush_bytes", MIB, 512 * MIB)
         self._within("flush_seconds", 0.001, 60)
         check_digest(self.digest)
+        check_header("accept", self.accept or "*/*")
         if self.proxy is not None and not _is_proxy(self.proxy):
             raise InvalidArgument("proxy: expected a URL such as http://proxy.example:3128")
         if self.durability not in get_args(Durability):

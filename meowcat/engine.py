@@ -238,6 +238,11 @@ class Engine:
             refuse_inside_callback("Engine.close", self._runtime)
 
     @property
+    def closed(self) -> bool:
+        """Whether its closing has begun. A closed engine can't be opened again: make a new one."""
+        return self._closed
+
+    @property
     def _forked(self) -> bool:
         return self._pid not in (0, os.getpid())
 

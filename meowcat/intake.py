@@ -65,6 +65,7 @@ class Intake:
             piece_size=request.piece_size or config.piece_size,
             retries=config.retries if request.retries is None else request.retries,
             digest=self._digest_for(request),
+            accept=self._accept_for(request),
         )
         sealed, secrets = seal(request)
         return sealed, secrets, request.key or request.to
@@ -88,6 +89,10 @@ class Intake:
         sealed, secrets = seal(request)
         place = identity(url) if protocol.owns_url else f"{identity(url)} {request.source}"
         return sealed, secrets, request.key or place
+
+    def _accept_for(self, request: Download) -> str | None:
+        own = request.protocol is not None or any(name.lower() == "accept" for name in request.headers)
+        return request.accept or (None if own else self.config.accept)
 
     def _digest_for(self, request: Request) -> str | None:
         chosen = request.digest or self.config.digest or self.digest

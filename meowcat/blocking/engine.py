@@ -212,6 +212,11 @@ class Engine(Blocking[AsyncEngine]):
         if self._unclosed is not None:
             self._unclosed.detach()
 
+    @property
+    def closed(self) -> bool:
+        """Whether its closing has begun. A closed engine can't be opened again: make a new one."""
+        return self._inner.closed
+
     # Transfers
 
     def download(

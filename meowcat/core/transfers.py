@@ -143,7 +143,7 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     probe: Probe = "get"
     """How the size and validator are learned: by the first ranged GET, or by HEAD first."""
     accept: str | None = None
-    """The Accept header of range requests; `*/*` unless given."""
+    """The Accept header of requests over plain HTTP; `*/*` unless the `Config` says another."""
     total_size: int | None = None
     """The size in bytes where it is known: a server that says otherwise fails the task."""
     keep_encoding: bool = False
@@ -298,6 +298,7 @@ def _check_download(request: Download) -> None:
         raise InvalidArgument("to is empty: expected the path of the file to make")
     if request.checksum is not None:
         parse_checksum(request.checksum)
+    check_header("accept", request.accept or "*/*")
     check_digest(request.digest)
     if request.overwrite not in get_args(Overwrite):
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")

@@ -321,10 +321,26 @@ async def test_an_injected_client_is_used_as_it_is(tmp_path):
     assert server.requests[0].headers["x-team"] == "blue"
 
 
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({}, "a/engine"),
+        ({"accept": "a/task"}, "a/task"),
+        ({"headers": {"ACCEPT": "a/header"}}, "a/header"),
+    ],
+)
+async def test_what_is_accepted_is_said_by_the_task_or_else_by_the_settings(tmp_path, options, sent):
+    with RangeServer(Content(1000)) as server:
+        async with meowcat.Engine(config=config(accept="a/engine")) as engine:
+            await engine.download(server.url, tmp_path / "a", **options)
+    assert [seen.headers["accept"] for seen in server.requests] == [sent]
+
+
 async def test_a_closed_engine_refuses(tmp_path):
     engine = meowcat.Engine(tmp_path / "t.db")
     async with engine:
-        pass
+        assert not engine.closed
+    assert engine.closed
     with pytest.raises(meowcat.EngineClosed) as closed:
         await engine.submit(meowcat.Download("http://localhost/", "x"))
     assert closed.value.code == 107

@@ -206,6 +206,8 @@ def test_closing_ends_a_blocking_call_of_another_thread():
         thread = threading.Thread(target=call, args=(engine, server.url))
         thread.start()
         assert server.wait_for(lambda server: len(server.requests) == 1)
+        assert not engine.closed
         engine.close()
+        assert engine.closed
         thread.join()
     assert ended == [107]

@@ -46,6 +46,7 @@ async def every_argument_of_an_engine() -> None:
     async with httpx.AsyncClient() as client:
         engine = meowcat.Engine(Path("transfers.db"), config=config, on_restart=wanted, http_client=client)
         assert_type(engine.config, meowcat.Config)
+        assert_type(engine.closed, bool)
         assert_type(await engine.open(), meowcat.Engine)
         await engine.close()
     meowcat.Engine()

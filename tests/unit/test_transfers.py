@@ -96,6 +96,7 @@ def test_numbers_have_bounds_and_the_bounds_are_allowed(request_, field, least, 
         ({"total_size": -1}, "total_size -1"),
         ({"headers": {"a b": "c"}}, "header 'a b': expected a name"),
         ({"headers": {"": "c"}}, "header '': expected a name"),
+        ({"accept": "*/*\r\nInjected: secret"}, "header accept: its value has a line break"),
         ({"headers": {"x": "secret\r\nInjected: 1"}}, "header x: its value has a line break"),
     ],
 )
