@@ -103,8 +103,19 @@ def test_names_that_pages_use_exist(page):
 
 
 def test_every_error_code_is_documented_with_its_number():
-    documented = {name: int(number) for number, name, _ in codes()}
+    documented = {name: int(number) for number, name, *_ in codes()}
     assert documented == {code.name: code.value for code in meowcat.Code}
+
+
+def test_every_error_code_says_what_to_do():
+    assert [row[1] for row in codes() if len(row) != 4 or not row[3]] == []
+
+
+def test_a_code_that_nothing_raises_says_so():
+    sources = "".join(path.read_text("utf-8") for path in Path(meowcat.__file__).parent.rglob("*.py"))
+    raised = {code.name for code in meowcat.Code if f"Code.{code.name}" in sources}
+    said = {row[1] for row in codes() if "never raised" in row[2]}
+    assert said == {code.name for code in meowcat.Code} - raised - {"SUCCESS"}
 
 
 def codes():
