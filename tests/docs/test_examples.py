@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # where the harness is
+
+from form_harness import SCRIPT, FormServer
+
 from meowcat.journal.contract import Owner
 from meowcat.journal.lines import seal_line
 from meowcat.journal.locate import locate
@@ -19,6 +23,14 @@ SAYS = {
     "blocking.py": ["a.bin: 4,194,304 bytes, looked at several times", "4 tasks are Complete"],
     "resume_after_crash.py": ["killed with SIGKILL", "SHA-256 is right"],
     "selective_resume.py": ["a.bin: Complete", "b.bin: Paused", "c.bin: Complete"],
+    "local_http.py": ["uploaded 5,242,880 bytes as ", "downloaded 8,388,608 bytes"],
+    "paused_import.py": [
+        "requests so far: /list.json\n",
+        "to choose from: a.bin b.bin c.bin d.bin",
+        "a.bin: Paused, 0 bytes",
+        "b.bin: Complete, 2,097,152 bytes",
+        "asked for: /b.bin /d.bin /list.json",
+    ],
     "many_files.py": ["200 tasks are recorded", "200 files, 3,276,800 bytes"],
     "own_database.py": [
         "a.bin: Complete, 3,145,728 bytes, 0 failures",
@@ -70,6 +82,23 @@ def test_the_shortest_example_downloads_what_it_is_told(tmp_path):
     with RangeServer(content) as server:
         assert "1,048,576 bytes" in run("download.py", server.url, "file.bin", cwd=tmp_path)
     assert (tmp_path / "file.bin").read_bytes() == content.bytes()
+
+
+def test_the_http_example_goes_to_other_servers_where_it_is_told_so(tmp_path, monkeypatch):
+    with FormServer(tmp_path / "uploads") as uploads, RangeServer(Content(1 << 20)) as server:
+        monkeypatch.setenv("EXAMPLE_UPLOAD_URL", uploads.url)
+        monkeypatch.setenv("EXAMPLE_DOWNLOAD_URL", server.url)
+        printed = run("local_http.py", cwd=tmp_path)
+        (stored,) = (tmp_path / "uploads" / "files").iterdir()
+    assert stored.stat().st_size == 5 << 20
+    assert "downloaded 1,048,576 bytes" in printed
+
+
+def test_every_example_is_run():
+    with_arguments = {"download.py", "read_jsonl.py"}
+    by_tests_of_their_own = {SCRIPT.name, "verify_receipt.py"}
+    there = {path.name for path in EXAMPLES.glob("*.py")}
+    assert there == {*SAYS, *with_arguments, *by_tests_of_their_own}
 
 
 def journal_of_a_life(folder):
