@@ -86,7 +86,7 @@ class Fetches:
     async def close(self) -> None:
         """End all that are under way or wait, and return once they are over."""
         self._closed = True
-        for scope in self._accepted:
+        for scope in tuple(self._accepted):
             scope.cancel()
         while self._accepted:
             self._left = anyio.Event()

@@ -185,10 +185,11 @@ def test_it_blocks_for_those_who_want_that():
 
 def test_a_blocking_call_gives_up_after_its_timeout_and_frees_its_place():
     config = meowcat.Config(max_fetches=1, fetch_capacity=1)
-    server = RangeServer(CONTENT, script=[Trouble(before="stall")])
+    server = RangeServer(CONTENT, script=lambda _: Trouble(before="stall"))
     with server, meowcat.blocking.Engine(config=config) as engine:
         with pytest.raises(TimeoutError):
             engine.fetch(server.url, timeout=0.2)
+        server.script = ()
         assert engine.fetch(server.url).status == 200
 
 

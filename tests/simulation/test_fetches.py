@@ -2,6 +2,8 @@
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import meowcat
 from meowcat.testing.exchanges import Trouble
@@ -44,6 +46,22 @@ def test_the_third_failure_is_the_last_and_tells_its_status():
     error = refused(broken)
     assert (error.code, error.status) == (meowcat.Code.STATUS, 500)
     assert len(broken.server.requests) == 3
+
+
+@given(
+    size=st.integers(0, 150_000),
+    limit=st.integers(1, 150_000),
+    framing=st.sampled_from(["length", "chunked", "close"]),
+)
+def test_a_body_comes_whole_or_not_at_all(size, limit, framing):
+    made = world(lambda seen: Trouble(framing=framing))
+    content = made.server.serve(URL, size)
+    if size <= limit:
+        assert made.run(lambda world: fetch(world, max_bytes=limit)).content == content.bytes()
+    else:
+        with pytest.raises(meowcat.BodyTooLarge):
+            made.run(lambda world: fetch(world, max_bytes=limit))
+        assert made.server.requests[0].sent <= limit + 65_536
 
 
 def test_what_another_attempt_would_not_mend_is_not_asked_for_again():
