@@ -22,6 +22,8 @@ CAPABILITIES = """
 HTTP resumable upload
 HTTP resumable download
 In-memory upload source
+Aliyun OSS presigned upload/download
+Azure Blob SAS upload/download
 Provider-neutral presigned primitives
 Presigned plan validation
 Presigned completion/abort callbacks
@@ -219,7 +221,12 @@ STATUSES = {
 }
 
 FEATURES = """
+aliyun-oss-presigned
+azure-blob-sas
 presigned
+aliyun-oss
+azure-blob
+oss-providers
 all
 """
 
@@ -227,6 +234,18 @@ EXAMPLES = """
 examples/http_local_chunk_transfer.rs
 examples/restore_import_paused.rs
 examples/resume_after_restart.rs
+"""
+
+GUIDES = """
+Aliyun OSS presigned upload/download
+Azure Blob SAS upload/download
+Provider feature flags: direct vs presigned/SAS
+Default HTTP upload protocol contract
+Error codes reference
+Persistence and custom database integration
+Importing tasks in the paused state (selective restore)
+Resuming uploads and downloads after a process restart or crash
+Shutdown checklist
 """
 
 
@@ -248,6 +267,7 @@ SECTIONS = {
     "Status": list(STATUSES),
     "Features": names(FEATURES),
     "Examples": names(EXAMPLES),
+    "Guides": names(GUIDES),
 }
 
 
