@@ -13,7 +13,7 @@ from s3_harness import client_of
 
 from meowcat import S3, FormUpload
 from meowcat.protocols.form_upload import FormProtocol
-from meowcat.protocols.s3 import S3Upload, upload
+from meowcat.protocols.s3 import S3Upload
 from meowcat.testing.protocol_suite import ProtocolHarness, ProtocolSuite
 
 
@@ -117,4 +117,4 @@ class TestS3InParts(OnSeaweedFS):
 
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
-        monkeypatch.setattr(upload, "ONE_PUT", 1000)
+        monkeypatch.setattr(S3Upload, "one_put", 1000)

@@ -9,10 +9,11 @@ from meowcat.core.retry import classify as class_of
 from meowcat.core.sessions import Held, Receipt
 from meowcat.core.values import FaultKind
 from meowcat.protocols.contract import Refused
+from meowcat.protocols.objects.documents import Listed, listed_parts, newest, read_xml, uploads
 from meowcat.protocols.s3.address import Address
 from meowcat.protocols.s3.checksums import base64_of, composite_sha256, hex_of, whole_crc64nvme
 from meowcat.protocols.s3.client import sent_with
-from meowcat.protocols.s3.replies import Listed, classify, completion, listed_parts, newest, read_xml, uploads
+from meowcat.protocols.s3.replies import checksum_of, classify, completion
 from meowcat.protocols.wire import Reply
 from meowcat.transfer.digests import new
 
@@ -133,9 +134,11 @@ MD5 = "9e107d9d372bb6826bd81d3542a419d6"
 def test_a_list_of_parts():
     crc = "<ChecksumCRC64NVME>rosUhgp5mIg=</ChecksumCRC64NVME>"
     page = listed_parts(
-        parts_page((1, MD5, 5, "2026-01-02T03:04:05.678Z", crc), (3, f"{MD5}-2", 6, "", "")), md5=True
+        parts_page((1, MD5, 5, "2026-01-02T03:04:05.678Z", crc), (3, f"{MD5}-2", 6, "", "")),
+        checksum_of,
+        md5=True,
     )
-    assert page.parts == [
+    assert page.entries == [
         Listed(
             0,
             Held(size=5, receipt=Receipt(text=f'"{MD5}"', checksum="crc64nvme:ae8b14860a799888"), md5=MD5),
@@ -143,22 +146,22 @@ def test_a_list_of_parts():
         ),
         Listed(2, Held(size=6, receipt=Receipt(text=f'"{MD5}-2"')), 0),
     ]
-    assert page.marker == ""
+    assert page.after == []
 
 
 def test_an_etag_is_no_md5_where_the_server_encrypts_with_a_key():
-    assert listed_parts(parts_page((1, MD5, 5, "", "")), md5=False).parts[0].held.md5 is None
+    assert listed_parts(parts_page((1, MD5, 5, "", "")), checksum_of, md5=False).entries[0].held.md5 is None
 
 
 def test_a_list_that_goes_on_says_where():
     more = "<IsTruncated>true</IsTruncated><NextPartNumberMarker>7</NextPartNumberMarker>"
-    assert listed_parts(parts_page(more=more), md5=True).marker == "7"
+    assert listed_parts(parts_page(more=more), checksum_of, md5=True).after == [("part-number-marker", "7")]
 
 
 @pytest.mark.parametrize("body", [b"<Other/>", b"", b"<ListPartsResult><Part/></ListPartsResult>"])
 def test_a_list_that_makes_no_sense_is_refused(body):
     with pytest.raises(Refused) as refused:
-        listed_parts(Reply(200, [], body), md5=True)
+        listed_parts(Reply(200, [], body), checksum_of, md5=True)
     assert refused.value.fault.kind is FaultKind.REPLY
 
 
@@ -192,9 +195,9 @@ def test_uploads_are_those_of_exactly_this_key():
         "<Upload><Key>key</Key><UploadId>u1</UploadId><Initiated>2026-01-02T03:04:05Z</Initiated></Upload>"
         "<Upload><Key>key.more</Key><UploadId>u2</UploadId></Upload></ListMultipartUploadsResult>"
     )
-    found, after = uploads(Reply(200, [], body.encode()), "key")
-    assert [(each.id, each.begun) for each in found] == [("u1", 1767323045000)]
-    assert after == [("key-marker", "key.more"), ("upload-id-marker", "u2")]
+    page = uploads(Reply(200, [], body.encode()), "key")
+    assert [(each.id, each.begun) for each in page.entries] == [("u1", 1767323045000)]
+    assert page.after == [("key-marker", "key.more"), ("upload-id-marker", "u2")]
 
 
 def test_the_body_of_a_commit_has_the_parts_in_order_and_escapes_what_they_are_called():

@@ -1,146 +1,29 @@
-"""What S3 says: lists, results and errors, all of them small XML documents; and what they mean."""
+"""What S3 says of parts and of errors, and what it means."""
 
-import re
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from msgspec import Struct
-
-from meowcat.core.retry import parse_retry_after
-from meowcat.core.sessions import Held, Receipt
-from meowcat.core.urls import scrub
+from meowcat.core.sessions import Receipt
 from meowcat.core.values import Fault, FaultKind
-from meowcat.protocols.contract import Orphan, Refused
+from meowcat.protocols.objects.documents import error_of, text_of
+from meowcat.protocols.objects.meanings import Meaning, Meanings
 from meowcat.protocols.s3.address import Address
 from meowcat.protocols.s3.checksums import CHECKSUMS, hex_of
 from meowcat.protocols.wire import Reply
 
-__all__ = [
-    "Listed",
-    "Page",
-    "classify",
-    "completion",
-    "error_code",
-    "listed_parts",
-    "newest",
-    "read_xml",
-    "refusal",
-    "text_of",
-    "uploads",
-]
+__all__ = ["checksum_of", "classify", "completion"]
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-_SHOWN = 160
 
 
-def read_xml(body: bytes) -> ET.Element | None:
-    """The root of a document, its tags without their namespace; None where it is no such document.
-
-    A document with a DTD is none: entities are what makes XML dangerous, and S3 never sends one.
-    """
-    text = body.decode("utf-8", "replace").strip()
-    if not text.startswith("<") or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return None
-    try:
-        root = ET.fromstring(text)  # noqa: S314  # see above
-    except ET.ParseError:
-        return None
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-    return root
-
-
-def text_of(element: ET.Element | None, name: str) -> str:
-    found = None if element is None else element.findtext(name)
-    return (found or "").strip()
-
-
-# Lists
-
-
-class Listed(Struct, frozen=True):
-    """A part as a list has it."""
-
-    index: int
-    held: Held
-    modified: int
-    """Milliseconds since 1970 UTC; 0 where the server does not say."""
-
-
-class Page(Struct, frozen=True):
-    """One page of a list, and where the next one begins; no marker where it was the last one."""
-
-    parts: list[Listed]
-    marker: str
-
-
-def listed_parts(reply: Reply, *, md5: bool) -> Page:
-    """A page of ListParts.
-
-    Args:
-        reply: a 200.
-        md5: whether an ETag that looks like an MD5 is one: it is not where the server encrypts with a key.
-
-    Raises:
-        Refused: REPLY, where it is something else.
-    """
-    root = _document(reply, "ListPartsResult")
-    parts = [_listed(element, md5=md5) for element in root.findall("Part")]
-    more = text_of(root, "IsTruncated") == "true"
-    return Page(parts, text_of(root, "NextPartNumberMarker") if more else "")
-
-
-def _listed(element: ET.Element, *, md5: bool) -> Listed:
-    etag, number, size = (text_of(element, name) for name in ("ETag", "PartNumber", "Size"))
-    if not etag or not number.isdecimal() or not size.isdecimal() or int(number) < 1:
-        raise refusal(f"a list of parts has one without a number, a size or an ETag: {number[:20]!r}")
+def checksum_of(part: ET.Element) -> str | None:
+    """`algorithm:digits` of a part in a list; None where it has none that is known here."""
     checksum = None
     for algorithm, names in CHECKSUMS.items():
-        if value := text_of(element, names.element):
+        if value := text_of(part, names.element):
             checksum = f"{algorithm}:{hex_of(value)}"
-    like_md5 = _MD5.fullmatch(etag) if md5 else None
-    held = Held(
-        size=int(size), receipt=Receipt(text=etag, checksum=checksum), md5=like_md5[1] if like_md5 else None
-    )
-    return Listed(int(number) - 1, held, _instant(text_of(element, "LastModified")) or 0)
-
-
-def newest(parts: Iterator[Listed]) -> dict[int, Held]:
-    """Of a part that was sent again, and stands there twice, the newest.
-
-    Where two of one moment differ nobody can say which it is; neither counts, and the part is sent once more.
-    """
-    found: dict[int, Listed] = {}
-    doubtful: dict[int, int] = {}
-    for part in parts:
-        known = found.get(part.index)
-        if known is None or part.modified > known.modified:
-            found[part.index] = part
-        elif part.modified == known.modified and part.held.receipt.text != known.held.receipt.text:
-            doubtful[part.index] = part.modified
-    return {index: part.held for index, part in found.items() if doubtful.get(index) != part.modified}
-
-
-def uploads(reply: Reply, key: str) -> tuple[list[Orphan], list[tuple[str, str]]]:
-    """Of a page of ListMultipartUploads those of exactly `key`, and the query fields of the next page.
-
-    Raises:
-        Refused: REPLY, where it is something else.
-    """
-    root = _document(reply, "ListMultipartUploadsResult")
-    found = [
-        Orphan(id=text_of(element, "UploadId"), begun=_instant(text_of(element, "Initiated")))
-        for element in root.findall("Upload")
-        if element.findtext("Key") == key and text_of(element, "UploadId")
-    ]
-    if text_of(root, "IsTruncated") != "true":
-        return found, []
-    markers = [("key-marker", root.findtext("NextKeyMarker") or "")]
-    markers.append(("upload-id-marker", text_of(root, "NextUploadIdMarker")))
-    return found, [marker for marker in markers if marker[1]]
+    return checksum
 
 
 def completion(receipts: Mapping[int, Receipt], algorithm: str | None) -> bytes:
@@ -158,34 +41,6 @@ def completion(receipts: Mapping[int, Receipt], algorithm: str | None) -> bytes:
     return body.encode()
 
 
-def _document(reply: Reply, name: str) -> ET.Element:
-    root = read_xml(reply.body)
-    if root is None or root.tag != name:
-        raise refusal(f"expected a {name}; what came is no such document")
-    return root
-
-
-def _instant(text: str) -> int | None:
-    """Milliseconds since 1970 UTC of an ISO 8601 date."""
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        return None
-
-
-# Errors
-
-
-def error_code(reply: Reply) -> str:
-    """The code of the error in a reply's body; "" where there is none, as in each reply to a HEAD."""
-    root = read_xml(reply.body)
-    return text_of(root, "Code") if root is not None and root.tag == "Error" else ""
-
-
-def refusal(detail: str) -> Refused:
-    return Refused(Fault(kind=FaultKind.REPLY, detail=detail))
-
-
 _STALE = (
     "the session token of credential {credential!r} has run out: register a provider that brings fresh ones"
 )
@@ -197,7 +52,7 @@ _BUSY = "the server is busy; tried again later"
 _DAMAGED = "the server got other bytes than were sent: they were damaged on their way, and are sent again"
 _NO_CHECKSUM = "the server does not take this; if it is the checksum, set S3(checksum='md5') or 'none'"
 
-_MEANINGS: dict[str, tuple[FaultKind, int | None, str]] = {
+_BY_CODE: dict[str, Meaning] = {
     "AccessDenied": (
         FaultKind.STATUS,
         None,
@@ -272,8 +127,6 @@ _MEANINGS: dict[str, tuple[FaultKind, int | None, str]] = {
     "MetadataTooLarge": (FaultKind.STATUS, None, "names and values of S3(metadata=…) have more than 2 kB"),
     "KeyTooLongError": (FaultKind.STATUS, None, "the key is too long"),
 }
-"""By code: the kind, the status by which it is retried where that is not the reply's own (a 400
-RequestTimeout and a 409 OperationAborted may be, and a 200 can hold an error), and what it means."""
 
 _ELSEWHERE_CODES = frozenset(
     {
@@ -293,8 +146,7 @@ _BY_STATUS = {
     501: "NotImplemented",
     503: "SlowDown",
 }
-"""For replies without a body, such as those to a HEAD."""
-_OK = 200
+_MEANINGS = Meanings(_BY_CODE, _BY_STATUS, "x-amz-request-id")
 
 
 def classify(reply: Reply, doing: str, address: Address, credential: str, now: int) -> Fault:
@@ -307,27 +159,10 @@ def classify(reply: Reply, doing: str, address: Address, credential: str, now: i
         credential: the name of the credential.
         now: milliseconds since 1970 UTC.
     """
-    root = read_xml(reply.body)
-    root = root if root is not None and root.tag == "Error" else None
-    code = text_of(root, "Code") or _BY_STATUS.get(reply.status, "")
-    status = reply.status if reply.status != _OK else 500  # an error in a 200: the server failed half-way
-    kind, retried_as, meaning = _MEANINGS.get(code, (FaultKind.STATUS, None, ""))
-    text = meaning.format(credential=credential, bucket=address.bucket, endpoint=address.endpoint)
-    text = _elsewhere(reply, root, code) or text or _said(root)
-    request = reply.header("x-amz-request-id")
-    suffix = f" (request {request[:40]})" if request else ""
-    wait = parse_retry_after(reply.header("retry-after"), reply.header("date"), now)
-    return Fault(
-        kind=kind,
-        detail=f"{doing} {address.shown}: {reply.status} {code[:60]}: {text}{suffix}",
-        status=retried_as or status,
-        retry_after=wait,
-    )
-
-
-def _said(root: ET.Element | None) -> str:
-    """The server's own words, for what nobody has thought of."""
-    return " ".join(scrub(text_of(root, "Message")).split())[:_SHOWN] or "the server gave no reason"
+    error = error_of(reply)
+    words = {"credential": credential, "bucket": address.bucket, "endpoint": address.endpoint}
+    elsewhere = _elsewhere(reply, error, _MEANINGS.code(reply, error))
+    return _MEANINGS.fault(reply, error, f"{doing} {address.shown}", words, now, instead=elsewhere)
 
 
 def _elsewhere(reply: Reply, root: ET.Element | None, code: str) -> str:

@@ -1,18 +1,16 @@
 """What a user says of an S3 server and of an object there."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from msgspec import Struct, field
 
-from meowcat.core.errors import InvalidArgument
-from meowcat.core.transfers import ProtocolSpec, check_header
+from meowcat.core.transfers import ProtocolSpec
+from meowcat.protocols.objects.settings import MARK, check_choice, check_metadata, check_name, metadata_fields
 
-__all__ = ["MARKER", "META", "S3", "TAG"]
+__all__ = ["MARKER", "S3", "TAG"]
 
 TAG = "s3"
-META = "meta-"
-"""What the names of metadata begin with among the fields of a spec."""
-MARKER = "x-amz-meta-meowcat-task"
+MARKER = f"x-amz-meta-{MARK}"
 """The header that proves an object to be of one upload of one task."""
 
 Style = Literal["auto", "path", "virtual"]
@@ -57,20 +55,11 @@ class S3(Struct, frozen=True, kw_only=True):
             name: value for name, value in given.items() if value is not None
         }
         fields["credential"] = self.credential or ""
-        fields |= {META + name.lower(): value for name, value in self.metadata.items()}
-        return ProtocolSpec(TAG, 1, fields)
+        return ProtocolSpec(TAG, 1, fields | metadata_fields(self.metadata))
 
     def _check(self) -> None:
-        for name, allowed in (("style", get_args(Style)), ("checksum", get_args(Checking))):
-            if getattr(self, name) not in allowed:
-                raise InvalidArgument(f"{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        check_choice("style", self.style, Style)
+        check_choice("checksum", self.checksum, Checking)
         for name in ("region", "storage_class", "content_type", "version_id", "credential"):
-            value = getattr(self, name)
-            if value is not None and not (value and value.isascii() and value.isprintable()):
-                raise InvalidArgument(f"{name} {value!r}: expected a name in ASCII, without line breaks")
-        for name, value in self.metadata.items():
-            check_header(name, value)
-            if not (value.isascii() and value.isprintable()):
-                raise InvalidArgument(f"metadata {name!r}: expected a value in ASCII, without line breaks")
-            if MARKER.endswith(f"-meta-{name.lower()}"):
-                raise InvalidArgument(f"metadata {name!r}: the name is taken by meowcat's own mark")
+            check_name(name, getattr(self, name))
+        check_metadata(self.metadata)

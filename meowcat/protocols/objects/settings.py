@@ -1,0 +1,54 @@
+"""What settings of several providers have in common: names, choices, and metadata of objects."""
+
+from collections.abc import Mapping
+from typing import get_args
+
+from meowcat.core.errors import InvalidArgument
+from meowcat.core.transfers import check_header
+
+__all__ = ["MARK", "META", "check_choice", "check_metadata", "check_name", "metadata_fields"]
+
+META = "meta-"
+"""What the names of metadata begin with among the fields of a spec."""
+MARK = "meowcat-task"
+"""The name of the metadata that proves an object to be of one upload of one task."""
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """See that a value is one of a `Literal`.
+
+    Raises:
+        InvalidArgument: names all of them.
+    """
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise InvalidArgument(f"{name} {value!r}: expected one of {', '.join(allowed)}")
+
+
+def check_name(name: str, value: str | None) -> None:
+    """See that a value, where there is one, can stand in a header field.
+
+    Raises:
+        InvalidArgument: it is empty, or has what none may have.
+    """
+    if value is not None and not (value and value.isascii() and value.isprintable()):
+        raise InvalidArgument(f"{name} {value!r}: expected a name in ASCII, without line breaks")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """See that each name and value can be a header field, and none is meowcat's own.
+
+    Raises:
+        InvalidArgument: names the first that can't.
+    """
+    for name, value in metadata.items():
+        check_header(name, value)
+        if not (value.isascii() and value.isprintable()):
+            raise InvalidArgument(f"metadata {name!r}: expected a value in ASCII, without line breaks")
+        if name.lower() == MARK:
+            raise InvalidArgument(f"metadata {name!r}: the name is taken by meowcat's own mark")
+
+
+def metadata_fields(metadata: Mapping[str, str]) -> dict[str, str | int | bool]:
+    """As a spec has them."""
+    return {META + name.lower(): value for name, value in metadata.items()}
