@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from meowcat.protocols.credentials import AccessKey
-from meowcat.protocols.signing.sigv4 import EMPTY_SHA256, escaped_query, presign, sign
+from meowcat.protocols.signing.canonical import escaped_query
+from meowcat.protocols.signing.sigv4 import EMPTY_SHA256, presign, sign
 
 SUITE = AccessKey(id="AKIDEXAMPLE", secret="wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 S3 = AccessKey(id="AKIAIOSFODNN7EXAMPLE", secret="wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")

@@ -12,7 +12,7 @@ from msgspec import Struct
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import ProtocolSpec
 from meowcat.core.urls import check_url, redact
-from meowcat.protocols.signing.sigv4 import escaped, escaped_query
+from meowcat.protocols.signing.canonical import escaped, escaped_query
 
 __all__ = ["ObjectAddress", "check_key", "checked_endpoint", "decoded"]
 
