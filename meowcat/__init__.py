@@ -57,6 +57,7 @@ from meowcat.journal.logged import LoggedEvent
 from meowcat.protocols.completions import Completion
 from meowcat.protocols.credentials import AccessKey
 from meowcat.protocols.form_upload import FormUpload
+from meowcat.protocols.oss import AliyunOSS
 from meowcat.protocols.presigned_settings import PresignedDownload, PresignedUpload
 from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
 from meowcat.protocols.s3 import S3
@@ -73,6 +74,7 @@ logging.getLogger("meowcat").addHandler(logging.NullHandler())  # quiet unless t
 __all__ = [
     "S3",
     "AccessKey",
+    "AliyunOSS",
     "Audit",
     "AuditError",
     "BodyTooLarge",

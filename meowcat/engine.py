@@ -281,7 +281,8 @@ class Engine:
 
         `source` is the path of a file; the name of a registered source, with `origin="named"`; or bytes,
         known by `name=`, which after a restart have to be supplied. `url` is what the protocol takes; a
-        presigned plan says it. `protocol` is `FormUpload()`, `S3(…)`, `PresignedUpload(…)`, or a spec.
+        presigned plan says it. `protocol` is `FormUpload()`, `S3(…)`, `AliyunOSS(…)`, `PresignedUpload(…)`,
+        or a spec.
 
         Raises:
             TransferFailed, TransferCanceled: with `code`. And what `submit` raises.

@@ -92,7 +92,8 @@ class Order:
 @click.option(
     "--checksum",
     metavar="ALGORITHM:HEX",
-    help="What the content must have: sha256, sha512, sha1, md5, blake3, crc32c or crc64nvme. For one URL.",
+    help="What the content must have: sha256, sha512, sha1, md5, blake3, crc32c, crc64nvme or crc64xz. "
+    "For one URL.",
 )
 @click.option(
     "--digest",

@@ -14,7 +14,7 @@ _HEADERS = frozenset(
         "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range",
         "traceparent", "x-correlation-id", "x-request-id",
         "x-amz-acl", "x-amz-storage-class", "x-goog-storage-class", "x-ms-blob-type", "x-ms-version",
-        "x-oss-object-acl", "x-oss-storage-class",
+        "x-oss-forbid-overwrite", "x-oss-object-acl", "x-oss-storage-class",
     }
 )  # fmt: skip
 

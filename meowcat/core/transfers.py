@@ -28,6 +28,7 @@ DIGEST_LENGTHS = {
     "blake3": 64,
     "crc32c": 8,
     "crc64nvme": 16,
+    "crc64xz": 16,
 }
 """Known checksum algorithms and the length of their hexadecimal form."""
 
@@ -126,7 +127,8 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     to: str = ""
     """Where the finished file goes; its folder must exist. Nothing stands there before all is verified."""
     checksum: str | None = None
-    """`algorithm:hex` of the whole content: sha256, sha512, sha1, md5, blake3, crc32c or crc64nvme."""
+    """`algorithm:hex` of the whole content: sha256, sha512, sha1, md5, blake3, crc32c, crc64nvme or
+    crc64xz."""
     headers: dict[str, str] = field(default_factory=dict)
     connections: int | None = None
     """Requests at once, 1 to 256."""
@@ -158,7 +160,7 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     needs: tuple[str, ...] = ()
     """Set by `seal`: what was left out because it may be secret, by name (`header:authorization`)."""
     protocol: _Choosable = None  # type: ignore[assignment]  # a None like any other that it is given
-    """How the content is asked for; None is plain HTTP. Also settings such as `S3` or `PresignedDownload`."""
+    """How the content is asked for; None is plain HTTP. Also settings as `S3`, `AliyunOSS`."""
     plan: Any = None
     """A presigned plan, taken from the settings. Never stored."""
 
@@ -184,7 +186,7 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
     """The path of a file; or the name of a registered source, or of bytes that were handed in."""
     url: str
     protocol: _Chosen
-    """How the bytes are sent. Also settings such as `FormUpload`, `S3` or `PresignedUpload`."""
+    """How the bytes are sent. Also settings such as `FormUpload`, `S3` or `AliyunOSS`."""
     origin: Origin = "file"
     """What `source` is."""
     headers: dict[str, str] = field(default_factory=dict)

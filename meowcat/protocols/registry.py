@@ -9,14 +9,15 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import ProtocolSpec, Upload
 from meowcat.protocols.contract import DownloadProtocol, UploadProtocol
 from meowcat.protocols.form_upload import FormProtocol
+from meowcat.protocols.oss import OSSDownload, OSSUpload
 from meowcat.protocols.presigned import PresignedProtocol
 from meowcat.protocols.presigned_download import PresignedRange
 from meowcat.protocols.s3 import S3Download, S3Upload
 
 __all__ = ["Protocols", "download_needs_of", "download_protocol_of", "upload_needs_of", "upload_protocol_of"]
 
-UPLOADS: tuple[type[UploadProtocol], ...] = (FormProtocol, PresignedProtocol, S3Upload)
-DOWNLOADS: tuple[type[DownloadProtocol], ...] = (PresignedRange, S3Download)
+UPLOADS: tuple[type[UploadProtocol], ...] = (FormProtocol, PresignedProtocol, S3Upload, OSSUpload)
+DOWNLOADS: tuple[type[DownloadProtocol], ...] = (PresignedRange, S3Download, OSSDownload)
 """Those that come with meowcat, but for plain HTTP, which has no name."""
 
 Uploads = dict[str, type[UploadProtocol]]

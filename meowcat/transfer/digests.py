@@ -56,13 +56,12 @@ class _Crc32c:
         return f"{self._value:08x}"
 
 
-class _Crc64Nvme:
-    """CRC-64/NVME, most significant byte first, as S3 and Azure write it."""
+class _Crc64:
+    """A CRC of 64 bits, most significant byte first."""
 
-    _model = anycrc.Model("CRC64-NVME")
-
-    def __init__(self) -> None:
-        self._value: int = self._model.calc(b"")
+    def __init__(self, model: anycrc.CRC) -> None:
+        self._model = model
+        self._value: int = model.calc(b"")
 
     def update(self, data: Buffer, /) -> None:
         self._value = self._model.calc(data, self._value)
@@ -71,8 +70,12 @@ class _Crc64Nvme:
         return f"{self._value:016x}"
 
 
+_CRC64 = {"crc64nvme": anycrc.Model("CRC64-NVME"), "crc64xz": anycrc.Model("CRC64-XZ")}
+"""S3 and Azure have the first, OSS the second."""
+
+
 def new(algorithm: str) -> Hasher:
-    """An empty digest: sha256, sha512, sha1, md5, blake3, crc32c or crc64nvme.
+    """An empty digest: sha256, sha512, sha1, md5, blake3, crc32c, crc64nvme or crc64xz.
 
     Raises:
         InvalidArgument: another algorithm.
@@ -82,8 +85,8 @@ def new(algorithm: str) -> Hasher:
         return blake3()
     if algorithm == "crc32c":
         return _Crc32c()
-    if algorithm == "crc64nvme":
-        return _Crc64Nvme()
+    if algorithm in _CRC64:
+        return _Crc64(_CRC64[algorithm])
     if algorithm not in DIGEST_LENGTHS:
         known = ", ".join(DIGEST_LENGTHS)
         raise InvalidArgument(f"digest algorithm {algorithm!r}: expected one of {known}")

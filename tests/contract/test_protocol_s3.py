@@ -9,19 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
-from s3_harness import (
-    PART,
-    PATIENT,
-    client_of,
-    download_of,
-    fresh_key,
-    key_of,
-    sending,
-    stored,
-    tools_of,
-    uploads_at,
-    wall,
-)
+from objects_harness import PART, PATIENT, fresh_key, key_of, tools_of, wall
+from s3_harness import client_of, download_of, sending, stored, uploads_at
 
 from meowcat.core.http_rules import Asked, Partial, Whole, Wrong
 from meowcat.core.values import FaultKind

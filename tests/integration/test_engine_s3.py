@@ -9,7 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
 
-from s3_harness import PART, client_of, fresh_key
+from objects_harness import PART, fresh_key
+from s3_harness import client_of
 
 import meowcat
 from meowcat import State

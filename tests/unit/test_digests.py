@@ -19,9 +19,10 @@ from meowcat.transfer.files import PartFile
 TASK = "01JTASKAAAAAAAAAAAAAAAAAAA"
 
 KNOWN = {
-    # "123456789": the check values of both CRCs; the others by the coreutils and b3sum
+    # "123456789": the check values of the CRCs; the others by the coreutils and b3sum
     "crc32c": "e3069283",
     "crc64nvme": "ae8b14860a799888",
+    "crc64xz": "995dc9bbdf1939fa",
     "md5": "25f9e794323b453885f5181f1b624d0b",
     "sha1": "f7c3bc1d808e04732adf679965ccc34ca7ae3441",
     "sha256": "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",

@@ -6,15 +6,17 @@ no use.
 
 from types import TracebackType
 
-from meowcat.core.http_rules import Asked, Verdict, Wrong
+from msgspec.structs import replace
+
+from meowcat.core.http_rules import Asked, Partial, Verdict, Whole, Wrong
 from meowcat.core.transfers import ProtocolSpec
 from meowcat.core.values import Checksum
-from meowcat.protocols.contract import Asking, Tools
+from meowcat.protocols.contract import Asking
 from meowcat.protocols.credentials import Credential
 from meowcat.protocols.http_range import HttpAnswer, HttpRange
 from meowcat.protocols.objects.exchange import Signer, Trials, Unsigned, needs_of
 from meowcat.protocols.wire import Reply
-from meowcat.transport.contract import Chunk, Exchange, HttpReply, HttpRequest, Transport
+from meowcat.transport.contract import Chunk, Exchange, Headers, HttpReply, HttpRequest, Transport
 
 __all__ = ["SignedDownload"]
 
@@ -41,16 +43,21 @@ class SignedDownload(HttpRange):
 
     def ask(self, asked: Asked) -> Asking:
         asked = self._completed(asked)
-        return SignedAsking(self.signer, self.tools, self.object_url, self.sent | self._headers(asked), asked)
+        return SignedAsking(self, self.sent | self._headers(asked), asked)
+
+    def whole_digests(self, headers: Headers) -> tuple[Checksum, ...]:  # noqa: ARG002  # a default
+        """Digests of the whole object that the provider tells in words of its own, with any of its bytes."""
+        return ()
 
 
 class SignedAsking:
     """One signed GET or HEAD; sent once more where the server refused the clock or the credential."""
 
-    def __init__(self, signer: Signer, tools: Tools, url: str, headers: dict[str, str], asked: Asked) -> None:
-        self._signer = signer
-        self._tools = tools
-        self._unsigned = Unsigned(asked.method, url, headers)
+    def __init__(self, download: SignedDownload, headers: dict[str, str], asked: Asked) -> None:
+        self._download = download
+        self._signer = download.signer
+        self._tools = download.tools
+        self._unsigned = Unsigned(asked.method, download.object_url, headers)
         self._asked = asked
         self._exchange: Exchange | None = None
 
@@ -59,16 +66,23 @@ class SignedAsking:
         while True:
             reply, key = await self._send(self._tools.transport)
             if reply.status < _ERRORS or reply.status in _JUDGED:
-                return SignedAnswer(HttpAnswer(reply, self._asked, self._tools.wall()), None)
+                return self._judged(reply)
             try:
                 refusal = Reply(reply.status, reply.headers, await _beginning(reply))
                 if not await trials.again(refusal, self._asked.method, key):
-                    fault = self._signer.fault(refusal, "a range of")
-                    return SignedAnswer(HttpAnswer(reply, self._asked, self._tools.wall()), Wrong(fault))
+                    return self._judged(reply, Wrong(self._signer.fault(refusal, "a range of")))
             except BaseException:  # raised again: nobody else would leave the exchange
                 await self.__aexit__(None, None, None)
                 raise
             await self.__aexit__(None, None, None)
+
+    def _judged(self, reply: HttpReply, wrong: Wrong | None = None) -> "SignedAnswer":
+        answer = HttpAnswer(reply, self._asked, self._tools.wall())
+        verdict = wrong or answer.verdict
+        if isinstance(verdict, Partial | Whole):
+            told = verdict.generation.digests + self._download.whole_digests(reply.headers)
+            verdict = replace(verdict, generation=replace(verdict.generation, digests=told))
+        return SignedAnswer(answer, verdict)
 
     async def _send(self, transport: Transport) -> tuple[HttpReply, Credential | None]:
         url, headers, key = await self._signer.sign(self._unsigned)
@@ -86,11 +100,11 @@ class SignedAsking:
 
 
 class SignedAnswer:
-    """A reply, judged as any of HTTP's, but for the errors of which the provider says more."""
+    """A reply, judged as any of HTTP's, but for that of which the provider says more."""
 
-    def __init__(self, answer: HttpAnswer, wrong: Wrong | None) -> None:
+    def __init__(self, answer: HttpAnswer, verdict: Verdict) -> None:
         self._answer = answer
-        self.verdict: Verdict = wrong or answer.verdict
+        self.verdict = verdict
 
     @property
     def digest(self) -> Checksum | None:

@@ -28,6 +28,7 @@ from meowcat.protocols.contract import (
     UploadProtocol,
 )
 from meowcat.protocols.objects.address import ObjectAddress
+from meowcat.protocols.objects.checksums import combined_crc64
 from meowcat.protocols.objects.documents import (
     Listed,
     Marker,
@@ -73,6 +74,8 @@ class MultipartUpload(UploadProtocol):
     max_part: ClassVar[int] = 5 << 30
     max_size: ClassVar[int]
     max_parts: ClassVar[int] = 10_000
+    made_already: ClassVar[frozenset[str]] = frozenset({"NoSuchUpload"})
+    """Codes that a commit is answered with that was sent before, and whose reply was lost."""
 
     def __init__(self, job: Job, tools: Tools) -> None:
         super().__init__(job, tools)
@@ -308,6 +311,15 @@ class MultipartUpload(UploadProtocol):
         bounds = [*range(0, size, part), size] if part else []
         return [stop - start for start, stop in pairwise(bounds)] if len(bounds) == count + 1 else []
 
+    def _combined(self, algorithm: str, receipts: Mapping[int, Receipt]) -> str | None:
+        """The CRC of the whole, in hexadecimal, out of those of the parts; None where they do not tell."""
+        sizes = self._part_sizes(len(receipts))
+        given = [(receipts[index].checksum or "").partition(":") for index in sorted(receipts)]
+        if not sizes or any(name != algorithm or not digits for name, _, digits in given):
+            return self.job.digests.get(algorithm)
+        parts = [(digits, size) for (_, _, digits), size in zip(given, sizes, strict=True)]
+        return combined_crc64(algorithm, parts)
+
     async def _completed(
         self, session: Session, receipts: Mapping[int, Receipt], reply: Reply, root: ET.Element
     ) -> dict[str, str]:
@@ -334,7 +346,7 @@ class MultipartUpload(UploadProtocol):
                 f"{self._address.endpoint} answered the commit with 200, and neither result nor error"
             )
         code = error_code(reply)
-        if code == "NoSuchUpload":
+        if code in self.made_already:
             done = await self._committed(session)
             if done is not None:
                 return done

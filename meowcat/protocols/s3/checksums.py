@@ -11,12 +11,9 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 
-import anycrc
 from msgspec import Struct
 
-__all__ = ["CHECKSUMS", "Names", "base64_of", "composite_sha256", "hex_of", "whole_crc64nvme"]
-
-_CRC64NVME = anycrc.Model("CRC64-NVME")
+__all__ = ["CHECKSUMS", "Names", "base64_of", "composite_sha256", "hex_of"]
 
 
 class Names(Struct, frozen=True):
@@ -49,14 +46,6 @@ def hex_of(text: str) -> str:
         return base64.b64decode(text, validate=True).hex()
     except (binascii.Error, ValueError):
         return ""
-
-
-def whole_crc64nvme(parts: Sequence[tuple[str, int]]) -> str:
-    """The CRC-64/NVME, in hexadecimal, of parts whose own, in hexadecimal, and sizes in bytes are given."""
-    value = 0
-    for digits, size in parts:
-        value = _CRC64NVME.combine(value, int(digits, 16), size)
-    return f"{value:016x}"
 
 
 def composite_sha256(parts: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from meowcat.protocols.objects.documents import Listed, Page, error_code, listed
 from meowcat.protocols.objects.exchange import Signer
 from meowcat.protocols.objects.multipart import MultipartUpload
 from meowcat.protocols.s3.address import address_of, is_aws, resolve
-from meowcat.protocols.s3.checksums import CHECKSUMS, base64_of, composite_sha256, hex_of, whole_crc64nvme
+from meowcat.protocols.s3.checksums import CHECKSUMS, base64_of, composite_sha256, hex_of
 from meowcat.protocols.s3.client import PLACES, S3Signer
 from meowcat.protocols.s3.replies import checksum_of, completion
 from meowcat.protocols.s3.settings import TAG
@@ -97,14 +97,9 @@ class S3Upload(MultipartUpload):
         return headers, completion(receipts, session.capabilities.part_checksum)
 
     def _whole(self, session: Session, receipts: Mapping[int, Receipt]) -> str | None:
-        """The CRC-64/NVME of the whole, out of those of the parts; None where they do not tell."""
-        if session.capabilities.part_checksum != "crc64nvme":
-            return None
-        sizes = self._part_sizes(len(receipts))
-        given = [(receipts[index].checksum or "").partition(":") for index in sorted(receipts)]
-        if not sizes or any(name != "crc64nvme" or not digits for name, _, digits in given):
-            return self.job.digests.get("crc64nvme")
-        return whole_crc64nvme([(digits, size) for (_, _, digits), size in zip(given, sizes, strict=True)])
+        """The CRC-64/NVME of the whole, where the parts have theirs."""
+        named = session.capabilities.part_checksum == "crc64nvme"
+        return self._combined("crc64nvme", receipts) if named else None
 
     def _covers(
         self,
