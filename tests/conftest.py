@@ -1,13 +1,18 @@
 """What all tests share: how a missing server program is treated, and that examples may take their time."""
 
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from meowcat.testing.s3_servers import RcloneS3, SeaweedFS
 from meowcat.testing.servers import Caddy, Nginx, ServerMissing
+
+sys.path.insert(0, str(Path(__file__).parent / "servers"))  # importlib mode imports no neighbours by itself
+from oss_server import OSSServer
 
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,4 +49,12 @@ def rclone(tmp_path_factory):
     """As `seaweedfs`."""
     _require("rclone")
     with RcloneS3(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oss(tmp_path_factory):
+    """A stand-in for Aliyun OSS. One for all tests of a process, as `seaweedfs`; whoever stops it, or turns
+    its clock, starts one of their own."""
+    with OSSServer(tmp_path_factory.mktemp("oss")) as server:
         yield server
