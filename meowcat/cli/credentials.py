@@ -16,14 +16,28 @@ import platformdirs
 from meowcat.core.errors import InvalidArgument
 from meowcat.protocols.credentials import AccessKey
 
-__all__ = ["DEFAULT", "FILE_VARIABLE", "credential_named", "credentials_file"]
+__all__ = ["ALIYUN", "DEFAULT", "FILE_VARIABLE", "credential_named", "credentials_file"]
 
 FILE_VARIABLE = "MEOWCAT_CREDENTIALS"
 """Names another file."""
 DEFAULT = "default"
 """This name, and `env`, are those of the variables that all tools for S3 know."""
+ALIYUN = "aliyun"
+"""This one is that of the variables that all tools for Aliyun know."""
 _FIELDS = ("access_key_id", "secret_access_key", "session_token")
 _NEEDED = _FIELDS[:2]
+
+_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_KNOWN = {
+    DEFAULT: (_AWS,),
+    "env": (_AWS,),
+    ALIYUN: (
+        ("ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_SECURITY_TOKEN"),
+        ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN"),
+    ),
+}
+"""Variables by the names that they stand for, in the order of the fields; several sets, the first that is
+there counts."""
 
 
 def credentials_file() -> Path:
@@ -41,27 +55,27 @@ def credential_named(name: str) -> AccessKey:
     """
     found = _of_environment(name) or _of_file(name)
     if found is None:
-        prefix = _prefix(name)
+        key, secret, _ = _variables(name)[0]
         raise InvalidArgument(
-            f"credential {name!r}: none is there; set {prefix}ACCESS_KEY_ID and {prefix}SECRET_ACCESS_KEY, "
+            f"credential {name!r}: none is there; set {key} and {secret}, "
             f"or add [{name}] with access_key_id and secret_access_key to {credentials_file()}"
         )
     return found
 
 
-def _prefix(name: str) -> str:
-    """What its variables' names begin with."""
-    if name in (DEFAULT, "env"):
-        return "AWS_"
-    return f"MEOWCAT_CREDENTIAL_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_"
+def _variables(name: str) -> tuple[tuple[str, ...], ...]:
+    """The sets of variables in which it is looked for."""
+    prefix = f"MEOWCAT_CREDENTIAL_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_"
+    return _KNOWN.get(name, (tuple(prefix + field.upper() for field in _FIELDS),))
 
 
 def _of_environment(name: str) -> AccessKey | None:
-    prefix = _prefix(name)
-    given = {field: os.environ.get(prefix + field.upper()) or None for field in _FIELDS}
-    if not any(given.values()):
-        return None
-    return _key(f"credential {name!r}: the environment's {prefix}", str.upper, given)
+    for variables in _variables(name):
+        spelled = dict(zip(_FIELDS, variables, strict=True))
+        given = {field: os.environ.get(variable) or None for field, variable in spelled.items()}
+        if any(given.values()):
+            return _key(f"credential {name!r}: the environment's ", spelled.__getitem__, given)
+    return None
 
 
 def _of_file(name: str) -> AccessKey | None:

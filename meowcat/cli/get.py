@@ -10,7 +10,7 @@ import click
 from meowcat.cli.display import Display, display_for
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import journal_of, make_folder
-from meowcat.cli.objects import DOWNLOAD_NAMES, download_options, refuse_given, settings_of
+from meowcat.cli.objects import DOWNLOAD_NAMES, EXAMPLES, download_options, refuse_given, taken_objects
 from meowcat.cli.options import (
     EngineOptions,
     engine_options,
@@ -116,7 +116,8 @@ def get(
 ) -> Exit:
     """Download each URL, verified, and resumable after kill -9.
 
-    URL is http(s)://…, or an object at a server that speaks S3: s3://BUCKET/KEY.
+    URL is http(s)://…, or an object: s3://BUCKET/KEY, of any server that speaks S3, or
+    oss://BUCKET/KEY.
     """
     order = _order(context, urls, options)
     display = display_for(as_json=as_json, quiet=quiet)
@@ -125,10 +126,10 @@ def get(
 
 def _order(context: click.Context, urls: tuple[str, ...], options: dict[str, Any]) -> Order:
     engine = taken(options)
-    objects = settings_of(options, DOWNLOAD_NAMES)
+    objects = taken_objects(options, DOWNLOAD_NAMES)
     wanted = wanted_of(urls, options.pop("output"), options.pop("input_file"), objects)
     if all(each.spec is None for each in wanted):
-        refuse_given(context, DOWNLOAD_NAMES, "s3://BUCKET/KEY")
+        refuse_given(context, DOWNLOAD_NAMES, EXAMPLES)
     if options["checksum"] is not None and len(wanted) > 1:
         raise click.UsageError("--checksum is for one URL")
     headers = headers_of(options.pop("header_lines"))
@@ -136,7 +137,7 @@ def _order(context: click.Context, urls: tuple[str, ...], options: dict[str, Any
     credentials: dict[str, Provider] = {}
     for each in wanted:
         if each.spec is not None and not paused:
-            credentials = required(each.spec)
+            credentials |= required(each.spec)
     journal = options.pop("journal")
     if journal is None:
         journal = str(journal_of((each.destination, each.identity) for each in wanted))

@@ -1,44 +1,93 @@
-"""`s3://bucket/key` on the command line: the options that say which server is meant, and what they make."""
+"""`s3://bucket/key` and its like on the command line: the options that say which server is meant, and what
+they make.
+"""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from meowcat.protocols.s3 import S3
+from meowcat.cli.credentials import ALIYUN, DEFAULT
+from meowcat.core.transfers import ProtocolSpec
+from meowcat.protocols.contract import DownloadProtocol
+from meowcat.protocols.oss import AliyunOSS, OSSDownload
+from meowcat.protocols.s3 import S3, S3Download
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SCHEME = "s3://"
+
+@dataclass(frozen=True)
+class Store:
+    """A kind of server that is named by a scheme of its own."""
+
+    scheme: str
+    settings: type[S3 | AliyunOSS]
+    """Its fields say which options it knows."""
+    download: type[DownloadProtocol]
+    credential: str
+    """Whose name is taken where none is given."""
+    variables: Mapping[str, tuple[str, ...]]
+    """Of the environment, by the field that they stand for."""
+
+    @property
+    def example(self) -> str:
+        return f"{self.scheme}BUCKET/KEY"
+
+
+STORES = (
+    Store(
+        "s3://",
+        S3,
+        S3Download,
+        DEFAULT,
+        {
+            "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+            "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+        },
+    ),
+    Store(
+        "oss://", AliyunOSS, OSSDownload, ALIYUN, {"endpoint": ("OSS_ENDPOINT",), "region": ("OSS_REGION",)}
+    ),
+)
+EXAMPLES = ", ".join(store.example for store in STORES)
 
 _SERVER = (
     click.option(
         "--endpoint",
         metavar="URL",
-        envvar=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        help="The server of s3:// URLs, as in https://host:9000. Default: AWS_ENDPOINT_URL, else AWS itself.",
+        help="The server of objects, as in https://host:9000. Default: AWS_ENDPOINT_URL or OSS_ENDPOINT, "
+        "else AWS, or Aliyun's of the region.",
     ),
     click.option(
         "--region",
         metavar="NAME",
-        envvar=("AWS_REGION", "AWS_DEFAULT_REGION"),
-        help="Its region. Default: AWS_REGION, else what the endpoint says, else us-east-1.",
+        help="Its region. Default: AWS_REGION or OSS_REGION, else what the endpoint says, else (of S3) "
+        "us-east-1.",
     ),
     click.option(
         "--credential",
         metavar="NAME",
-        default="default",
-        show_default=True,
-        help="The name of the key that signs: from the environment or credentials.toml, never journaled.",
+        help="The name of the key that signs: from the environment or credentials.toml, never journaled. "
+        f"Default: '{DEFAULT}', or '{ALIYUN}' for oss://.",
     ),
     click.option("--anonymous", is_flag=True, help="Sign nothing: for buckets that are open to everybody."),
     click.option(
         "--style",
-        type=click.Choice(["auto", "path", "virtual"]),
+        type=click.Choice(["auto", "path", "virtual", "cname"]),
         default="auto",
         show_default=True,
-        help="Where the bucket's name stands: in the path, or before the host.",
+        help="Where the bucket's name stands: in the path, before the host, or (of OSS) nowhere, where the "
+        "host is its own.",
+    ),
+    click.option(
+        "--additional-header",
+        "additional_headers",
+        multiple=True,
+        metavar="NAME",
+        help="Of OSS: a header that is signed, too, where a request has it; may be repeated.",
     ),
 )
 _DOWNLOAD = (
@@ -58,24 +107,24 @@ _UPLOAD = (
     click.option("--storage-class", metavar="CLASS", help="As in STANDARD_IA. Default: the server's."),
     click.option(
         "--part-checksum",
-        type=click.Choice(["auto", "crc64nvme", "sha256", "md5", "none"]),
+        type=click.Choice(["auto", "crc64nvme", "sha256", "crc64", "md5", "none"]),
         default="auto",
         show_default=True,
-        help="What the server compares each part with.",
+        help="What each part is compared with: at S3 all but crc64, at OSS crc64, md5 or none.",
     ),
 )
-_SERVER_NAMES = ("endpoint", "region", "credential", "anonymous", "style")
+_SERVER_NAMES = ("endpoint", "region", "credential", "anonymous", "style", "additional_headers")
 DOWNLOAD_NAMES = (*_SERVER_NAMES, "version_id")
 UPLOAD_NAMES = (*_SERVER_NAMES, "content_type", "metadata_pairs", "storage_class", "part_checksum")
 
 
 def download_options(command: Command) -> Command:
-    """Give a command the options of downloads from S3."""
+    """Give a command the options of downloads of objects."""
     return _with(command, (*_SERVER, *_DOWNLOAD))
 
 
 def upload_options(command: Command) -> Command:
-    """Give a command the options of uploads to S3."""
+    """Give a command the options of uploads of objects."""
     return _with(command, (*_SERVER, *_UPLOAD))
 
 
@@ -85,8 +134,9 @@ def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> 
     return command
 
 
-def is_object(url: str) -> bool:
-    return url.lower().startswith(SCHEME)
+def store_of(url: str) -> Store | None:
+    """Which kind of server a URL names; None where it is none of an object."""
+    return next((store for store in STORES if url.lower().startswith(store.scheme)), None)
 
 
 def refuse_given(context: click.Context, names: Sequence[str], what_for: str) -> None:
@@ -101,19 +151,46 @@ def refuse_given(context: click.Context, names: Sequence[str], what_for: str) ->
             raise click.UsageError(f"{parameter.opts[0]} is for {what_for}")
 
 
-def settings_of(options: dict[str, Any], names: Sequence[str]) -> S3:
-    """Take `names` out of a command's options, as settings.
+@dataclass(frozen=True)
+class Objects:
+    """What the options say of the server, and of the objects there."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def spec(self, store: Store) -> ProtocolSpec:
+        """As settings of that kind of server.
+
+        Raises:
+            click.UsageError: an option that means nothing there. InvalidArgument: a value that can't be
+                worked with.
+        """
+        fields = {name: value for name, value in self.given.items() if name != "anonymous"}
+        named = fields.get("credential") or store.credential
+        fields["credential"] = None if self.given.get("anonymous") else named
+        for name, variables in store.variables.items():
+            found = (os.environ.get(variable) for variable in variables)
+            fields[name] = fields.get(name) or next(filter(None, found), None)
+        for name in fields.keys() - set(store.settings.__struct_fields__):
+            if fields.pop(name):
+                raise click.UsageError(f"{_OPTIONS.get(name, name)} means nothing to {store.example}")
+        return store.settings(**fields).spec()
+
+
+_OPTIONS = {"additional_headers": "--additional-header"}
+"""As people know them, of those that only some servers have."""
+
+
+def taken_objects(options: dict[str, Any], names: Sequence[str]) -> Objects:
+    """Take `names` out of a command's options.
 
     Raises:
-        click.UsageError: metadata without a `=`. InvalidArgument: a value that can't be worked with.
+        click.UsageError: metadata without a `=`.
     """
     given = {name: options.pop(name) for name in names}
-    if given.pop("anonymous"):
-        given["credential"] = None
     if "metadata_pairs" in given:
         given["metadata"] = _pairs(given.pop("metadata_pairs"))
         given["checksum"] = given.pop("part_checksum")
-    return S3(**given)
+    return Objects(given)
 
 
 def _pairs(lines: Sequence[str]) -> dict[str, str]:

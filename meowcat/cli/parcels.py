@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from meowcat.cli.objects import SCHEME, is_object
+from meowcat.cli.objects import store_of
 from meowcat.core.events import Created, SourcePinned, Supplied
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
@@ -53,7 +53,7 @@ def parcels_of(files: Sequence[str], url: str, spec: ProtocolSpec) -> list[Parce
     parcels = []
     for file in files:
         source = _checked(file)
-        target = _object_url(url, source, several=len(files) > 1) if is_object(url) else url
+        target = _target(url, source, several=len(files) > 1)
         resolved, complete = protocol.resolve(target, spec, None)
         parcels.append(Parcel(source, resolved, complete))
     taken = Counter(each.place if protocol.owns_url else each.source for each in parcels)
@@ -84,11 +84,14 @@ def _checked(file: str) -> str:
     raise click.UsageError(f"{path}: there is no such file")
 
 
-def _object_url(url: str, source: str, *, several: bool) -> str:
+def _target(url: str, source: str, *, several: bool) -> str:
     """A bucket, or a key that ends with a slash, is a folder: the file's own name follows."""
-    bucket, _, key = url[len(SCHEME) :].partition("/")
+    store = store_of(url)
+    if store is None:
+        return url
+    bucket, _, key = url[len(store.scheme) :].partition("/")
     if not key or key.endswith("/"):
-        return f"{SCHEME}{bucket}/{key}{Path(source).name}"
+        return f"{store.scheme}{bucket}/{key}{Path(source).name}"
     if several:
         raise click.UsageError(f"{url}: for several files it has to be a bucket, or end with a slash")
     return url

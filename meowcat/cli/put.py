@@ -10,7 +10,7 @@ from meowcat.cli.completion import files as file_names
 from meowcat.cli.display import Display, display_for
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import journal_of, make_folder
-from meowcat.cli.objects import UPLOAD_NAMES, is_object, refuse_given, settings_of, upload_options
+from meowcat.cli.objects import EXAMPLES, UPLOAD_NAMES, refuse_given, store_of, taken_objects, upload_options
 from meowcat.cli.options import (
     EngineOptions,
     engine_options,
@@ -38,6 +38,7 @@ Examples:
   meowcat put big.iso https://host/upload --category isos -H @secret-headers.txt
   meowcat put big.iso s3://bucket/isos/big.iso --endpoint https://s3.host --credential prod
   meowcat put *.iso s3://bucket/isos/ --region eu-central-1 --storage-class STANDARD_IA
+  meowcat put big.iso oss://bucket/isos/ --region cn-hangzhou
 
 Run the same command again after a crash, a kill or Ctrl-C: it goes on where it was. A file that is unchanged,
 and whose object the server still has, is not sent again, unless --again says so.
@@ -122,7 +123,8 @@ def put(
     """Upload each FILE to URL, resumable after kill -9.
 
     URL is the address of a form upload, http(s)://…, which takes any number of files; or an object,
-    s3://BUCKET/KEY. A BUCKET alone, or a KEY with a slash at its end, is a folder for the files' own names.
+    s3://BUCKET/KEY or oss://BUCKET/KEY. A BUCKET alone, or a KEY with a slash at its end, is a folder for the
+    files' own names.
     """
     order = _order(context, files, url, options)
     display = display_for(as_json=as_json, quiet=quiet)
@@ -149,11 +151,11 @@ def _order(context: click.Context, files: Sequence[str], url: str, options: dict
 def _spec(context: click.Context, url: str, options: dict[str, Any]) -> ProtocolSpec:
     """How the URL is uploaded to, with the options that are for it, which are taken out of the others."""
     form = FormUpload(**{name: options.pop(name) for name in _FORM_NAMES})
-    objects = settings_of(options, UPLOAD_NAMES)
-    if is_object(url):
+    objects, store = taken_objects(options, UPLOAD_NAMES), store_of(url)
+    if store is not None:
         refuse_given(context, _FORM_NAMES, "form uploads, to http(s)://…")
-        return objects.spec()
-    refuse_given(context, UPLOAD_NAMES, "s3://BUCKET/KEY")
+        return objects.spec(store)
+    refuse_given(context, UPLOAD_NAMES, EXAMPLES)
     return form.spec()
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import anyio
 import click
 
-from meowcat.cli.objects import is_object
+from meowcat.cli.objects import Objects, Store, store_of
 from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.info import TaskInfo
 from meowcat.core.transfers import ProtocolSpec, parse_checksum
 from meowcat.core.urls import check_url, identity
-from meowcat.protocols.s3 import S3, S3Download
 from meowcat.transport.contract import HttpRequest, Transport, TransportFault
 from meowcat.transport.redirects import open_following
 
@@ -56,9 +55,9 @@ class Wanted:
 
 
 def wanted_of(
-    urls: Sequence[str], output: str | None, input_file: str | None, objects: S3 | None = None
+    urls: Sequence[str], output: str | None, input_file: str | None, objects: Objects | None = None
 ) -> list[Wanted]:
-    """All that a command line asks for. `objects` says how those of s3:// URLs are had.
+    """All that a command line asks for. `objects` says how objects are had.
 
     Raises:
         click.UsageError: nothing, or one path for several URLs. InvalidArgument: a URL that can't be had.
@@ -71,20 +70,22 @@ def wanted_of(
     for url, path in listed:
         target = None if path is None else _absolute(base / path)
         wanted.append(Wanted(url, target.parent if target else base, target))
-    settings = objects or S3()
-    return [_resolved(each, settings) if is_object(each.url) else _checked(each) for each in wanted]
+    return [_reachable(each, objects or Objects()) for each in wanted]
 
 
-def _checked(wanted: Wanted) -> Wanted:
+def _reachable(wanted: Wanted, objects: Objects) -> Wanted:
+    store = store_of(wanted.url)
+    if store is not None:
+        return _resolved(wanted, store, objects)
     check_url(wanted.url)
     return wanted
 
 
-def _resolved(wanted: Wanted, settings: S3) -> Wanted:
+def _resolved(wanted: Wanted, store: Store, objects: Objects) -> Wanted:
     """An object is named by its key, whatever a server may say."""
     if wanted.url.endswith("/"):
-        raise click.UsageError(f"{wanted.url}: is a folder; expected an object, s3://BUCKET/KEY")
-    url, spec = S3Download.resolve(wanted.url, settings.spec(), None)
+        raise click.UsageError(f"{wanted.url}: is a folder; expected an object, {store.example}")
+    url, spec = store.download.resolve(wanted.url, objects.spec(store), None)
     path = wanted.path or wanted.folder / file_name(None, url)
     return Wanted(url, wanted.folder, path, spec)
 
@@ -133,7 +134,7 @@ def _listed(source: str) -> Iterable[tuple[str, str | None]]:
         if not words or words[0].startswith("#"):
             continue
         try:
-            if not is_object(words[0]):
+            if store_of(words[0]) is None:
                 check_url(words[0])
         except InvalidArgument as error:
             raise click.UsageError(f"--input {source}, line {number}: {error}") from error

@@ -20,7 +20,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
 
+
 from form_harness import FormServer
+from oss_server import OSSServer
 
 import meowcat
 from meowcat.testing.s3_servers import SeaweedFS
@@ -81,13 +83,24 @@ def s3(seaweedfs) -> str:
 
 
 @pytest.fixture(scope="module")
+def aliyun(oss) -> str:
+    """As `s3`."""
+    oss.ask("add_bucket", name="bucket")
+    return oss.origin
+
+
+@pytest.fixture(scope="module")
 def uploads(tmp_path_factory) -> Iterator[str]:
     """A server that takes uploads by forms at any path that ends as its own."""
     with FormServer(tmp_path_factory.mktemp("uploads")) as server:
         yield server.url.removesuffix("/upload")
 
 
-ON_DEMAND = {"https://s3.example": "s3", "https://uploads.example": "uploads"}
+ON_DEMAND = {
+    "https://s3.example": "s3",
+    "https://oss.example": "aliyun",
+    "https://uploads.example": "uploads",
+}
 """Hosts that are started for the pages that name them, by the fixture that does."""
 
 
@@ -106,6 +119,8 @@ def stage(request, hosts):
 def folder(tmp_path, monkeypatch, hosts):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", SeaweedFS.key.id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SeaweedFS.key.secret)
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", OSSServer.key.id)
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", OSSServer.key.secret)
     (tmp_path / "company-ca.pem").write_text(hosts["company-ca.pem"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

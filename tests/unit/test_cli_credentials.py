@@ -1,5 +1,7 @@
 """Where the command line finds the credentials whose names it is given."""
 
+import os
+
 import pytest
 
 from meowcat.cli.credentials import credential_named, credentials_file
@@ -9,8 +11,8 @@ from meowcat.protocols.credentials import AccessKey
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch, tmp_path):
-    for field in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
-        monkeypatch.delenv(f"AWS_{field}", raising=False)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "ALIBABA_", "OSS_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.delenv("MEOWCAT_CREDENTIALS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -51,6 +53,19 @@ def test_from_the_environment(monkeypatch, name, prefix):
     assert credential_named(name) == AccessKey(id="AK", secret="hidden")
     monkeypatch.setenv(f"{prefix}SESSION_TOKEN", "hidden-2")
     assert credential_named(name).token == "hidden-2"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "token"),
+    [("ALIBABA_CLOUD_", "ALIBABA_CLOUD_SECURITY_TOKEN"), ("OSS_", "OSS_SESSION_TOKEN")],
+)
+def test_what_all_tools_for_aliyun_know(monkeypatch, prefix, token):
+    assert "ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET" in refusal("aliyun")
+    monkeypatch.setenv(f"{prefix}ACCESS_KEY_ID", "AK")
+    assert f"{prefix}ACCESS_KEY_SECRET is missing" in refusal("aliyun")
+    monkeypatch.setenv(f"{prefix}ACCESS_KEY_SECRET", "hidden")
+    monkeypatch.setenv(token, "hidden-2")
+    assert credential_named("aliyun") == AccessKey(id="AK", secret="hidden", token="hidden-2")
 
 
 def test_from_the_file(file):

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from meowcat.cli import main, orphans
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import resume_command
+from meowcat.cli.objects import Objects
 from meowcat.cli.orphans import Left, orphan_object
 from meowcat.cli.parcels import parcels_of
 from meowcat.cli.signers import named_by, required, signers_named
@@ -33,7 +34,7 @@ FORM = "https://host/upload"
 def run(tmp_path, monkeypatch):
     """`run("put", "x.bin", URL)` in a folder with a file, a folder, and no credentials."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith(("AWS_", "MEOWCAT_"))]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "ALIBABA_", "OSS_", "MEOWCAT_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEOWCAT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MEOWCAT_CREDENTIALS", str(tmp_path / "credentials.toml"))
@@ -70,6 +71,12 @@ def test_the_commands_have_help_with_examples(run, command):
         (["x.bin", "s3://bucket/x", "--style", "odd"], "'odd' is not one of"),
         (["x.bin", "s3://bucket/x", "--credential", "prod"], "MEOWCAT_CREDENTIAL_PROD_ACCESS_KEY_ID"),
         (["x.bin", "s3://bucket/x"], "AWS_ACCESS_KEY_ID"),
+        (["x.bin", "s3://bucket/x", "--additional-header", "host"], "means nothing to s3://BUCKET/KEY"),
+        (["x.bin", "oss://bucket/x"], "in which region is the bucket?"),
+        (["x.bin", "oss://bucket/x", "--region", "cn-hangzhou"], "ALIBABA_CLOUD_ACCESS_KEY_SECRET"),
+        (["x.bin", "oss://bucket/x", "--part-checksum", "sha256"], "checksum 'sha256'"),
+        (["x.bin", "oss://bucket/x", "--category", "a"], "--category is for form uploads"),
+        (["x.bin", FORM, "--additional-header", "host"], "is for s3://BUCKET/KEY, oss://BUCKET/KEY"),
         (["x.bin", "sub/x.bin", "s3://bucket/x"], "for several files it has to be a bucket"),
         (["x.bin", "sub/x.bin", "s3://bucket/a/"], "more than one of the files would go there"),
         (["x.bin", "x.bin", FORM], "more than one of the files would go there"),
@@ -95,6 +102,8 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_no_journal(run, tmp_pa
         (["s3://bucket/a/"], "is a folder; expected an object"),
         (["s3://b/x"], "bucket 'b'"),
         (["s3://bucket/x"], "AWS_ACCESS_KEY_ID"),
+        (["oss://bucket/a/", "--region", "cn-hangzhou"], "expected an object, oss://BUCKET/KEY"),
+        (["oss://bucket/x", "--region", "cn-hangzhou"], "ALIBABA_CLOUD_ACCESS_KEY_ID"),
         (["https://host/x", "--version-id", "1"], "--version-id is for s3://BUCKET/KEY"),
         (["https://host/x", "--anonymous"], "--anonymous is for s3://BUCKET/KEY"),
     ],
@@ -118,6 +127,16 @@ def test_the_environment_names_the_server(run, monkeypatch):
     assert run("put", "x.bin", "s3://bucket/", "--paused").exit_code == 0
     (task,) = json.loads(run("ls", "--all", "--json").stdout)
     assert task["url"] == "https://s3.example/bucket/x.bin"
+
+
+def test_each_kind_of_server_has_variables_of_its_own(run, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.example")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("OSS_REGION", "cn-hangzhou")
+    result = run("put", "x.bin", "oss://bucket/isos/", "--additional-header", "host", "--paused")
+    assert result.exit_code == 0, result.stderr
+    (task,) = json.loads(run("ls", "--all", "--json").stdout)
+    assert task["url"] == "https://bucket.oss-cn-hangzhou.aliyuncs.com/isos/x.bin"
 
 
 def test_what_is_only_recorded_needs_no_credential(run):
@@ -150,7 +169,7 @@ def test_a_form_takes_files_of_the_same_name(run):
 
 def test_an_object_is_got_by_its_name_whatever_a_server_says(tmp_path):
     (tmp_path / "out").mkdir()
-    (wanted,) = wanted_of(["s3://bucket/a/b%20c?.iso"], f"{tmp_path}/out/", None, S3(style="path"))
+    (wanted,) = wanted_of(["s3://bucket/a/b%20c?.iso"], f"{tmp_path}/out/", None, Objects({"style": "path"}))
     assert wanted.path == tmp_path / "out" / "b%20c_.iso"
     assert wanted.mark is None
     assert wanted.spec.fields["key"] == "a/b%20c?.iso"
