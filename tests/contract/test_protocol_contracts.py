@@ -9,10 +9,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
 from form_harness import FormServer
-from s3_harness import client_of
+from object_servers import client_of
 
-from meowcat import S3, FormUpload
+from meowcat import S3, AliyunOSS, FormUpload
 from meowcat.protocols.form_upload import FormProtocol
+from meowcat.protocols.oss import OSSUpload
 from meowcat.protocols.s3 import S3Upload
 from meowcat.testing.protocol_suite import ProtocolHarness, ProtocolSuite
 
@@ -118,3 +119,72 @@ class TestS3InParts(OnSeaweedFS):
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
         monkeypatch.setattr(S3Upload, "one_put", 1000)
+
+
+class OSSHarness(ProtocolHarness):
+    protocol = OSSUpload
+    part_size = 100_000
+    server = None
+    checksum = "md5"
+    """So that the service itself compares each part."""
+
+    def __init__(self):
+        self.asked = set()
+
+    def _resolved(self, name):
+        self.asked.add(f"suite/{name}")
+        settings = AliyunOSS(endpoint=self.server.origin, region=self.server.region, checksum=self.checksum)
+        return OSSUpload.resolve(f"oss://{self.server.bucket}/suite/{name}", settings.spec(), None)
+
+    def url(self, name):
+        return self._resolved(name)[0]
+
+    def spec(self, name):
+        return self._resolved(name)[1]
+
+    def credentials(self):
+        return {"default": self.server.key}
+
+    async def content(self, name):
+        return await anyio.to_thread.run_sync(self.server.content, f"suite/{name}")
+
+    def _uploads(self):
+        return [id_ for key in self.asked for id_ in self.server.uploads(key)]
+
+    async def sessions(self):
+        return len(await anyio.to_thread.run_sync(self._uploads))
+
+    async def forget(self, session):
+        self.server.ask("abort", upload=session.id)
+
+
+class OnOSS(ProtocolSuite):
+    @pytest.fixture(autouse=True)
+    def server(self, oss):
+        OSSHarness.server = oss
+
+
+class TestOSSInOneRequest(OnOSS):
+    harness = OSSHarness
+
+
+class OSSHarnessOfParts(OSSHarness):
+    part_size = 100 << 10
+
+
+class OSSHarnessWithoutMD5(OSSHarnessOfParts):
+    checksum = "auto"
+
+
+class OnOSSInParts(OnOSS):
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(OSSUpload, "one_put", 1000)
+
+
+class TestOSSInParts(OnOSSInParts):
+    harness = OSSHarnessOfParts
+
+
+class TestOSSInPartsComparedHere(OnOSSInParts):
+    harness = OSSHarnessWithoutMD5
