@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neig
 sys.path.insert(0, str(Path(__file__).parent.parent / "contract"))
 
 from form_harness import FormServer
+from oss_server import OSSServer
 from proxy import Proxy
 
 from journal_adapters.sqlite import SQLiteJournal
@@ -145,6 +146,35 @@ class PresignedPlace(S3Place):
         return set()  # a plan has no list of parts
 
 
+class OSSPlace(Place):
+    listing = True
+
+    def __init__(self, proxy, server, **asked):
+        key = {"id": server.key.id, "secret": server.key.secret}
+        where = {"endpoint": proxy.origin, "region": server.region, "bucket": server.bucket}
+        super().__init__(proxy, **where, **key, **asked)
+        self.server = server
+        self.count = 0
+
+    def begin(self):
+        self.count += 1
+        self.asked["name"] = f"object-{self.count}"
+
+    def sessions(self):
+        return self.server.uploads()
+
+    def confirmed(self, task):
+        return set(self.server.parts(task.session.id))
+
+    def drop(self, sessions):
+        for each in sessions:
+            self.server.ask("abort", upload=each)
+
+    def object(self):
+        found = self.server.content(self.asked["name"])
+        return None if found is None else hashlib.sha256(found).hexdigest()
+
+
 class FormPlace(Place):
     listing = True
 
@@ -183,9 +213,13 @@ def place(protocol, folder):
     if protocol == "form":
         with FormServer(folder / "server") as server, Proxy(server.url.rsplit("/", 1)[0]) as proxy:
             yield FormPlace(proxy, folder / "server", protocol=protocol)
+        return
+    data = folder / "server"
+    data.mkdir()
+    if protocol == "oss":
+        with OSSServer(data) as server, Proxy(server.origin) as proxy:
+            yield OSSPlace(proxy, server, protocol=protocol)
     else:
-        data = folder / "server"
-        data.mkdir()
         with SeaweedFS(data) as server, Proxy(server.origin) as proxy:
             yield (S3Place if protocol == "s3" else PresignedPlace)(proxy, server, protocol=protocol)
 

@@ -11,7 +11,7 @@ import anyio
 import meowcat
 
 ASKED = json.loads(sys.argv[1])
-BUCKET, NAME = "bucket", "object"
+BUCKET, NAME = ASKED.get("bucket", "bucket"), ASKED.get("name", "object")
 
 
 def client():
@@ -61,12 +61,15 @@ def request():
     if ASKED["protocol"] == "s3":
         settings = meowcat.S3(endpoint=ASKED["endpoint"], style="path")
         return meowcat.Upload(ASKED["file"], f"s3://{BUCKET}/{NAME}", settings, **part)
+    if ASKED["protocol"] == "oss":
+        settings = meowcat.AliyunOSS(endpoint=ASKED["endpoint"], region=ASKED["region"])
+        return meowcat.Upload(ASKED["file"], f"oss://{BUCKET}/{NAME}", settings, **part)
     return meowcat.Upload(ASKED["file"], "", meowcat.PresignedUpload(plan=plan(), refresher="back end"))
 
 
 async def main():
     options = {}
-    if ASKED["protocol"] == "s3":
+    if ASKED["protocol"] in ("s3", "oss"):
         key = meowcat.AccessKey(id=ASKED["id"], secret=ASKED["secret"])
         options["credentials"] = {"default": key}
     if ASKED["protocol"] == "presigned":
