@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
+import alibabacloud_oss_v2 as oss_sdk
 import boto3
 import botocore.config
 import pytest
@@ -265,8 +266,10 @@ def test_a_source_that_changes_on_the_way_is_exit_code_1(shell, form):
 # Objects
 
 
-class Bucket:
+class S3Bucket:
     """A server that speaks S3, as its users see it."""
+
+    options = ()
 
     def __init__(self, server, prefix):
         self.server = server
@@ -283,20 +286,72 @@ class Bucket:
     def url(self, name=""):
         return f"s3://{self.server.bucket}/{self.prefix}{name}"
 
-    def read(self, name):
-        return self.client.get_object(Bucket=self.server.bucket, Key=self.prefix + name)["Body"].read()
+    def _named(self, name):
+        return {"Bucket": self.server.bucket, "Key": self.prefix + name}
 
-    def head(self, name):
-        return self.client.head_object(Bucket=self.server.bucket, Key=self.prefix + name)
+    def read(self, name):
+        return self.client.get_object(**self._named(name))["Body"].read()
+
+    def described(self, name):
+        """Its media type, and its metadata."""
+        head = self.client.head_object(**self._named(name))
+        return head["ContentType"], head["Metadata"]
+
+    def put(self, name, content):
+        self.client.put_object(**self._named(name), Body=content)
+
+    def begin(self, name):
+        return self.client.create_multipart_upload(**self._named(name))["UploadId"]
 
     def sessions(self):
         found = self.client.list_multipart_uploads(Bucket=self.server.bucket, Prefix=self.prefix)
         return [each["UploadId"] for each in found.get("Uploads", [])]
 
 
-@pytest.fixture
-def bucket(seaweedfs, tmp_path):
-    return Bucket(seaweedfs, f"{tmp_path.name}/")
+class OSSBucket:
+    """The stand-in for OSS, as the users of the official SDK see it."""
+
+    def __init__(self, server, prefix):
+        self.server = server
+        self.prefix = prefix
+        self.options = ("--region", server.region)
+        settings = oss_sdk.config.load_default()
+        settings.credentials_provider = oss_sdk.credentials.StaticCredentialsProvider(
+            server.key.id, server.key.secret
+        )
+        settings.region = server.region
+        settings.endpoint = server.origin
+        self.client = oss_sdk.Client(settings)
+
+    def url(self, name=""):
+        return f"oss://{self.server.bucket}/{self.prefix}{name}"
+
+    def _asked(self, request, name, **more):
+        return request(bucket=self.server.bucket, key=self.prefix + name, **more)
+
+    def read(self, name):
+        return self.client.get_object(self._asked(oss_sdk.GetObjectRequest, name)).body.read()
+
+    def described(self, name):
+        head = self.client.head_object(self._asked(oss_sdk.HeadObjectRequest, name))
+        return head.content_type, head.metadata
+
+    def put(self, name, content):
+        self.client.put_object(self._asked(oss_sdk.PutObjectRequest, name, body=content))
+
+    def begin(self, name):
+        asked = self._asked(oss_sdk.InitiateMultipartUploadRequest, name)
+        return self.client.initiate_multipart_upload(asked).upload_id
+
+    def sessions(self):
+        asked = oss_sdk.ListMultipartUploadsRequest(bucket=self.server.bucket, prefix=self.prefix)
+        return [each.upload_id for each in self.client.list_multipart_uploads(asked).uploads or ()]
+
+
+@pytest.fixture(params=["seaweedfs", "oss"])
+def bucket(request, tmp_path):
+    kind = OSSBucket if request.param == "oss" else S3Bucket
+    return kind(request.getfixturevalue(request.param), f"{tmp_path.name}/")
 
 
 @pytest.fixture
@@ -321,7 +376,7 @@ def without_key(shell):
 
 
 def signed(bucket):
-    return ["--endpoint", bucket.server.origin, "--credential", "prod"]
+    return ["--endpoint", bucket.server.origin, "--credential", "prod", *bucket.options]
 
 
 def test_an_object_is_put_and_got_back(keyed, bucket):
@@ -330,8 +385,8 @@ def test_an_object_is_put_and_got_back(keyed, bucket):
     done = keyed.run("put", "x.bin", bucket.url("sub/y.bin"), *signed(bucket), *metadata)
     assert done.returncode == 0, done.stderr
     assert bucket.read("sub/y.bin") == content
-    head = bucket.head("sub/y.bin")
-    assert (head["ContentType"], head["Metadata"]["origin"]) == ("application/x-iso", "tests")
+    media_type, kept = bucket.described("sub/y.bin")
+    assert (media_type, kept["origin"]) == ("application/x-iso", "tests")
     got = keyed.run("get", bucket.url("sub/y.bin"), *signed(bucket))
     assert got.returncode == 0, got.stderr
     assert (keyed.folder / "y.bin").read_bytes() == content
@@ -349,7 +404,7 @@ def test_files_go_into_a_folder_of_keys_under_their_own_names(keyed, bucket):
         assert bucket.read(f"folder/{Path(name).name}") == content
     again = keyed.run("put", *contents, bucket.url("folder/"), *signed(bucket))
     assert again.stderr.count("complete already") == 3
-    bucket.client.put_object(Bucket=bucket.server.bucket, Key=f"{bucket.prefix}folder/a", Body=b"somebody's")
+    bucket.put("folder/a", b"somebody's")
     third = keyed.run("put", *contents, bucket.url("folder/"), *signed(bucket))
     assert third.stderr.count("complete already") == 2
     assert bucket.read("folder/a") == b""
@@ -477,8 +532,7 @@ def test_the_owner_of_a_journal_is_asked_for_its_orphans(keyed, bucket, form):
 
 def test_sessions_of_others_are_never_touched(keyed, bucket):
     killed_in_the_middle(keyed, bucket)
-    key = f"{bucket.prefix}x.bin"
-    others = bucket.client.create_multipart_upload(Bucket=bucket.server.bucket, Key=key)["UploadId"]
+    others = bucket.begin("x.bin")
     assert keyed.run("cancel", "--all").returncode == 0
     assert keyed.run("orphans", "--abort").returncode == 0
     assert bucket.sessions() == [others]
