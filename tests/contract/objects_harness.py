@@ -135,8 +135,8 @@ def key_of(sent: Sending) -> str:
     return sent.url.split("/", 3)[3]
 
 
-def downloading(settings, url, tools) -> SignedDownload:
+def downloading(settings, url, tools, **options) -> SignedDownload:
     protocol = DOWNLOADS[type(settings)]
     found, spec = protocol.resolve(url, settings.spec(), None)
-    request = Download(found, to="/x", protocol=spec)
+    request = Download(found, to="/x", protocol=spec, **options)
     return protocol(DownloadJob(TASK, request, found, {}), tools)

@@ -108,8 +108,9 @@ class Store:
         mark = sent.session.facts["mark"]
         return reply(200, "", **{self.marker: mark, "Content-Length": str(size), "ETag": '"e"', **headers})
 
-    def downloading(self, script, tools=None, **more):
-        return downloading(self.settings(script, **more), f"{self.scheme}://bucket/key", tools or tools_of())
+    def downloading(self, script, tools=None, *, keep_encoding=False, **more):
+        url, settings = f"{self.scheme}://bucket/key", self.settings(script, **more)
+        return downloading(settings, url, tools or tools_of(), keep_encoding=keep_encoding)
 
 
 ON_S3 = Store("s3", "x-amz-", ("ExpiredToken", 400))

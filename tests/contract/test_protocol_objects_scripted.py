@@ -55,6 +55,15 @@ async def test_a_wrong_clock_is_put_right_once_and_remembered_for_the_server(scr
     assert script.seen[0].headers[f"{store.prefix}date"][9:11] == second[9:11]
 
 
+async def test_a_server_that_is_strict_and_says_so_corrects_a_clock_that_is_a_little_wrong(script, store):
+    tools = tools_of(clock=lambda: wall() - HOUR // 30)
+    script.answers(error("RequestTimeTooSkewed", 403), reply(body=CREATED))
+    await store.sending(script, tools=tools).prepare()
+    script.answers(error("AccessDenied", 403))
+    tools = tools_of(clock=lambda: wall() - HOUR // 30)
+    assert (await refused(store.sending(script, tools=tools).prepare())).status == 403
+
+
 async def test_a_clock_that_stays_wrong_is_an_error_and_no_endless_loop(script, store):
     sent = store.sending(script, tools=tools_of(clock=lambda: wall() - HOUR * len(script.seen)))
     script.answers(error("RequestTimeTooSkewed", 403), error("RequestTimeTooSkewed", 403))

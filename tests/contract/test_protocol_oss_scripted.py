@@ -159,6 +159,14 @@ async def test_a_download_has_the_checksum_of_the_whole(script):
     assert (await verdict_of(script, reply(206, "123", **told), checksum="none")).generation.digests == ()
 
 
+@pytest.mark.parametrize(("encoding", "count"), [("identity", 1), ("gzip", 0)])
+async def test_what_oss_compresses_on_the_way_is_not_compared_with_what_it_has(script, encoding, count):
+    told = {"Content-Encoding": encoding, "x-oss-hash-crc64ecma": "7"}
+    script.answers(reply(200, "123", **told))
+    async with ON_OSS.downloading(script, keep_encoding=True).ask(Asked(0, None, None)) as found:
+        assert len(found.verdict.generation.digests) == count
+
+
 async def test_a_range_is_signed_where_that_is_asked_for(script):
     tools = tools_of(clock=lambda: wall() - HOUR)
     part = reply(206, "123", Content_Range="bytes 0-2/9", ETag='"e"')
