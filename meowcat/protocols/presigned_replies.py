@@ -45,9 +45,13 @@ _MEANINGS: Final = {
     "BadDigest": "the content is not what the plan was signed for",
     "ContainerNotFound": "there is no such container; look at what the back end signs for",
     "EntityTooLarge": "a part is larger than the provider takes; let the back end cut smaller ones",
-    "EntityTooSmall": "a part is smaller than the provider takes (5 MiB at S3, but for the last); let the "
-    "back end cut larger ones",
+    "EntityTooSmall": "a part is smaller than the provider takes (5 MiB at S3, 100 KiB at OSS, but for the "
+    "last); let the back end cut larger ones",
+    "FileAlreadyExists": "there is an object already, which the plan forbids to replace",
     "InvalidAccessKeyId": "the back end signs with a key that the provider does not know",
+    "InvalidArgument": "something that the URL says is wrong, such as its region; look at what the back end "
+    "signs for",
+    "InvalidDigest": "the content has another MD5 than the plan's Content-MD5 says",
     "InvalidPartOrder": "the completion names the parts in another order; use the provider's own completion",
     "MalformedXML": "the completion is not what the provider takes; name the right one in the plan",
     "NoSuchBucket": "there is no such bucket; look at what the back end signs for",
@@ -79,7 +83,7 @@ def error_code(reply: Reply) -> str:
     named = reply.header("x-ms-error-code") or ""
     if named and named.isascii() and named.isalpha():
         return named
-    found = _CODE.search(reply.body[:LOOK])
+    found = _CODE.search(reply.error[:LOOK])
     return found[1].decode("ascii") if found else ""
 
 
@@ -97,7 +101,7 @@ def unauthorized(reply: Reply) -> bool:
 
 def says_expired(reply: Reply) -> bool:
     """Whether the reply says that the signature has run out."""
-    return reply.status in (400, 401, 403) and expiry_stands_in(reply.body[:LOOK])
+    return reply.status in (400, 401, 403) and expiry_stands_in(reply.error[:LOOK])
 
 
 def expiry_stands_in(body: bytes) -> bool:

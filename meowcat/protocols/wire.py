@@ -1,5 +1,7 @@
 """One short exchange: a request whose reply is read into memory, within a bound."""
 
+import base64
+
 import anyio
 from msgspec import Struct
 
@@ -29,6 +31,16 @@ class Reply(Struct, frozen=True):
         """The first field of that name, in any case."""
         name = name.lower()
         return next((value for each, value in self.headers if each.lower() == name), None)
+
+    @property
+    def error(self) -> bytes:
+        """What tells an error apart: the body; where OSS answers a HEAD, the same in a header, in Base64."""
+        if self.body:
+            return self.body
+        try:
+            return base64.b64decode(self.header("x-oss-err") or "", validate=True)
+        except ValueError:
+            return b""
 
     @property
     def text(self) -> str:

@@ -3,8 +3,6 @@
 https://www.alibabacloud.com/help/en/oss/user-guide/http-status-code
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
@@ -57,14 +55,8 @@ def completion(receipts: Mapping[int, Receipt]) -> bytes:
 
 
 def told_error(reply: Reply) -> ET.Element | None:
-    """The error in a reply's body; or in the header where OSS puts it, in base64, if there can be no body."""
-    if reply.body:
-        return error_of(reply)
-    try:
-        body = base64.b64decode(reply.header("x-oss-err") or "", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return error_of(Reply(reply.status, reply.headers, body))
+    """The error of a reply, also of one to a HEAD."""
+    return error_of(Reply(reply.status, reply.headers, reply.error))
 
 
 DAMAGED = "OSS got other bytes than were sent: they were damaged on their way, and are sent again"
