@@ -59,6 +59,7 @@ from meowcat.protocols.credentials import AccessKey
 from meowcat.protocols.form_upload import FormUpload
 from meowcat.protocols.oss import AliyunOSS
 from meowcat.protocols.presigned_settings import PresignedDownload, PresignedUpload
+from meowcat.protocols.presigner import Presigner
 from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
 from meowcat.protocols.s3 import S3
 from meowcat.runtime.fetches import Fetched
@@ -120,6 +121,7 @@ __all__ = [
     "PlanRequest",
     "PresignedDownload",
     "PresignedUpload",
+    "Presigner",
     "Progress",
     "ProtocolSpec",
     "QueueFull",

@@ -117,6 +117,10 @@ class OSSServer:
         how = {name: fields.pop(name) for name in ("after", "cut") if name in fields}
         self.ask("fail", where=fields, times=times, status=status, code=code, **how)
 
+    def mend(self) -> None:
+        """None of the faults that were ordered comes any more."""
+        self.ask("mend")
+
     def session(self, seconds: float, id: str = "STS.MEOWCATTEST") -> AccessKey:  # noqa: A002  # as AccessKey has it
         """Another key, with a token, that the server takes for so long."""
         expires = time.time_ns() // 1_000_000 + int(seconds * 1000)

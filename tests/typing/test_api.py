@@ -348,3 +348,12 @@ async def errors(task: meowcat.Task) -> None:
         assert_type(owned.owner, str)
     except meowcat.MeowcatError as error:
         assert_type(error.code, meowcat.Code)
+
+
+def plans_of_a_back_end(key: meowcat.AccessKey) -> None:
+    signs = meowcat.Presigner("oss://bucket/k", meowcat.AliyunOSS(region="cn-hangzhou"), key, expires=900)
+    assert_type(signs.begin(mark="order-7"), meowcat.PlanRequest)
+    assert_type(signs.upload_id(b""), str)
+    assert_type(signs.upload_plan(7, "id", part_size=1 << 20, mark="order-7"), meowcat.UploadPlan)
+    assert_type(signs.download_plan(7), meowcat.DownloadPlan)
+    meowcat.Presigner("s3://bucket/k", meowcat.S3(), key)

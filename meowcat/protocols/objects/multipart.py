@@ -43,7 +43,7 @@ from meowcat.protocols.objects.documents import (
 )
 from meowcat.protocols.objects.exchange import Client, Signer, needs_of, whole
 from meowcat.protocols.objects.headers import Placement
-from meowcat.protocols.objects.settings import MARK, META
+from meowcat.protocols.objects.settings import MARK, object_headers
 from meowcat.protocols.wire import Reply
 
 __all__ = ["MultipartUpload"]
@@ -204,19 +204,7 @@ class MultipartUpload(UploadProtocol):
         return Session(id=upload, capabilities=capabilities, facts={_MARK: mark} | (facts or {}))
 
     def _object_headers(self, mark: str) -> dict[str, str]:
-        """What the object is to have, by its settings."""
-        fields = self.job.spec.fields
-        headers = {self._marker: mark}
-        named = (("content_type", "content-type"), ("storage_class", f"{self.prefix}storage-class"))
-        for name, header in named:
-            if name in fields:
-                headers[header] = str(fields[name])
-        metadata = {
-            f"{self.prefix}meta-{name.removeprefix(META)}": str(value)
-            for name, value in fields.items()
-            if name.startswith(META)
-        }
-        return headers | metadata
+        return {self._marker: mark} | object_headers(self.job.spec.fields, self.prefix)
 
     async def _resume(self, session: Session) -> Prepared:
         """What the server has; the object itself, where the upload is gone because it was committed."""

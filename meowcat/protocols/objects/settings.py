@@ -6,7 +6,15 @@ from typing import get_args
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import check_header
 
-__all__ = ["MARK", "META", "check_choice", "check_metadata", "check_name", "metadata_fields"]
+__all__ = [
+    "MARK",
+    "META",
+    "check_choice",
+    "check_metadata",
+    "check_name",
+    "metadata_fields",
+    "object_headers",
+]
 
 META = "meta-"
 """What the names of metadata begin with among the fields of a spec."""
@@ -52,3 +60,20 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 def metadata_fields(metadata: Mapping[str, str]) -> dict[str, str | int | bool]:
     """As a spec has them."""
     return {META + name.lower(): value for name, value in metadata.items()}
+
+
+def object_headers(fields: Mapping[str, str | int | bool], prefix: str) -> dict[str, str]:
+    """The headers that say what an object is to have.
+
+    Args:
+        fields: of a spec.
+        prefix: what the names of the provider's headers begin with: `x-amz-`.
+    """
+    named = (("content_type", "content-type"), ("storage_class", f"{prefix}storage-class"))
+    headers = {header: str(fields[name]) for name, header in named if name in fields}
+    metadata = {
+        f"{prefix}meta-{name.removeprefix(META)}": str(value)
+        for name, value in fields.items()
+        if name.startswith(META)
+    }
+    return headers | metadata
