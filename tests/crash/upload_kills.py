@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
+import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -26,6 +27,7 @@ from oss_server import OSSServer
 from proxy import Proxy
 
 from journal_adapters.sqlite import SQLiteJournal
+from meowcat import AliyunOSS, Presigner
 from meowcat.core.state import evolve
 from meowcat.journal.contract import Damage
 from meowcat.journal.replay import fold_task, verify_chain
@@ -175,6 +177,24 @@ class OSSPlace(Place):
         return None if found is None else hashlib.sha256(found).hexdigest()
 
 
+class PresignedOSSPlace(OSSPlace):
+    """The plans are `meowcat.Presigner`'s."""
+
+    listing = False
+
+    def begin(self):
+        super().begin()
+        url = f"oss://{self.server.bucket}/{self.asked['name']}"
+        settings = AliyunOSS(endpoint=self.server.origin, region=self.server.region)
+        presigner = Presigner(url, settings, self.server.key)
+        opening = presigner.begin(mark=self.asked["name"])
+        reply = httpx.request(opening.method, opening.url, headers=opening.headers)
+        self.asked["upload"] = presigner.upload_id(reply.content)
+
+    def confirmed(self, task):
+        return set()  # as above
+
+
 class FormPlace(Place):
     listing = True
 
@@ -216,9 +236,9 @@ def place(protocol, folder):
         return
     data = folder / "server"
     data.mkdir()
-    if protocol == "oss":
+    if protocol in ("oss", "presigned oss"):
         with OSSServer(data) as server, Proxy(server.origin) as proxy:
-            yield OSSPlace(proxy, server, protocol=protocol)
+            yield (OSSPlace if protocol == "oss" else PresignedOSSPlace)(proxy, server, protocol=protocol)
     else:
         with SeaweedFS(data) as server, Proxy(server.origin) as proxy:
             yield (S3Place if protocol == "s3" else PresignedPlace)(proxy, server, protocol=protocol)

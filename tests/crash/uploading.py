@@ -30,6 +30,11 @@ def client():
 
 def plan():
     """What a back end would sign: the parts of one multipart upload, its completion and its abort."""
+    if ASKED["protocol"] == "presigned oss":
+        settings = meowcat.AliyunOSS(endpoint=ASKED["endpoint"], region=ASKED["region"])
+        key = meowcat.AccessKey(id=ASKED["id"], secret=ASKED["secret"])
+        signer = meowcat.Presigner(f"oss://{BUCKET}/{NAME}", settings, key)
+        return signer.upload_plan(ASKED["size"], ASKED["upload"], part_size=ASKED["part"], mark=NAME)
     from meowcat import PlanPart, PlanRequest, UploadPlan  # noqa: PLC0415  # as above
 
     signer, upload, part = client(), ASKED["upload"], ASKED["part"]
@@ -72,7 +77,7 @@ async def main():
     if ASKED["protocol"] in ("s3", "oss"):
         key = meowcat.AccessKey(id=ASKED["id"], secret=ASKED["secret"])
         options["credentials"] = {"default": key}
-    if ASKED["protocol"] == "presigned":
+    if ASKED["protocol"].startswith("presigned"):
         options["refreshers"] = {"back end": lambda _: plan()}
     config = meowcat.Config(durability=ASKED["durability"], control=False, retries=10)
     async with meowcat.Engine(ASKED["journal"], config=config, **options) as engine:
