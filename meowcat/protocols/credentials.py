@@ -30,8 +30,8 @@ PAUSE_MS = 10 * 1000
 """How long a provider that failed is left alone while there is an old credential that is still good."""
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
-_LONG_WORD = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
-"""What a key or a token looks like in the text of somebody else's error."""
+_LONG_WORD = re.compile(r"[A-Za-z0-9+/=_~%-]{20,}")
+"""What a key or a token looks like in the text of somebody else's error, also where it is escaped."""
 _SHOWN = 200
 
 
