@@ -393,11 +393,8 @@ class SendOperation:
         return self._reader.part(index, begin, stop, start=start, expected=self._digests.get(index))
 
     def _read_ahead(self) -> None:
-        """Begin to read what is sent next, while all connections are busy. Where a checksum goes first, the
-        whole part would have to be read for that."""
+        """Begin to read what is sent next, while all connections are busy."""
         if self._ahead is not None or self._suspect or not self._may_go_on:
-            return
-        if self._able.part_checksum is not None:
             return
         if (index := self._next()) is not None:
             part = self._part(index)

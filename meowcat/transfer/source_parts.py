@@ -67,6 +67,8 @@ class SourceReader:
         self.throttle = throttle
         self.chunk = FIRST
         """Bytes in a chunk, as the line takes them."""
+        self.checked_first = False
+        """Whether the protocol asks for a checksum before the body: all of a part is read for that."""
 
     def chunk_size(self) -> int:
         """Small where the rate is limited, so that bytes go out evenly."""
@@ -122,8 +124,10 @@ class SourcePart:
         self._hold.close()
 
     def begin(self) -> bool:
-        """Begin to read for `body` before it is asked for, if there is memory to spare; returns whether."""
-        if self.start != self._begin or not self._hold.take_spare(min(STEP, self.size)):
+        """Begin to read for `body` before it is asked for, where that helps; returns whether."""
+        if self._reader.checked_first or self.start != self._begin:
+            return False
+        if not self._hold.take_spare(min(STEP, self.size)):
             return False
         self._begun = self._reading(blake3(), (), taken=True)
         return True
@@ -135,6 +139,7 @@ class SourcePart:
             Refused: SOURCE_CHANGED where the bytes are not those of before; else as `Opened.read`.
         """
         if algorithm not in self._checksums:
+            self._reader.checked_first = self._reader.checked_first or self.digest is None
             await self._drop_begun()
             hasher = new(algorithm)
             if self._kept is None:

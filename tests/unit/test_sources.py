@@ -619,6 +619,8 @@ async def test_a_checksum_takes_no_memory_besides_what_was_read_ahead(place):
             assert part.begin()
             assert await part.checksum("blake3") == blake3(content).hexdigest()
             assert await joined(part) == content
+        with reader.part(1, 0, len(content)) as part:
+            assert not part.begin(), "of the next one a checksum is asked for first, too"
     await source.close()
 
 
