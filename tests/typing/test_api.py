@@ -184,6 +184,9 @@ async def uploads() -> None:
     assert_type(orphans[0].ours, bool)
     assert_type(await engine.abort_orphans(), list[meowcat.TaskId])
     await engine.submit(meowcat.Download("s3://bucket/key", to="key", protocol=s3))
+    oss = meowcat.AliyunOSS(region="cn-hangzhou", style="virtual", additional_headers=("host",))
+    await engine.upload("big.iso", "oss://bucket/key", protocol=oss)
+    await engine.download("oss://bucket/key", "key", protocol=oss)
 
 
 async def small_bodies(engine: meowcat.Engine, blocking: meowcat.blocking.Engine) -> None:
