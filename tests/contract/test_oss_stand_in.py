@@ -125,6 +125,16 @@ def test_an_object_comes_back_as_it_went(oss, client, key):
         client.head_object(sdk.HeadObjectRequest(bucket=oss.bucket, key=key))
 
 
+def test_several_parts_at_once_as_the_sdk_has_them_by_default(oss, client, key, tmp_path):
+    large = os.urandom(20 << 20)
+    (tmp_path / "large").write_bytes(large)
+    client.uploader().upload_file(sdk.PutObjectRequest(bucket=oss.bucket, key=key), str(tmp_path / "large"))
+    client.downloader().download_file(sdk.GetObjectRequest(bucket=oss.bucket, key=key), str(tmp_path / "got"))
+    assert (tmp_path / "got").read_bytes() == large
+    meta = client.get_object_meta(sdk.GetObjectMetaRequest(bucket=oss.bucket, key=key))
+    assert (meta.content_length, meta.etag) == (len(large), f'"{oss.object(key)["etag"]}"')
+
+
 def upload_file(client, server, key, file, notes, **options):
     uploader = client.uploader(
         part_size=PART, parallel_num=1, enable_checkpoint=True, checkpoint_dir=f"{notes}/", **options
@@ -240,6 +250,24 @@ def test_parts_are_listed_page_by_page(oss, client, key):
     last = pages[-1].parts[0]
     assert (last.size, last.etag) == (5, f'"{md5(b"10000")}"')
     assert pages[0].key == key
+
+
+def test_of_two_parts_with_one_number_the_later_counts(own):
+    with client_of(own) as client:
+        upload = begin(own, client, "k")
+        earlier = send(own, client, "k", upload, 1, b"earlier")
+        later = send(own, client, "k", upload, 1, b"later")
+        assert len(list((own.folder / "blobs").iterdir())) == 1
+        with refused("InvalidPart", 400):
+            complete(own, client, "k", upload, [earlier])
+        complete(own, client, "k", upload, [later])
+    assert own.content("k") == b"later"
+
+
+def test_an_upload_is_of_one_object(oss, client, key):
+    upload = begin(oss, client, key)
+    with refused("NoSuchUpload", 404):
+        send(oss, client, f"{key}2", upload, 1, b"x")
 
 
 def test_uploads_are_listed_page_by_page_in_the_order_of_their_keys(oss, client, key):
