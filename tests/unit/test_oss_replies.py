@@ -74,6 +74,11 @@ def test_whether_an_error_is_tried_again(code, status, kind, what):
             error("InvalidArgument", 400, "Invalid signing region in Authorization header."),
             "not in region 'cn-hangzhou': set AliyunOSS(region=",
         ),
+        (
+            error("InvalidArgument", 400, "whatever", more="<EC>0002-00000228</EC>"),
+            "set AliyunOSS(region=…) to its own (EC 0002-00000228)",
+        ),
+        (error("AccessDenied", 403, headers=[("x-oss-ec", "0003-00000001")]), "(EC 0003-00000001)"),
         (error("NoSuchBucket", 404), "no bucket 'bucket' at https://oss-cn-hangzhou.aliyuncs.com"),
         (error("FileAlreadyExists", 409), "nothing was replaced"),
         (error("SecondLevelDomainForbidden", 403), "AliyunOSS(style='virtual')"),

@@ -166,7 +166,16 @@ def test_a_supply_replaces_what_it_names():
 
 
 @pytest.mark.parametrize(
-    "name", ["Accept", "user-agent", "Range", "Content-Type", "X-Request-Id", "cache-control"]
+    "name",
+    [
+        "Accept",
+        "user-agent",
+        "Range",
+        "Content-Type",
+        "X-Request-Id",
+        "cache-control",
+        "X-OSS-Forbid-Overwrite",
+    ],
 )
 def test_harmless_headers_may_be_stored(name):
     assert harmless_header(name)

@@ -3,9 +3,12 @@
 https://www.alibabacloud.com/help/en/oss/user-guide/http-status-code
 """
 
+import re
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
+
+from msgspec.structs import replace
 
 from meowcat.core.sessions import Receipt
 from meowcat.core.values import Fault, FaultKind
@@ -170,6 +173,9 @@ _BY_STATUS = {
     429: "TooManyRequests",
     503: "ServiceUnavailable",
 }
+_CAUSE = re.compile(r"[0-9]{4}-[0-9]{8}")
+"""What tells apart the reasons of one code; https://api.aliyun.com/troubleshoot explains each."""
+_WRONG_REGION = frozenset({"0002-00000226", "0002-00000228"})
 _MEANINGS = Meanings(_BY_CODE, _BY_STATUS, "x-oss-request-id")
 
 
@@ -188,7 +194,11 @@ def classify(reply: Reply, doing: str, address: Address, credential: str, now: i
     instead = _elsewhere(error, address)
     if not instead and not credential and _MEANINGS.code(reply, error) == "AccessDenied":
         instead = _UNSIGNED
-    return _MEANINGS.fault(reply, error, f"{doing} {address.shown}", words, now, instead=instead)
+    fault = _MEANINGS.fault(reply, error, f"{doing} {address.shown}", words, now, instead=instead)
+    cause = text_of(error, "EC") or reply.header("x-oss-ec") or ""
+    if _CAUSE.fullmatch(cause) is None:
+        return fault
+    return replace(fault, detail=f"{fault.detail} (EC {cause})")
 
 
 def _elsewhere(error: ET.Element | None, address: Address) -> str:
@@ -196,6 +206,6 @@ def _elsewhere(error: ET.Element | None, address: Address) -> str:
     endpoint = text_of(error, "Endpoint")
     if endpoint:
         return f"the bucket is at {endpoint[:100]!r}: set AliyunOSS(endpoint=…) to that"
-    if "signing region" in text_of(error, "Message"):
+    if text_of(error, "EC") in _WRONG_REGION or "signing region" in text_of(error, "Message"):
         return f"the bucket is not in region {address.region!r}: set AliyunOSS(region=…) to its own"
     return ""
