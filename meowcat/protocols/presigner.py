@@ -99,10 +99,7 @@ class Presigner:
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         if type(protocol) not in _STORES:
-            raise InvalidArgument(
-                f"protocol {type(protocol).__name__}: expected AliyunOSS(…) or S3(…); plans of other stores "
-                "are made by hand"
-            )
+            raise InvalidArgument(f"protocol {type(protocol).__name__}: expected AliyunOSS(…) or S3(…)")
         if not isinstance(key, AccessKey):
             raise InvalidArgument(f"key: expected an AccessKey, got {type(key).__name__}")
         if not 1 <= expires <= LONGEST:
