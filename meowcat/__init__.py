@@ -55,7 +55,7 @@ from meowcat.core.waits import WaitingFor
 from meowcat.engine import Engine
 from meowcat.journal.logged import LoggedEvent
 from meowcat.protocols.completions import Completion
-from meowcat.protocols.credentials import AccessKey
+from meowcat.protocols.credentials import AccessKey, AzureKey, AzureSas, BearerToken
 from meowcat.protocols.form_upload import FormUpload
 from meowcat.protocols.oss import AliyunOSS
 from meowcat.protocols.presigned_settings import PresignedDownload, PresignedUpload
@@ -78,6 +78,9 @@ __all__ = [
     "AliyunOSS",
     "Audit",
     "AuditError",
+    "AzureKey",
+    "AzureSas",
+    "BearerToken",
     "BodyTooLarge",
     "Checksum",
     "Code",

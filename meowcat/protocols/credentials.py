@@ -5,21 +5,34 @@ is asked again, once however many requests are waiting, and while the old one is
 fails hurts nobody.
 """
 
+import base64
+import binascii
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import ClassVar, TypeVar, overload
+from urllib.parse import parse_qs
 
 import anyio
 import anyio.to_thread
 from msgspec import Struct
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.plans import expires_of
 from meowcat.core.urls import HIDDEN, scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.refused import Refused
 
-__all__ = ["AccessKey", "Credential", "Credentials", "Provider"]
+__all__ = [
+    "AccessKey",
+    "AzureKey",
+    "AzureSas",
+    "BearerToken",
+    "Credential",
+    "Credentials",
+    "Provider",
+]
 
 MARGIN_MS = 5 * 60 * 1000
 """So long before its end a credential is asked for anew, or a tenth of its lifetime if that is less: what was
@@ -35,8 +48,49 @@ _LONG_WORD = re.compile(r"[A-Za-z0-9+/=_~%-]{20,}")
 _SHOWN = 200
 
 
-class AccessKey(Struct, frozen=True, kw_only=True):
+class _Hidden(Struct, frozen=True, kw_only=True):
+    """Shows all but what is secret, also to rich, in tracebacks, too: msgspec's own repr would show all."""
+
+    hidden: ClassVar[tuple[str, ...]] = ()
+    """The fields that are secret."""
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+        )
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        shown = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return [(name, HIDDEN if value and name in self.hidden else value) for name, value in shown]
+
+    @property
+    def ends(self) -> int | None:
+        """Milliseconds since 1970 UTC; None = it does not end, as far as anybody says."""
+        end: int | None = getattr(self, "expires", None)
+        return end
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that nobody may see."""
+        return tuple(value for name in self.hidden if (value := getattr(self, name)))
+
+    def wrongs(self) -> Iterator[str]:
+        """What makes it unfit to be sent, without any of it."""
+        for name in self.__struct_fields__:
+            text = getattr(self, name)
+            if isinstance(text, str) and (
+                not text or not text.isascii() or any(c <= " " or c == "\x7f" for c in text)
+            ):
+                yield (
+                    f"its {name} is empty, or has a blank, a line break or another character that no key "
+                    "has; strip what was read from a file"
+                )
+
+
+class AccessKey(_Hidden, frozen=True, kw_only=True):
     """The key pair of S3 and its kin. Its repr hides all but the id."""
+
+    hidden = ("secret", "token")
 
     id: str
     secret: str
@@ -45,18 +99,69 @@ class AccessKey(Struct, frozen=True, kw_only=True):
     expires: int | None = None
     """Milliseconds since 1970 UTC; None = it does not end."""
 
-    def __repr__(self) -> str:
-        return f"AccessKey({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
-    def __rich_repr__(self) -> list[tuple[str, object]]:
-        """What rich shows, in tracebacks, too: msgspec's own would show all of it."""
-        token = HIDDEN if self.token else None
-        return [("id", self.id), ("secret", HIDDEN), ("token", token), ("expires", self.expires)]
+class AzureKey(_Hidden, frozen=True, kw_only=True):
+    """An account of Azure Storage with one of its two access keys: it signs each request (Shared Key), and it
+    makes shared access signatures. Its repr hides the key."""
+
+    hidden = ("key",)
+
+    account: str
+    key: str
+    """In base64, as the portal shows it."""
+
+    def wrongs(self) -> Iterator[str]:
+        yield from super().wrongs()
+        try:
+            base64.b64decode(self.key, validate=True)
+        except (binascii.Error, ValueError):
+            yield "its key is no base64; expected one of the account's access keys, as the portal shows it"
 
 
-Credential = AccessKey
+class AzureSas(_Hidden, frozen=True, kw_only=True):
+    """A shared access signature: a query that lets whoever has it do what it says, until it ends. Its repr
+    hides all of it."""
+
+    hidden = ("token",)
+
+    token: str
+    """`sv=…&se=…&sig=…`, with or without a `?` before it."""
+
+    @property
+    def query(self) -> str:
+        return self.token.removeprefix("?")
+
+    @property
+    def ends(self) -> int | None:
+        """What its `se` says; None where a stored policy of the container says it."""
+        return expires_of(f"https://host/?{self.query}")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (self.query, *parse_qs(self.query).get("sig", ()))
+
+    def wrongs(self) -> Iterator[str]:
+        yield from super().wrongs()
+        if "sig" not in parse_qs(self.query):
+            yield "its token has no sig=…; expected the query of a SAS, no URL and no connection string"
+
+
+class BearerToken(_Hidden, frozen=True, kw_only=True):
+    """A token of Entra ID for https://storage.azure.com, as the application has it from there. Its repr
+    hides it."""
+
+    hidden = ("token",)
+
+    token: str
+    expires: int | None = None
+    """Milliseconds since 1970 UTC; None = nobody says."""
+
+
+Credential = AccessKey | AzureKey | AzureSas | BearerToken
 Provider = Credential | Callable[[], Credential | Awaitable[Credential]]
 """A value; or a function that returns one, plain (it is called in a thread, so it may block) or async."""
+
+Kind = TypeVar("Kind", bound=_Hidden)
 
 
 class Credentials:
@@ -85,25 +190,43 @@ class Credentials:
         """Have `provider` under `name` from now on, in the place of an earlier one.
 
         Raises:
-            InvalidArgument: it is neither an `AccessKey` nor a function.
+            InvalidArgument: it is neither a credential nor a function.
         """
         if not isinstance(provider, Credential) and not callable(provider):
             raise InvalidArgument(
-                f"credential {name!r}: expected an AccessKey, or a function that returns one; "
-                f"got {type(provider).__name__}"
+                f"credential {name!r}: expected an AccessKey, an AzureKey, an AzureSas or a BearerToken, "
+                f"or a function that returns one; got {type(provider).__name__}"
             )
         self._kept[name] = _Kept(name, provider)
 
     def __contains__(self, name: str) -> bool:
         return name in self._kept
 
-    async def get(self, name: str) -> Credential:
+    @overload
+    async def get(self, name: str) -> AccessKey: ...
+
+    @overload
+    async def get(self, name: str, *kinds: type[Kind]) -> Kind: ...
+
+    async def get(self, name: str, *kinds: type[_Hidden]) -> _Hidden:
         """The credential of that name, good for some time yet.
 
+        Args:
+            name: as it was registered.
+            kinds: what it may be; by default an `AccessKey`.
+
         Raises:
-            Refused: CREDENTIAL where the name is unknown, or its provider failed; EXPIRED where a value was
-                registered, which has ended.
+            Refused: CREDENTIAL where the name is unknown, its provider failed, or it is of another kind;
+                EXPIRED where a value was registered, which has ended.
         """
+        found = await self._any(name)
+        kinds = kinds or (AccessKey,)
+        if not isinstance(found, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise _refused(f"credential {name!r}: expected {wanted}; it is of kind {type(found).__name__}")
+        return found
+
+    async def _any(self, name: str) -> Credential:
         kept = self._kept.get(name)
         if kept is None:
             raise _refused(
@@ -168,7 +291,7 @@ class _Kept:
         self.asking: _Asking | None = None
 
     def good(self, now: int) -> bool:
-        return self.current is not None and (self.current.expires is None or now < self.current.expires)
+        return self.current is not None and (self.current.ends is None or now < self.current.ends)
 
     def accept(self, given: object, now: int) -> None:
         """Remember what the provider gave.
@@ -178,23 +301,16 @@ class _Kept:
         """
         if not isinstance(given, Credential):
             raise _refused(
-                f"credential {self.name!r}: its provider returned no AccessKey but a {type(given).__name__}"
+                f"credential {self.name!r}: its provider returned no credential but a {type(given).__name__}"
             )
-        for field in ("id", "secret", "token"):
-            text = getattr(given, field)
-            if text is not None and (
-                not text or not text.isascii() or any(c <= " " or c == "\x7f" for c in text)
-            ):
-                raise _refused(
-                    f"credential {self.name!r}: its {field} is empty, or has a blank, a line break or "
-                    "another character that no key has; strip what was read from a file"
-                )
-        if given.expires is not None and given.expires <= now:
+        for wrong in given.wrongs():
+            raise _refused(f"credential {self.name!r}: {wrong}")
+        if given.ends is not None and given.ends <= now:
             kind = FaultKind.CREDENTIAL if callable(self.provider) else FaultKind.EXPIRED
-            ago = (now - given.expires) // 1000
+            ago = (now - given.ends) // 1000
             raise _refused(f"credential {self.name!r} ended {ago} s ago: register a fresh one", kind)
         self.current = given
-        self.renew_at = given.expires - _margin(given.expires - now) if given.expires is not None else _NEVER
+        self.renew_at = given.ends - _margin(given.ends - now) if given.ends is not None else _NEVER
 
 
 _NEVER = 1 << 62
@@ -228,8 +344,8 @@ async def _provided(kept: _Kept, threads: anyio.CapacityLimiter) -> object:
 
 def _harmless(text: str, last: Credential | None) -> str:
     """The text of an error, without what may be a secret."""
-    for secret in (last.secret, last.token) if last is not None else ():
-        text = text.replace(secret, HIDDEN) if secret else text
+    for secret in last.secrets if last is not None else ():
+        text = text.replace(secret, HIDDEN)
     return _LONG_WORD.sub(HIDDEN, scrub(text))[:_SHOWN]
 
 

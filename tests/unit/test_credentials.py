@@ -1,6 +1,7 @@
 """Credentials by name: remembered, refreshed once, and never hurt by a provider that fails for a while."""
 
 import threading
+from datetime import UTC, datetime
 
 import anyio
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.values import FaultKind
 from meowcat.protocols.contract import Refused
-from meowcat.protocols.credentials import AccessKey, Credentials
+from meowcat.protocols.credentials import AccessKey, AzureKey, AzureSas, BearerToken, Credentials
 
 pytestmark = pytest.mark.anyio
 
@@ -232,12 +233,18 @@ async def test_a_value_that_has_ended_waits_for_a_fresh_one(clock):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"id": "a"}, "returned no AccessKey but a dict"),
-        (None, "no AccessKey but a NoneType"),
+        ({"id": "a"}, "returned no credential but a dict"),
+        (None, "no credential but a NoneType"),
         (AccessKey(id="AK", secret="line\n"), "its secret is empty, or has a blank"),
         (AccessKey(id="", secret="x"), "its id is empty"),
         (AccessKey(id="AK", secret="x", token="a\r\nb"), "its token"),
         (AccessKey(id="AK", secret="x", expires=1), "ended"),
+        (AzureKey(account="a", key="line of no base64"), "its key is empty, or has a blank"),
+        (AzureKey(account="a", key="bm8"), "its key is no base64"),
+        (AzureSas(token="https://host/c/b?sv=1&se=2"), "its token has no sig="),
+        (AzureSas(token="se=2001-01-01T00:00:00Z&sig=x"), "ended"),
+        (BearerToken(token="x y"), "its token is empty, or has a blank"),
+        (BearerToken(token="x", expires=1), "ended"),
     ],
 )
 async def test_what_a_provider_must_not_return(clock, given, says):
@@ -245,6 +252,29 @@ async def test_what_a_provider_must_not_return(clock, given, says):
     assert fault.kind is FaultKind.CREDENTIAL
     assert says in fault.detail
     assert "line" not in fault.detail.split("has a")[0]
+
+
+async def test_a_credential_of_another_kind_is_refused(clock):
+    credentials = Credentials({"s3": key(), "azure": AzureKey(account="a", key="bm8=")}, clock)
+    with pytest.raises(Refused, match="'azure': expected AccessKey; it is of kind AzureKey"):
+        await credentials.get("azure")
+    with pytest.raises(Refused, match="'s3': expected AzureSas or BearerToken; it is of kind AccessKey"):
+        await credentials.get("s3", AzureSas, BearerToken)
+
+
+async def test_a_sas_is_renewed_before_the_end_that_it_says_itself(clock):
+    given = []
+
+    def provider():
+        end = datetime.fromtimestamp((clock.now + HOUR) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        given.append(AzureSas(token=f"?se={end}&sig=made-up-{len(given)}"))
+        return given[-1]
+
+    credentials = Credentials({"prod": provider}, clock)
+    assert await credentials.get("prod", AzureSas) is given[0]
+    assert given[0].query.startswith("se=")
+    clock.now += HOUR - 4 * MINUTE
+    assert await credentials.get("prod", AzureSas) is given[1]
 
 
 async def test_the_text_of_a_providers_error_gives_no_secret_away(clock, provider):

@@ -15,7 +15,7 @@ from meowcat.core.pieces import Grid
 from meowcat.core.sessions import Capabilities, Receipt, Session
 from meowcat.core.values import Fault, FaultKind, TaskId
 from meowcat.protocols.contract import Job, Orphan, Prepared, Reconciled, Refused, Tools, UploadProtocol
-from meowcat.protocols.credentials import AccessKey, Credentials
+from meowcat.protocols.credentials import Credential, Credentials
 from meowcat.protocols.refreshers import Refreshers
 from meowcat.runtime.world import wall
 from meowcat.testing.checklist import Lacking
@@ -302,7 +302,7 @@ class Trial:
         values = [value for _, value in parse_qsl(urlsplit(harness.url("secret")).query)]
         values += list(harness.headers().values())
         for key in harness.credentials().values():
-            values += [key.secret, key.token or ""] if isinstance(key, AccessKey) else []
+            values += key.secrets if isinstance(key, Credential) else ()
         return [*harness.secrets, *(value for value in values if len(value) >= SHORTEST_SECRET)]
 
     def look_for_secrets(self, where: str, *found: object) -> None:
