@@ -6,13 +6,16 @@ PYTHON ?=
 # Test processes at once. More of them than this make the tests that measure time unfair to each other.
 WORKERS ?= 2
 
+# The version of the emulator that tests of Azure run against.
+AZURITE ?= 3.35.0
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 TESTS := tests
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format coverage bench soak docs wheel clean
+.PHONY: help demo azurite test lint format coverage bench soak docs wheel clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -44,6 +47,8 @@ bench: $(VENV)/.stamp-test  ## measure; on a quiet machine
 soak: $(VENV)/.stamp-test  ## 200 random kill -9 cycles, and whatever else is slow on purpose
 	$(PYTEST) $(TESTS) -m soak -s --timeout 0
 
+azurite: $(VENV)/npm/.stamp-azurite  ## the emulator that tests of Azure run against; needs node and npm
+
 wheel: $(VENV)/.stamp-lint  ## build dist/*.whl
 	rm -rf dist
 	$(BIN)/python -m build --wheel
@@ -73,6 +78,11 @@ $(VENV)/.stamp-run: pyproject.toml $(VENV)/.stamp-pip
 
 $(VENV)/.stamp-test: pyproject.toml $(VENV)/.stamp-run
 	$(PIP) install -q -e . --group test
+	@touch $@
+
+# Without a lock file: it would name the registry that it was made with.
+$(VENV)/npm/.stamp-azurite: $(VENV)/.stamp-pip
+	npm install --no-save --no-audit --no-fund --loglevel=error --prefix $(VENV)/npm azurite@$(AZURITE)
 	@touch $@
 
 $(VENV)/.stamp-lint: pyproject.toml $(VENV)/.stamp-test

@@ -54,6 +54,7 @@ from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.engine import Engine
 from meowcat.journal.logged import LoggedEvent
+from meowcat.protocols.azure import AzureBlob
 from meowcat.protocols.completions import Completion
 from meowcat.protocols.credentials import AccessKey, AzureKey, AzureSas, BearerToken
 from meowcat.protocols.form_upload import FormUpload
@@ -78,6 +79,7 @@ __all__ = [
     "AliyunOSS",
     "Audit",
     "AuditError",
+    "AzureBlob",
     "AzureKey",
     "AzureSas",
     "BearerToken",

@@ -740,7 +740,8 @@ class Engine:
 
         Those of canceled tasks are removed by the engine itself, again and again until the server says that
         they are gone; here stand those whose removal is still owed or was refused, those that a Failed task
-        keeps for a retry, and those that a lost reply leaves in doubt, which nobody removes but you.
+        keeps for a retry, those that a lost reply leaves in doubt, which nobody removes but you, and what
+        canceled and failed uploads have left where nothing but time removes it.
         """
         return await self._opened().orphans()
 

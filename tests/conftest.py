@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from meowcat.testing.azurite import Azurite
 from meowcat.testing.s3_servers import RcloneS3, SeaweedFS
 from meowcat.testing.servers import Caddy, Nginx, ServerMissing
 
@@ -18,7 +19,7 @@ from oss_server import OSSServer
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-PROGRAMS = {program.name: program for program in (Caddy, Nginx, RcloneS3, SeaweedFS)}
+PROGRAMS = {program.name: program for program in (Caddy, Nginx, RcloneS3, SeaweedFS, Azurite)}
 
 
 def _require(name: str) -> None:
@@ -57,4 +58,12 @@ def oss(tmp_path_factory):
     """A stand-in for Aliyun OSS. One for all tests of a process, as `seaweedfs`; whoever stops it, or turns
     its clock, starts one of their own."""
     with OSSServer(tmp_path_factory.mktemp("oss")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory):
+    """As `seaweedfs`."""
+    _require("azurite-blob")
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server

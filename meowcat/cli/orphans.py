@@ -26,9 +26,11 @@ from meowcat.core.errors import EngineClosed, JournalOwned, MeowcatError, Nobody
 from meowcat.core.info import Orphan
 from meowcat.core.machine import State
 from meowcat.core.state import TaskState
+from meowcat.core.transfers import Upload
 from meowcat.core.urls import scrub
 from meowcat.engine import Engine
 from meowcat.journal.logged import when
+from meowcat.protocols.registry import Protocols
 
 _EXAMPLES = """\b
 Examples:
@@ -43,6 +45,10 @@ _OTHERS = (
     "SESSION"
 )
 _KEPT = "kept by Failed tasks: 'meowcat retry TASK' goes on with one, 'meowcat cancel TASK' removes it"
+_LINGERING = (
+    "to be dropped by the server itself, in its own time: nothing removes them sooner. 'meowcat retry TASK' "
+    "goes on with one of a Failed task"
+)
 _OWED = "to be removed: 'meowcat orphans --abort' tries again, and 'meowcat log TASK' says what came of it"
 
 
@@ -57,7 +63,7 @@ class Left:
     @property
     def owed(self) -> bool:
         """Whether its removal is tried again."""
-        return self.orphan.ours and not self.orphan.kept and not self.removed
+        return self.orphan.ours and self.orphan.removable and not self.orphan.kept and not self.removed
 
 
 @click.command(epilog=_EXAMPLES)
@@ -101,9 +107,17 @@ def _concerned(past: Past) -> dict[str, list[TaskState]]:
     for each in past.tasks:
         task = each.task
         failed = task.state is State.FAILED and task.session is not None
-        if task.is_upload and (task.condemned or task.left or task.lost or failed):
+        if task.is_upload and (task.condemned or task.left or task.lost or failed or _lingers(task)):
             found.setdefault(each.journal, []).append(task)
     return found
+
+
+def _lingers(task: TaskState) -> bool:
+    """Whether the task has ended without what it had sent, and nothing can remove that."""
+    assert isinstance(task.request, Upload)  # noqa: S101  # asked of uploads alone
+    protocol = Protocols.with_own(()).uploads.get(task.request.protocol.tag)
+    ended = task.state in (State.FAILED, State.CANCELED)
+    return ended and bool(task.stored) and protocol is not None and not protocol.removes
 
 
 async def _look(journal: str, tasks: Sequence[TaskState], *, abort: bool) -> list[Left]:
@@ -160,6 +174,7 @@ def orphan_object(left: Left) -> dict[str, Any]:
         "ours": orphan.ours,
         "kept": orphan.kept,
         "removed": left.removed,
+        "removable": orphan.removable,
         "begun": None if orphan.begun is None else when(orphan.begun),
         "detail": scrub(orphan.detail),
     }
@@ -179,7 +194,8 @@ def _print(found: Sequence[Left]) -> None:
     unproved = [each for each in found if not each.orphan.ours]
     kinds: list[tuple[list[Left], str]] = [
         ([each for each in found if each.owed], _OWED),
-        ([each for each in found if each.orphan.kept], _KEPT),
+        ([each for each in found if each.orphan.kept and each.orphan.removable], _KEPT),
+        ([each for each in found if not each.orphan.removable], _LINGERING),
         ([each for each in unproved if each.orphan.session], _OTHERS),
     ]
     for some, advice in kinds:

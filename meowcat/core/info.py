@@ -71,6 +71,8 @@ class Orphan(Struct, frozen=True, kw_only=True):
     """Why it stands there, or could not be removed."""
     begun: int | None = None
     """Milliseconds since 1970 UTC, where the server says so."""
+    removable: bool = True
+    """Whether it can be removed; otherwise the server drops it in its own time, and `detail` says when."""
 
 
 class SinkInfo(Struct, frozen=True, kw_only=True):

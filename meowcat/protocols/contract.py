@@ -244,6 +244,9 @@ class UploadProtocol(ABC):
     owns_url: ClassVar[bool] = True
     """Whether the URL names one object, so that only one live task may upload to it; otherwise the URL is an
     endpoint for many."""
+    removes: ClassVar[bool] = True
+    """Whether what was sent and not committed can be removed, where something of it stays at the server;
+    otherwise the server drops it in its own time, and `orphans` tells of it."""
 
     def __init__(self, job: Job, tools: Tools) -> None:
         self.job = job
@@ -300,7 +303,8 @@ class UploadProtocol(ABC):
         """Remove the session, and return once the server says that it is gone. Never touches an object."""
 
     async def orphans(self) -> "Sequence[Orphan]":
-        """Sessions at the server for this job's object, whoever opened them."""
+        """Sessions at the server for this job's object, whoever opened them; or, where nothing `removes` what
+        was sent, that."""
         return ()
 
 
@@ -310,3 +314,7 @@ class Orphan(Struct, frozen=True, kw_only=True):
     id: str
     begun: int | None = None
     """Milliseconds since 1970 UTC, where the server says so."""
+    ours: bool = False
+    """Whether something in it proves that it is of the job's task."""
+    detail: str = ""
+    """What becomes of it by itself, where the server does something about it."""

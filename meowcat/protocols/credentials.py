@@ -213,7 +213,7 @@ class Credentials:
 
         Args:
             name: as it was registered.
-            kinds: what it may be; by default an `AccessKey`.
+            kinds: what it may be; an `AccessKey`, where none is named.
 
         Raises:
             Refused: CREDENTIAL where the name is unknown, its provider failed, or it is of another kind;

@@ -7,6 +7,7 @@ from typing import Self, TypeVar
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import ProtocolSpec, Upload
+from meowcat.protocols.azure import AzureDownload, AzureUpload
 from meowcat.protocols.contract import DownloadProtocol, UploadProtocol
 from meowcat.protocols.form_upload import FormProtocol
 from meowcat.protocols.oss import OSSDownload, OSSUpload
@@ -16,8 +17,14 @@ from meowcat.protocols.s3 import S3Download, S3Upload
 
 __all__ = ["Protocols", "download_needs_of", "download_protocol_of", "upload_needs_of", "upload_protocol_of"]
 
-UPLOADS: tuple[type[UploadProtocol], ...] = (FormProtocol, PresignedProtocol, S3Upload, OSSUpload)
-DOWNLOADS: tuple[type[DownloadProtocol], ...] = (PresignedRange, S3Download, OSSDownload)
+UPLOADS: tuple[type[UploadProtocol], ...] = (
+    FormProtocol,
+    PresignedProtocol,
+    S3Upload,
+    OSSUpload,
+    AzureUpload,
+)
+DOWNLOADS: tuple[type[DownloadProtocol], ...] = (PresignedRange, S3Download, OSSDownload, AzureDownload)
 """Those that come with meowcat, but for plain HTTP, which has no name."""
 
 Uploads = dict[str, type[UploadProtocol]]

@@ -56,6 +56,9 @@ async def _of(task: TaskState, known: set[str], protocol_for: ProtocolFor) -> As
     kept = task.session if task.state is State.FAILED else None
     if kept is not None and kept.capabilities.session and not await _gone(task, kept, protocol_for):
         yield _orphan(task, kept.id, "the task has failed, and can be retried", kept=True)
+    if task.stored and task.state in (State.FAILED, State.CANCELED):
+        async for orphan in _lingering(task, protocol_for):
+            yield orphan
     if task.lost:
         async for orphan in _unproved(task, known, protocol_for):
             yield orphan
@@ -83,6 +86,21 @@ async def _unproved(task: TaskState, known: set[str], protocol_for: ProtocolFor)
         yield _orphan(task, "", f"the server could not be asked: {failure.fault.detail}", ours=False)
 
 
+async def _lingering(task: TaskState, protocol_for: ProtocolFor) -> AsyncIterator[Orphan]:
+    """What the task has sent and nothing can remove, as far as it still stands there."""
+    kept = task.state is State.FAILED
+    try:
+        protocol = protocol_for(task)
+        if protocol.removes:
+            return
+        for each in await protocol.orphans():
+            if each.ours:
+                yield _orphan(task, each.id, each.detail, kept=kept, begun=each.begun, removable=False)
+    except (Refused, TransportFault) as failure:
+        detail = f"the server could not be asked: {failure.fault.detail}"
+        yield _orphan(task, "", detail, kept=kept, removable=False)
+
+
 def _orphan(
     task: TaskState,
     session: str,
@@ -91,6 +109,15 @@ def _orphan(
     ours: bool = True,
     kept: bool = False,
     begun: int | None = None,
+    removable: bool = True,
 ) -> Orphan:
-    url = redact(task.request.url)
-    return Orphan(task=task.id, url=url, session=session, ours=ours, kept=kept, detail=detail, begun=begun)
+    return Orphan(
+        task=task.id,
+        url=redact(task.request.url),
+        session=session,
+        ours=ours,
+        kept=kept,
+        detail=detail,
+        begun=begun,
+        removable=removable,
+    )

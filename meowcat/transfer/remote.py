@@ -75,7 +75,10 @@ class RemoteOperation:
     def _protocol(self) -> UploadProtocol:
         known = self._task.generation
         size = known.size if known is not None and known.size is not None else 0
-        return upload_protocol_for(self._world, self._errand, size, whole_digests(self._task))
+        digests = whole_digests(self._task)
+        if self._task.intent is not None:  # with what was computed at the end, because it was asked for
+            digests |= {each.algorithm: each.hex for each in self._task.intent.digests}
+        return upload_protocol_for(self._world, self._errand, size, digests)
 
 
 class CommitOperation(RemoteOperation):

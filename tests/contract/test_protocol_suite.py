@@ -352,6 +352,50 @@ class Stale(DepotProtocol):
         return [Orphan(id=f"u{number}") for number in range(10)]
 
 
+class Lingering(DepotProtocol):
+    """Can remove nothing, and says so: no bug."""
+
+    removes = False
+    whose = {}  # noqa: RUF012  # what every object of it knows, as ids tell elsewhere
+
+    async def prepare(self, session):
+        prepared = await super().prepare(session)
+        self.whose[prepared.session.id] = self.job.task
+        return prepared
+
+    async def abort(self, session):
+        """It will expire."""
+
+    async def orphans(self):
+        return [
+            replace(each, ours=self.whose[each.id] == self.job.task, detail="it will expire")
+            for each in await super().orphans()
+        ]
+
+
+class Mute(Lingering):
+    async def orphans(self):
+        return []
+
+
+class Claiming(Lingering):
+    """Takes everything for its own."""
+
+    async def orphans(self):
+        return [replace(each, ours=True) for each in await super().orphans()]
+
+
+class Secretive(Lingering):
+    async def orphans(self):
+        return [replace(each, detail="") for each in await super().orphans()]
+
+
+class Removing(Lingering):
+    """Removes what it said it could not."""
+
+    abort = DepotProtocol.abort
+
+
 OFFSETS = {"any_order": False, "server_offset": True}
 
 BUGS = {
@@ -388,6 +432,7 @@ BUGS = {
     "A3": [(Silent, {})],
     "A4": [(Thorough, {})],
     "A5": [(Stale, {})],
+    "A6": [(Mute, {}), (Claiming, {}), (Secretive, {}), (Removing, {})],
 }
 
 
@@ -402,6 +447,11 @@ def harness_of(bug, able):
 def test_a_bug_is_found_by_the_checks_of_the_rule_that_it_breaks(must, bug, able):
     report = run_all(harness_of(bug, able), [check for check in CHECKS if must in check.musts])
     assert not report.passed, str(report)
+
+
+def test_what_can_remove_nothing_and_says_so_keeps_its_word():
+    report = run_all(harness_of(Lingering, {}), [check for check in CHECKS if "A6" in check.musts])
+    assert [finding.outcome for finding in report.findings] == ["passed"], str(report)
 
 
 def test_each_rule_has_a_bug_that_breaks_it():

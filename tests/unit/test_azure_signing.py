@@ -16,8 +16,9 @@ from rich.pretty import pretty_repr
 from meowcat.core.errors import InvalidArgument
 from meowcat.protocols.credentials import AzureKey, AzureSas, BearerToken
 from meowcat.protocols.signing import shared_key
+from meowcat.protocols.signing.canonical import escaped, escaped_query
 from meowcat.protocols.signing.sas import account_sas, service_sas
-from meowcat.protocols.signing.shared_key import VERSION, escaped, escaped_query, sign
+from meowcat.protocols.signing.shared_key import VERSION, sign
 
 DEVELOPMENT = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 KEY = AzureKey(account="myaccount", key=DEVELOPMENT)

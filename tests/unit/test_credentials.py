@@ -257,7 +257,7 @@ async def test_what_a_provider_must_not_return(clock, given, says):
 async def test_a_credential_of_another_kind_is_refused(clock):
     credentials = Credentials({"s3": key(), "azure": AzureKey(account="a", key="bm8=")}, clock)
     with pytest.raises(Refused, match="'azure': expected AccessKey; it is of kind AzureKey"):
-        await credentials.get("azure")
+        await credentials.get("azure", AccessKey)
     with pytest.raises(Refused, match="'s3': expected AzureSas or BearerToken; it is of kind AccessKey"):
         await credentials.get("s3", AzureSas, BearerToken)
 

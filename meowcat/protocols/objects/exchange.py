@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -10,7 +11,7 @@ from meowcat.core.transfers import ProtocolSpec
 from meowcat.core.urls import host_of
 from meowcat.core.values import Fault
 from meowcat.protocols.contract import Tools
-from meowcat.protocols.credentials import Credential
+from meowcat.protocols.credentials import AccessKey, Credential
 from meowcat.protocols.wire import Reply, call
 from meowcat.transport.contract import HttpRequest
 
@@ -45,6 +46,9 @@ class Signer(ABC):
         tools: of the engine.
     """
 
+    kinds: ClassVar[tuple[type[Credential], ...]] = (AccessKey,)
+    """Of the credentials that sign such requests."""
+
     def __init__(self, endpoint: str, credential: str, tools: Tools) -> None:
         self.credential = credential
         self._tools = tools
@@ -60,7 +64,7 @@ class Signer(ABC):
             at: milliseconds since 1970 UTC, by the server's clock.
 
         Raises:
-            Refused: CREDENTIAL: it is not of a kind that signs such requests.
+            Refused: the request can't be signed as it is.
         """
 
     @abstractmethod
@@ -83,7 +87,7 @@ class Signer(ABC):
         """
         if not self.credential:
             return request.url, dict(request.headers), None
-        key = await self._tools.credentials.get(self.credential)
+        key = await self._tools.credentials.get(self.credential, *self.kinds)
         at = self._tools.wall() + self._tools.skew.get(self._host, 0)
         url, added = self.signed(request, key, at)
         return url, {**request.headers, **added}, key
@@ -109,7 +113,7 @@ class Signer(ABC):
         if key is None or not self.is_stale(reply, method, key):
             return False
         self._tools.credentials.invalidate(self.credential, key)
-        return await self._tools.credentials.get(self.credential) != key
+        return await self._tools.credentials.get(self.credential, *self.kinds) != key
 
 
 class Trials:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from meowcat.core.values import Fault
 from meowcat.protocols.contract import Tools
-from meowcat.protocols.credentials import Credential
+from meowcat.protocols.credentials import AccessKey, Credential
 from meowcat.protocols.objects.documents import error_code
 from meowcat.protocols.objects.exchange import Signer, Unsigned
 from meowcat.protocols.objects.headers import Placement
@@ -46,6 +46,7 @@ class S3Signer(Signer):
         """That there is no body is signed in any case."""
         payload = request.payload or (UNSIGNED if request.length else EMPTY_SHA256)
         region = self._address.region
+        assert isinstance(key, AccessKey)  # noqa: S101  # `kinds` says so
         added = sign(request.method, request.url, request.headers, key, region=region, at=at, payload=payload)
         return request.url, added
 
@@ -53,6 +54,7 @@ class S3Signer(Signer):
         return error_code(reply) == "RequestTimeTooSkewed"
 
     def is_stale(self, reply: Reply, method: str, key: Credential) -> bool:
+        assert isinstance(key, AccessKey)  # noqa: S101  # see above
         silent = method == "HEAD" and reply.status == 400 and key.token is not None  # noqa: PLR2004  # what ExpiredToken comes with
         return silent or error_code(reply) in _STALE
 

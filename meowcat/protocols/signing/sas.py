@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.protocols.credentials import AzureKey, AzureSas
-from meowcat.protocols.signing.shared_key import VERSION, escaped_query, mac
+from meowcat.protocols.signing.canonical import escaped_query
+from meowcat.protocols.signing.shared_key import VERSION, mac
 
 __all__ = ["account_sas", "service_sas"]
 

@@ -12,14 +12,14 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.protocols.credentials import AzureKey
 
-__all__ = ["VERSION", "bearer", "escaped", "escaped_query", "mac", "sign"]
+__all__ = ["VERSION", "bearer", "mac", "sign"]
 
 VERSION = "2023-11-03"
 """Of the service's interface, in each request and in each signature: blocks of 4000 MiB, CRC-64 and all else
@@ -31,16 +31,6 @@ _SIGNED = (
 )  # fmt: skip
 """By the service, in this order, an absent one as an empty line."""
 _OURS = re.compile(r"x-ms-[a-z0-9_-]+")
-
-
-def escaped(text: str, safe: str = "") -> str:
-    """`text` in UTF-8, with all escaped but letters, digits, `-._~` and what is `safe`."""
-    return quote(text, safe=safe)
-
-
-def escaped_query(fields: Iterable[tuple[str, str]]) -> str:
-    """A query of these names and values, in their order."""
-    return "&".join(f"{escaped(name)}={escaped(value)}" for name, value in fields)
 
 
 def sign(

@@ -75,6 +75,26 @@ async def what_was_removed_leaves_another_upload_alone(trial: Trial) -> None:
     await other.holds(other.content)
 
 
+@check("A6")
+async def what_nothing_can_remove_is_told_of(trial: Trial) -> None:
+    trial.need(not trial.harness.protocol.removes, "removes what was sent and not committed")
+    sender = trial.upload()
+    trial.need(sender.to_send > 0, "sends no parts but for the one that commits")
+    await sender.send_all()
+    for _ in range(2):
+        told = [orphan for orphan in await sender.orphans() if orphan.ours]
+        assert [orphan.id for orphan in told] == [sender.session.id], "what was sent is not listed as ours"
+        assert told[0].detail, "nothing is said of what becomes of it"
+        await sender.abort()
+    other = trial.upload(name=sender.name)
+    assert not [orphan for orphan in await other.orphans() if orphan.ours], (
+        "another task takes it for its own"
+    )
+    await sender.commit()
+    await sender.holds(sender.content)
+    assert not [orphan for orphan in await sender.orphans() if orphan.ours], "it lists what was committed"
+
+
 @check("A5")
 async def orphans_are_the_sessions_that_stand(trial: Trial) -> None:
     trial.need(trial.able.session, "has no sessions")
