@@ -7,16 +7,16 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import platformdirs
+from msgspec import Struct
 
 from meowcat.core.errors import InvalidArgument
-from meowcat.protocols.credentials import AccessKey
+from meowcat.protocols.credentials import AccessKey, AzureKey, AzureSas, BearerToken, Credential
 
-__all__ = ["ALIYUN", "DEFAULT", "FILE_VARIABLE", "credential_named", "credentials_file"]
+__all__ = ["ALIYUN", "AZURE", "DEFAULT", "FILE_VARIABLE", "credential_named", "credentials_file"]
 
 FILE_VARIABLE = "MEOWCAT_CREDENTIALS"
 """Names another file."""
@@ -24,16 +24,62 @@ DEFAULT = "default"
 """This name, and `env`, are those of the variables that all tools for S3 know."""
 ALIYUN = "aliyun"
 """This one is that of the variables that all tools for Aliyun know."""
-_FIELDS = ("access_key_id", "secret_access_key", "session_token")
-_NEEDED = _FIELDS[:2]
+AZURE = "azure"
+"""And this one that of the variables that all tools for Azure Storage know."""
 
-_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_KNOWN = {
+
+class _Form(Struct, frozen=True):
+    """How one kind of credential is written down."""
+
+    make: Callable[..., Credential]
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    """Fields that say nothing by themselves: an account goes with a SAS, too."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (*self.needed, *self.optional)
+
+    def is_meant(self, given: Mapping[str, object]) -> bool:
+        return any(given.get(field) is not None for field in self.fields if field not in self.shared)
+
+
+_KEY = _Form(
+    lambda access_key_id, secret_access_key, session_token=None: AccessKey(
+        id=access_key_id, secret=secret_access_key, token=session_token
+    ),
+    ("access_key_id", "secret_access_key"),
+    ("session_token",),
+)
+_ACCOUNT = _Form(
+    lambda account, account_key: AzureKey(account=account, key=account_key),
+    ("account", "account_key"),
+    shared=("account",),
+)
+_SAS = _Form(lambda sas_token: AzureSas(token=sas_token), ("sas_token",))
+_TOKEN = _Form(lambda bearer_token: BearerToken(token=bearer_token), ("bearer_token",))
+_FORMS = (_KEY, _ACCOUNT, _SAS, _TOKEN)
+_FIELDS = tuple(field for form in _FORMS for field in form.fields)
+
+_AWS = (_KEY, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
+_KNOWN: dict[str, tuple[tuple[_Form, tuple[str, ...]], ...]] = {
     DEFAULT: (_AWS,),
     "env": (_AWS,),
     ALIYUN: (
-        ("ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_SECURITY_TOKEN"),
-        ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN"),
+        (
+            _KEY,
+            (
+                "ALIBABA_CLOUD_ACCESS_KEY_ID",
+                "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+                "ALIBABA_CLOUD_SECURITY_TOKEN",
+            ),
+        ),
+        (_KEY, ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN")),
+    ),
+    AZURE: (
+        (_ACCOUNT, ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY")),
+        (_SAS, ("AZURE_STORAGE_SAS_TOKEN",)),
     ),
 }
 """Variables by the names that they stand for, in the order of the fields; several sets, the first that is
@@ -46,7 +92,7 @@ def credentials_file() -> Path:
     return Path(named) if named else platformdirs.user_config_path("meowcat") / "credentials.toml"
 
 
-def credential_named(name: str) -> AccessKey:
+def credential_named(name: str) -> Credential:
     """The credential of that name: the environment's, else the file's.
 
     Raises:
@@ -55,30 +101,33 @@ def credential_named(name: str) -> AccessKey:
     """
     found = _of_environment(name) or _of_file(name)
     if found is None:
-        key, secret, _ = _variables(name)[0]
+        sets = [variables[: len(form.needed)] for form, variables in _variables(name)]
+        forms = _FORMS if name not in _KNOWN else tuple(form for form, _ in _KNOWN[name])
+        fields = dict.fromkeys(" and ".join(form.needed) for form in forms)
         raise InvalidArgument(
-            f"credential {name!r}: none is there; set {key} and {secret}, "
-            f"or add [{name}] with access_key_id and secret_access_key to {credentials_file()}"
+            f"credential {name!r}: none is there; set {', or '.join(' and '.join(each) for each in sets)}, "
+            f"or add [{name}] with {', or '.join(fields)} to {credentials_file()}"
         )
     return found
 
 
-def _variables(name: str) -> tuple[tuple[str, ...], ...]:
+def _variables(name: str) -> tuple[tuple[_Form, tuple[str, ...]], ...]:
     """The sets of variables in which it is looked for."""
     prefix = f"MEOWCAT_CREDENTIAL_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_"
-    return _KNOWN.get(name, (tuple(prefix + field.upper() for field in _FIELDS),))
+    own = tuple((form, tuple(prefix + field.upper() for field in form.fields)) for form in _FORMS)
+    return _KNOWN.get(name, own)
 
 
-def _of_environment(name: str) -> AccessKey | None:
-    for variables in _variables(name):
-        spelled = dict(zip(_FIELDS, variables, strict=True))
+def _of_environment(name: str) -> Credential | None:
+    for form, variables in _variables(name):
+        spelled = dict(zip(form.fields, variables, strict=True))
         given = {field: os.environ.get(variable) or None for field, variable in spelled.items()}
-        if any(given.values()):
-            return _key(f"credential {name!r}: the environment's ", spelled.__getitem__, given)
+        if form.is_meant(given):
+            return _made(form, f"credential {name!r}: the environment's ", spelled.__getitem__, given)
     return None
 
 
-def _of_file(name: str) -> AccessKey | None:
+def _of_file(name: str) -> Credential | None:
     path = credentials_file()
     try:
         with path.open("rb") as file:
@@ -102,18 +151,20 @@ def _of_file(name: str) -> AccessKey | None:
     unknown = sorted(set(table) - set(_FIELDS))
     if unknown:
         raise InvalidArgument(f"{path}: [{name}] has {unknown[0]!r}; expected only {', '.join(_FIELDS)}")
-    return _key(f"{path}: [{name}] ", str, table)
+    meant = [form for form in _FORMS if form.is_meant(table)]
+    if len(meant) > 1:
+        raise InvalidArgument(f"{path}: [{name}] has more than one credential; give each a table of its own")
+    return _made(meant[0] if meant else _KEY, f"{path}: [{name}] ", str, table)
 
 
-def _key(where: str, spelled: Callable[[str], str], given: dict[str, Any]) -> AccessKey:
+def _made(form: _Form, where: str, spelled: Callable[[str], str], given: Mapping[str, object]) -> Credential:
     """The fields as a credential; `spelled` says how a field is called there."""
     texts: dict[str, str] = {}
-    for field in _FIELDS:
+    for field in form.fields:
         value = given.get(field)
-        if value is None and field not in _NEEDED:
+        if value is None and field in form.optional:
             continue
         if not isinstance(value, str) or not value.strip():
             raise InvalidArgument(f"{where}{spelled(field)} is missing, or no text")
         texts[field] = value.strip()
-    key, secret = (texts[field] for field in _NEEDED)
-    return AccessKey(id=key, secret=secret, token=texts.get("session_token"))
+    return form.make(**texts)

@@ -116,8 +116,8 @@ def get(
 ) -> Exit:
     """Download each URL, verified, and resumable after kill -9.
 
-    URL is http(s)://…, or an object: s3://BUCKET/KEY, of any server that speaks S3, or
-    oss://BUCKET/KEY.
+    URL is http(s)://…, or an object: s3://BUCKET/KEY, of any server that speaks S3, oss://BUCKET/KEY or
+    azure://CONTAINER/BLOB.
     """
     order = _order(context, urls, options)
     display = display_for(as_json=as_json, quiet=quiet)
@@ -192,7 +192,7 @@ async def _done(order: Order, paths: list[Path], engine: Engine) -> dict[str, Ta
 
 def _content(url: str, spec: ProtocolSpec | None) -> tuple[str, object]:
     """What tells one content from another: of an object also which version of it."""
-    return identity(url), spec and spec.fields.get("version_id")
+    return identity(url), spec and [spec.fields.get(name) for name in ("version_id", "snapshot")]
 
 
 async def _brought(engine: Engine, task: TaskId) -> tuple[str, object]:

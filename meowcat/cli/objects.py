@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from meowcat.cli.credentials import ALIYUN, DEFAULT
+from meowcat.cli.credentials import ALIYUN, AZURE, DEFAULT
 from meowcat.core.transfers import ProtocolSpec
+from meowcat.protocols.azure import AzureBlob, AzureDownload
 from meowcat.protocols.contract import DownloadProtocol
 from meowcat.protocols.oss import AliyunOSS, OSSDownload
 from meowcat.protocols.s3 import S3, S3Download
@@ -24,17 +25,18 @@ class Store:
     """A kind of server that is named by a scheme of its own."""
 
     scheme: str
-    settings: type[S3 | AliyunOSS]
+    settings: type[S3 | AliyunOSS | AzureBlob]
     """Its fields say which options it knows."""
     download: type[DownloadProtocol]
     credential: str
     """Whose name is taken where none is given."""
     variables: Mapping[str, tuple[str, ...]]
     """Of the environment, by the field that they stand for."""
+    words: str = "BUCKET/KEY"
 
     @property
     def example(self) -> str:
-        return f"{self.scheme}BUCKET/KEY"
+        return f"{self.scheme}{self.words}"
 
 
 STORES = (
@@ -50,6 +52,14 @@ STORES = (
     ),
     Store(
         "oss://", AliyunOSS, OSSDownload, ALIYUN, {"endpoint": ("OSS_ENDPOINT",), "region": ("OSS_REGION",)}
+    ),
+    Store(
+        "azure://",
+        AzureBlob,
+        AzureDownload,
+        AZURE,
+        {"endpoint": ("AZURE_STORAGE_BLOB_ENDPOINT",), "account": ("AZURE_STORAGE_ACCOUNT",)},
+        "CONTAINER/BLOB",
     ),
 )
 EXAMPLES = ", ".join(store.example for store in STORES)
@@ -71,7 +81,12 @@ _SERVER = (
         "--credential",
         metavar="NAME",
         help="The name of the key that signs: from the environment or credentials.toml, never journaled. "
-        f"Default: '{DEFAULT}', or '{ALIYUN}' for oss://.",
+        f"Default: '{DEFAULT}', or '{ALIYUN}' for oss://, or '{AZURE}' for azure://.",
+    ),
+    click.option(
+        "--account",
+        metavar="NAME",
+        help="Of azure://: the storage account, unless --endpoint says it. Default: AZURE_STORAGE_ACCOUNT.",
     ),
     click.option("--anonymous", is_flag=True, help="Sign nothing: for buckets that are open to everybody."),
     click.option(
@@ -94,6 +109,7 @@ _DOWNLOAD = (
     click.option(
         "--version-id", metavar="ID", help="Which version of the object to get. Default: the newest."
     ),
+    click.option("--snapshot", metavar="INSTANT", help="Of azure://: which snapshot of the blob to get."),
 )
 _UPLOAD = (
     click.option("--content-type", metavar="TYPE", help="The media type that downloads of it will say."),
@@ -104,18 +120,35 @@ _UPLOAD = (
         metavar="NAME=VALUE",
         help="Kept with the object, and journaled; may be repeated.",
     ),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Of azure://: replace the blob that is there. Others replace without being told to.",
+    ),
+    click.option(
+        "--tier", metavar="TIER", help="Of azure://: Hot, Cool, Cold, Archive. Default: the account's."
+    ),
     click.option("--storage-class", metavar="CLASS", help="As in STANDARD_IA. Default: the server's."),
     click.option(
         "--part-checksum",
         type=click.Choice(["auto", "crc64nvme", "sha256", "crc64", "md5", "none"]),
         default="auto",
         show_default=True,
-        help="What each part is compared with: at S3 all but crc64, at OSS crc64, md5 or none.",
+        help="What each part is compared with: at S3 all but crc64, at OSS crc64, md5 or none, at Azure "
+        "crc64nvme, md5 or none.",
     ),
 )
-_SERVER_NAMES = ("endpoint", "region", "credential", "anonymous", "style", "additional_headers")
-DOWNLOAD_NAMES = (*_SERVER_NAMES, "version_id")
-UPLOAD_NAMES = (*_SERVER_NAMES, "content_type", "metadata_pairs", "storage_class", "part_checksum")
+_SERVER_NAMES = ("endpoint", "region", "credential", "anonymous", "style", "additional_headers", "account")
+DOWNLOAD_NAMES = (*_SERVER_NAMES, "version_id", "snapshot")
+UPLOAD_NAMES = (
+    *_SERVER_NAMES,
+    "content_type",
+    "metadata_pairs",
+    "storage_class",
+    "part_checksum",
+    "overwrite",
+    "tier",
+)
 
 
 def download_options(command: Command) -> Command:
@@ -171,13 +204,22 @@ class Objects:
             found = (os.environ.get(variable) for variable in variables)
             fields[name] = fields.get(name) or next(filter(None, found), None)
         for name in fields.keys() - set(store.settings.__struct_fields__):
-            if fields.pop(name):
-                raise click.UsageError(f"{_OPTIONS.get(name, name)} means nothing to {store.example}")
+            value = fields.pop(name)
+            if value and value != _DEFAULTS.get(name):
+                raise click.UsageError(
+                    f"{_OPTIONS.get(name, _spelled(name))} means nothing to {store.example}"
+                )
         return store.settings(**fields).spec()
 
 
-_OPTIONS = {"additional_headers": "--additional-header"}
-"""As people know them, of those that only some servers have."""
+_DEFAULTS = {"style": "auto", "overwrite": "never"}
+"""What options say that nobody gave."""
+_OPTIONS = {"additional_headers": "--additional-header", "checksum": "--part-checksum"}
+"""As people know them, where the field has another name."""
+
+
+def _spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def taken_objects(options: dict[str, Any], names: Sequence[str]) -> Objects:
@@ -190,6 +232,7 @@ def taken_objects(options: dict[str, Any], names: Sequence[str]) -> Objects:
     if "metadata_pairs" in given:
         given["metadata"] = _pairs(given.pop("metadata_pairs"))
         given["checksum"] = given.pop("part_checksum")
+        given["overwrite"] = "replace" if given["overwrite"] else "never"
     return Objects(given)
 
 

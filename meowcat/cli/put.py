@@ -123,8 +123,8 @@ def put(
     """Upload each FILE to URL, resumable after kill -9.
 
     URL is the address of a form upload, http(s)://…, which takes any number of files; or an object,
-    s3://BUCKET/KEY or oss://BUCKET/KEY. A BUCKET alone, or a KEY with a slash at its end, is a folder for the
-    files' own names.
+    s3://BUCKET/KEY, oss://BUCKET/KEY or azure://CONTAINER/BLOB. A BUCKET alone, or a KEY with a slash at its
+    end, is a folder for the files' own names.
     """
     order = _order(context, files, url, options)
     display = display_for(as_json=as_json, quiet=quiet)

@@ -155,7 +155,8 @@ def standing_text(info: TaskInfo) -> str:
     """What keeps a task that is neither Complete nor moving, in a few words; "" where nothing does."""
     if info.state is State.FAILED and info.fault is not None:
         if info.fault.kind is FaultKind.TARGET_EXISTS:
-            return f"{info.path} exists; --overwrite replaces it"
+            target = info.path if info.direction == "download" else info.url
+            return f"{target} exists; --overwrite replaces it"
         return info.fault.detail
     if info.needs:
         fault = info.fault

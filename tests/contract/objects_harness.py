@@ -12,10 +12,10 @@ from meowcat.core.sessions import Receipt, Session
 from meowcat.core.transfers import Download
 from meowcat.core.uploads import choose_part_size
 from meowcat.core.values import TaskId
-from meowcat.protocols.contract import DownloadJob, Job, Tools
+from meowcat.protocols.azure import AzureBlob, AzureDownload, AzureUpload
+from meowcat.protocols.contract import DownloadJob, Job, Tools, UploadProtocol
 from meowcat.protocols.credentials import AccessKey, Credentials
 from meowcat.protocols.objects.download import SignedDownload
-from meowcat.protocols.objects.multipart import MultipartUpload
 from meowcat.protocols.oss import AliyunOSS, OSSDownload, OSSUpload
 from meowcat.protocols.refreshers import Refreshers
 from meowcat.protocols.s3 import S3, S3Download, S3Upload
@@ -28,8 +28,12 @@ PATIENT = Timeouts(connect=5, read=20, pool=10)
 TASK = TaskId("01JDTASK000000000000000S3A")
 KEY = AccessKey(id="AKID", secret="made-up")
 
-UPLOADS: dict[type, type[MultipartUpload]] = {S3: S3Upload, AliyunOSS: OSSUpload}
-DOWNLOADS: dict[type, type[SignedDownload]] = {S3: S3Download, AliyunOSS: OSSDownload}
+UPLOADS: dict[type, type[UploadProtocol]] = {S3: S3Upload, AliyunOSS: OSSUpload, AzureBlob: AzureUpload}
+DOWNLOADS: dict[type, type[SignedDownload]] = {
+    S3: S3Download,
+    AliyunOSS: OSSDownload,
+    AzureBlob: AzureDownload,
+}
 """By their settings."""
 
 _names = itertools.count()
@@ -77,18 +81,18 @@ class Sending:
     tools: Tools
     url: str
     content: bytes
-    settings: S3 | AliyunOSS
+    settings: S3 | AliyunOSS | AzureBlob
     headers: dict[str, str] = field(default_factory=dict)
     task: TaskId = TASK
     session: Session | None = None
     receipts: dict[int, Receipt] = field(default_factory=dict)
 
     @property
-    def protocol(self) -> MultipartUpload:
+    def protocol(self) -> UploadProtocol:
         upload = UPLOADS[type(self.settings)]
         url, spec = upload.resolve(self.url, self.settings.spec(), None)
         able = upload(self._job(url, spec, 0), self.tools).capabilities()
-        self.part = choose_part_size(len(self.content), PART if able.session else None, able)
+        self.part = choose_part_size(len(self.content), PART if able.max_parts > 1 else None, able)
         return upload(self._job(url, spec, self.part), self.tools)
 
     def _job(self, url, spec, part_size):

@@ -12,8 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neig
 from azure.storage.blob import BlobBlock
 from azure_harness import (
     PART,
+    PATIENT,
     container_of,
     download_of,
+    fresh_key,
     name_of,
     sending,
     stored,
@@ -21,7 +23,6 @@ from azure_harness import (
     uncommitted,
     wall,
 )
-from s3_harness import PATIENT, fresh_key
 
 from meowcat.core.http_rules import Asked, Partial, Whole, Wrong
 from meowcat.core.values import FaultKind

@@ -10,10 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
-from azure_harness import KEY, PART, Sending, download_of, tools_of
-from s3_harness import wall
-from test_protocol_s3_scripted import Script, refused, reply
-from test_protocol_s3_scripted import error as error_of_s3
+from azure_harness import KEY, PART, Sending, download_of, tools_of, wall
+from scripted_store import Script, refused, reply
+from scripted_store import error as any_error
 
 from meowcat.core.http_rules import Asked, Partial, Wrong
 from meowcat.core.retry import Class, classify, http_date
@@ -37,7 +36,7 @@ ENDED = (
 
 def error(code, status=400, **headers):
     """Azure says the code in a header, too: a HEAD has nothing else."""
-    return error_of_s3(code, status, x_ms_error_code=code, **headers)
+    return any_error(code, status, x_ms_error_code=code, **headers)
 
 
 NOT_THERE = error("BlobNotFound", 404)

@@ -12,8 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
 
-from azure_harness import PART, container_of, stored, uncommitted
-from s3_harness import fresh_key
+from azure_harness import PART, container_of, fresh_key, stored, uncommitted
 
 import meowcat
 from meowcat import AzureBlob, State

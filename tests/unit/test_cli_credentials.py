@@ -6,7 +6,7 @@ import pytest
 
 from meowcat.cli.credentials import credential_named, credentials_file
 from meowcat.core.errors import InvalidArgument
-from meowcat.protocols.credentials import AccessKey
+from meowcat.protocols.credentials import AccessKey, AzureKey, AzureSas, BearerToken
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,35 @@ def test_what_all_tools_for_aliyun_know(monkeypatch, prefix, token):
     assert credential_named("aliyun") == AccessKey(id="AK", secret="hidden", token="hidden-2")
 
 
+def test_what_all_tools_for_azure_know(monkeypatch):
+    for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    text = refusal("azure")
+    assert (
+        "set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY, or AZURE_STORAGE_SAS_TOKEN, or add [azure]" in text
+    )
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "acct")  # which goes with a SAS, too
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sig=hidden")
+    assert credential_named("azure") == AzureSas(token="sig=hidden")
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "aGlkZGVu")
+    assert credential_named("azure") == AzureKey(account="acct", key="aGlkZGVu")
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT")
+    assert "AZURE_STORAGE_ACCOUNT is missing" in refusal("azure")
+
+
+def test_credentials_of_azure_by_names_of_ones_own(monkeypatch, file):
+    file(
+        '[a]\naccount = "acct"\naccount_key = "aGlkZGVu"\n[b]\nsas_token = "sig=hidden"\n'
+        '[c]\nbearer_token = "hidden"\n[d]\nsas_token = "hidden"\nbearer_token = "hidden"\n'
+    )
+    assert credential_named("a") == AzureKey(account="acct", key="aGlkZGVu")
+    assert credential_named("b") == AzureSas(token="sig=hidden")
+    assert credential_named("c") == BearerToken(token="hidden")
+    assert "[d] has more than one credential" in refusal("d")
+    monkeypatch.setenv("MEOWCAT_CREDENTIAL_B_BEARER_TOKEN", "first")
+    assert credential_named("b") == BearerToken(token="first")
+
+
 def test_from_the_file(file):
     file(
         '[prod]\naccess_key_id = "AK"\nsecret_access_key = "s"\nsession_token = "t"\n[default]\n'
@@ -95,7 +124,8 @@ def test_the_environment_goes_first(monkeypatch, file):
 def test_what_is_nowhere_says_where_to_put_it():
     text = refusal("prod")
     assert "set MEOWCAT_CREDENTIAL_PROD_ACCESS_KEY_ID and MEOWCAT_CREDENTIAL_PROD_SECRET_ACCESS_KEY" in text
-    assert f"or add [prod] with access_key_id and secret_access_key to {credentials_file()}" in text
+    kinds = "access_key_id and secret_access_key, or account and account_key, or sas_token, or bearer_token"
+    assert f"or add [prod] with {kinds} to {credentials_file()}" in text
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])

@@ -34,7 +34,9 @@ FORM = "https://host/upload"
 def run(tmp_path, monkeypatch):
     """`run("put", "x.bin", URL)` in a folder with a file, a folder, and no credentials."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith(("AWS_", "ALIBABA_", "OSS_", "MEOWCAT_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("AWS_", "ALIBABA_", "OSS_", "AZURE_", "MEOWCAT_"))
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEOWCAT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MEOWCAT_CREDENTIALS", str(tmp_path / "credentials.toml"))
@@ -77,6 +79,13 @@ def test_the_commands_have_help_with_examples(run, command):
         (["x.bin", "oss://bucket/x", "--part-checksum", "sha256"], "checksum 'sha256'"),
         (["x.bin", "oss://bucket/x", "--category", "a"], "--category is for form uploads"),
         (["x.bin", FORM, "--additional-header", "host"], "is for s3://BUCKET/KEY, oss://BUCKET/KEY"),
+        (["x.bin", "azure://container/x"], "does not say whose container it is"),
+        (["x.bin", "azure://container/x", "--account", "acct"], "AZURE_STORAGE_SAS_TOKEN"),
+        (["x.bin", "azure://container/x", "--region", "r"], "--region means nothing to azure://CONTAINER/BLOB"),
+        (["x.bin", "azure://container/x", "--style", "path"], "--style means nothing to azure://"),
+        (["x.bin", "azure://container/x", "--account", "acct", "--metadata", "a-b=1"], "names of variables"),
+        (["x.bin", "s3://bucket/x", "--tier", "Cool"], "--tier means nothing to s3://BUCKET/KEY"),
+        (["x.bin", "s3://bucket/x", "--overwrite"], "--overwrite means nothing to s3://BUCKET/KEY"),
         (["x.bin", "sub/x.bin", "s3://bucket/x"], "for several files it has to be a bucket"),
         (["x.bin", "sub/x.bin", "s3://bucket/a/"], "more than one of the files would go there"),
         (["x.bin", "x.bin", FORM], "more than one of the files would go there"),
@@ -104,6 +113,10 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_no_journal(run, tmp_pa
         (["s3://bucket/x"], "AWS_ACCESS_KEY_ID"),
         (["oss://bucket/a/", "--region", "cn-hangzhou"], "expected an object, oss://BUCKET/KEY"),
         (["oss://bucket/x", "--region", "cn-hangzhou"], "ALIBABA_CLOUD_ACCESS_KEY_ID"),
+        (["azure://container/x/", "--account", "acct"], "expected an object, azure://CONTAINER/BLOB"),
+        (["azure://container/x", "--account", "acct", "--snapshot", "1", "--version-id", "2"], "give one"),
+        (["azure://container/x", "--account", "acct"], "AZURE_STORAGE_KEY"),
+        (["https://host/x", "--account", "acct"], "oss://BUCKET/KEY, azure://CONTAINER/BLOB"),
         (["https://host/x", "--version-id", "1"], "--version-id is for s3://BUCKET/KEY"),
         (["https://host/x", "--anonymous"], "--anonymous is for s3://BUCKET/KEY"),
     ],

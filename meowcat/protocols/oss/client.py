@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from meowcat.core.values import Fault
 from meowcat.protocols.contract import Tools
-from meowcat.protocols.credentials import Credential
+from meowcat.protocols.credentials import AccessKey, Credential
 from meowcat.protocols.objects.documents import text_of
 from meowcat.protocols.objects.exchange import Signer, Unsigned
 from meowcat.protocols.objects.headers import Placement
@@ -51,6 +51,7 @@ class OSSSigner(Signer):
 
     def signed(self, request: Unsigned, key: Credential, at: int) -> tuple[str, Mapping[str, str]]:
         address = self._address
+        assert isinstance(key, AccessKey)  # noqa: S101  # `kinds` says so
         return request.url, sign(
             request.method,
             request.url,
