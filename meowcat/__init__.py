@@ -54,7 +54,7 @@ from meowcat.core.values import Checksum, Fault, FaultKind, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.engine import Engine
 from meowcat.journal.logged import LoggedEvent
-from meowcat.protocols.azure import AzureBlob
+from meowcat.protocols.azure import AzureBlob, AzurePresigner
 from meowcat.protocols.completions import Completion
 from meowcat.protocols.credentials import AccessKey, AzureKey, AzureSas, BearerToken
 from meowcat.protocols.form_upload import FormUpload
@@ -81,6 +81,7 @@ __all__ = [
     "AuditError",
     "AzureBlob",
     "AzureKey",
+    "AzurePresigner",
     "AzureSas",
     "BearerToken",
     "BodyTooLarge",

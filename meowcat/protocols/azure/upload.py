@@ -38,7 +38,7 @@ from meowcat.protocols.s3.checksums import base64_of, hex_of
 from meowcat.protocols.signing.shared_key import VERSION
 from meowcat.protocols.wire import Reply
 
-__all__ = ["AzureUpload"]
+__all__ = ["MAX_BLOCK", "MAX_BLOCKS", "MAX_SIZE", "AzureUpload", "blob_headers"]
 
 ONE_PUT = 8 << 20
 """Bytes up to which a blob is sent by one request."""
@@ -223,19 +223,10 @@ class AzureUpload(UploadProtocol):
 
     def _of_blob(self, session: Session) -> dict[str, str]:
         """What the blob has from its beginning, and the condition under which it may come to be."""
-        fields = self.job.spec.fields
         headers = PLACES.sent(self.job.headers, creates=True)
         given = {name.lower(): value for name, value in self.job.headers.items()}
         headers |= {f"x-ms-blob-{name}": given[name] for name in DESCRIBING if name in given}
-        headers[MARKER] = session.facts[_MARK]
-        for name, header in (("content_type", "x-ms-blob-content-type"), ("tier", "x-ms-access-tier")):
-            if name in fields:
-                headers[header] = str(fields[name])
-        headers |= {
-            f"x-ms-meta-{name.removeprefix(META)}": str(value)
-            for name, value in fields.items()
-            if name.startswith(META)
-        }
+        headers |= {MARKER: session.facts[_MARK]} | blob_headers(self.job.spec.fields)
         if "md5" in self.job.digests:
             headers["x-ms-blob-content-md5"] = base64_of(self.job.digests["md5"])
         before = session.facts[_ETAG]
@@ -331,6 +322,17 @@ class AzureUpload(UploadProtocol):
     def _lost(self) -> Fault:
         detail = f"Azure has none of the blocks of {self._address.shown} any more; it is begun anew"
         return Fault(kind=FaultKind.SESSION_LOST, detail=detail)
+
+
+def blob_headers(fields: Mapping[str, str | int | bool]) -> dict[str, str]:
+    """What settings say that a blob has, as headers of the request that makes it."""
+    names = (("content_type", "x-ms-blob-content-type"), ("tier", "x-ms-access-tier"))
+    headers = {header: str(fields[name]) for name, header in names if name in fields}
+    return headers | {
+        f"x-ms-meta-{name.removeprefix(META)}": str(value)
+        for name, value in fields.items()
+        if name.startswith(META)
+    }
 
 
 def _kept(sizes: Sequence[int]) -> str:
