@@ -25,6 +25,7 @@ from form_harness import FormServer
 from oss_server import OSSServer
 
 import meowcat
+from meowcat.testing.azurite import Azurite
 from meowcat.testing.s3_servers import SeaweedFS
 from meowcat.testing.servers import Content, RangeServer, Trouble
 
@@ -90,6 +91,12 @@ def aliyun(oss) -> str:
 
 
 @pytest.fixture(scope="module")
+def blobs(azurite) -> str:
+    """As `s3`, with a container of the name `container`."""
+    return azurite.endpoint
+
+
+@pytest.fixture(scope="module")
 def uploads(tmp_path_factory) -> Iterator[str]:
     """A server that takes uploads by forms at any path that ends as its own."""
     with FormServer(tmp_path_factory.mktemp("uploads")) as server:
@@ -99,6 +106,7 @@ def uploads(tmp_path_factory) -> Iterator[str]:
 ON_DEMAND = {
     "https://s3.example": "s3",
     "https://oss.example": "aliyun",
+    "https://azure.example": "blobs",
     "https://uploads.example": "uploads",
 }
 """Hosts that are started for the pages that name them, by the fixture that does."""
@@ -121,6 +129,8 @@ def folder(tmp_path, monkeypatch, hosts):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SeaweedFS.key.secret)
     monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", OSSServer.key.id)
     monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", OSSServer.key.secret)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", Azurite.key.account)
+    monkeypatch.setenv("AZURE_STORAGE_KEY", Azurite.key.key)
     (tmp_path / "company-ca.pem").write_text(hosts["company-ca.pem"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

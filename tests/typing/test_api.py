@@ -158,7 +158,12 @@ class OwnSettings:
 async def uploads() -> None:
     engine = meowcat.Engine(
         "transfers.db",
-        credentials={"fixed": meowcat.AccessKey(id="a", secret="b"), "fresh": a_fresh_key},
+        credentials={
+            "fixed": meowcat.AccessKey(id="a", secret="b"),
+            "fresh": a_fresh_key,
+            "sas": meowcat.AzureSas(token="sig=x"),
+            "token": lambda: meowcat.BearerToken(token="x", expires=1_764_000_000_000),
+        },
         sources={"row 7": OwnSource()},
         protocols=[OwnProtocol],
     )
@@ -168,6 +173,12 @@ async def uploads() -> None:
     assert_type(result.remote, dict[str, str])
     await engine.upload(b"bytes", "https://host/upload", protocol=form, name="bytes.txt")
     await engine.upload("row 7", "https://host/object", protocol=OwnSettings(), origin="named")
+    azure = meowcat.AzureBlob(account="acct", overwrite="replace", tier="Cool", metadata={"a": "b"})
+    meowcat.Upload("a.bin", "azure://container/a.bin", azure)
+    key = meowcat.AzureKey(account="acct", key="bWFkZS11cA==")
+    presigner = meowcat.AzurePresigner("azure://container/a.bin", azure, key, expires=60)
+    assert_type(presigner.upload_plan(1, "order"), meowcat.UploadPlan)
+    assert_type(presigner.download_plan(), meowcat.DownloadPlan)
     s3 = meowcat.S3(endpoint="https://host", region="eu-1", credential="fresh", metadata={"a": "b"})
     request = meowcat.Upload("big.iso", "s3://bucket/key", s3, connections=8, verify_source="always")
     task = await engine.submit(request, paused=True)
