@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import httpx
@@ -22,6 +23,7 @@ from botocore.exceptions import ClientError
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 sys.path.insert(0, str(Path(__file__).parent.parent / "contract"))
 
+from azure_harness import stored, uncommitted
 from form_harness import FormServer
 from oss_server import OSSServer
 from proxy import Proxy
@@ -31,6 +33,8 @@ from meowcat import AliyunOSS, Presigner
 from meowcat.core.state import evolve
 from meowcat.journal.contract import Damage
 from meowcat.journal.replay import fold_task, verify_chain
+from meowcat.protocols.azure.blocks import parse
+from meowcat.testing.azurite import Azurite
 from meowcat.testing.s3_servers import SeaweedFS
 
 MIB = 1 << 20
@@ -195,6 +199,45 @@ class PresignedOSSPlace(OSSPlace):
         return set()  # as above
 
 
+class AzurePlace(Place):
+    listing = True
+
+    def __init__(self, proxy, server, **asked):
+        key = {"id": server.key.account, "secret": server.key.key}
+        endpoint = f"{proxy.origin}/{server.key.account}"
+        super().__init__(proxy, endpoint=endpoint, bucket=server.container, **key, **asked)
+        self.server = server
+        self.count = 0
+
+    def begin(self):
+        self.count += 1
+        self.asked["name"] = f"object-{self.count}"
+
+    def sessions(self):
+        """What a commit has not listed."""
+        return [block.id for block in uncommitted(self.server, self.asked["name"])]
+
+    def drop(self, sessions):
+        assert sessions == []
+
+    def confirmed(self, task):
+        listed = uncommitted(self.server, self.asked["name"])
+        found = [parse(block.id, block.size) for block in listed]
+        return {block.index + 1 for block in found if block is not None and block.nonce == task.session.id}
+
+    def sent(self, passed):
+        ids = [parse_qs(urlsplit(each.path).query).get("blockid", [""])[0] for each in passed]
+        found = [parse(name, 1) for name in ids if name]
+        return [block.index + 1 for block in found]
+
+    def is_commit(self, passed):
+        return passed.method == "PUT" and "comp=blocklist" in passed.path
+
+    def object(self):
+        found = stored(self.server, self.asked["name"])
+        return None if found is None else hashlib.sha256(found).hexdigest()
+
+
 class FormPlace(Place):
     listing = True
 
@@ -236,7 +279,10 @@ def place(protocol, folder):
         return
     data = folder / "server"
     data.mkdir()
-    if protocol in ("oss", "presigned oss"):
+    if protocol == "azure":
+        with Azurite(data) as server, Proxy(server.origin) as proxy:
+            yield AzurePlace(proxy, server, protocol=protocol)
+    elif protocol in ("oss", "presigned oss"):
         with OSSServer(data) as server, Proxy(server.origin) as proxy:
             yield (OSSPlace if protocol == "oss" else PresignedOSSPlace)(proxy, server, protocol=protocol)
     else:
@@ -379,7 +425,7 @@ class UploadKills:
         assert child.end() == "complete"
         assert where.object() == content[1]
         assert where.sessions() == []
-        commits = [each for each in where.proxy.passed if where.is_commit(each) and each.status == 200]
+        commits = [each for each in where.proxy.passed if where.is_commit(each) and each.status in (200, 201)]
         assert len(commits) == 1
 
     @pytest.mark.timeout(300)

@@ -69,6 +69,9 @@ def request():
     if ASKED["protocol"] == "oss":
         settings = meowcat.AliyunOSS(endpoint=ASKED["endpoint"], region=ASKED["region"])
         return meowcat.Upload(ASKED["file"], f"oss://{BUCKET}/{NAME}", settings, **part)
+    if ASKED["protocol"] == "azure":
+        settings = meowcat.AzureBlob(endpoint=ASKED["endpoint"])
+        return meowcat.Upload(ASKED["file"], f"azure://{BUCKET}/{NAME}", settings, **part)
     return meowcat.Upload(ASKED["file"], "", meowcat.PresignedUpload(plan=plan(), refresher="back end"))
 
 
@@ -77,6 +80,8 @@ async def main():
     if ASKED["protocol"] in ("s3", "oss"):
         key = meowcat.AccessKey(id=ASKED["id"], secret=ASKED["secret"])
         options["credentials"] = {"default": key}
+    if ASKED["protocol"] == "azure":
+        options["credentials"] = {"default": meowcat.AzureKey(account=ASKED["id"], key=ASKED["secret"])}
     if ASKED["protocol"].startswith("presigned"):
         options["refreshers"] = {"back end": lambda _: plan()}
     config = meowcat.Config(durability=ASKED["durability"], control=False, retries=10)
