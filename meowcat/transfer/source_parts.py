@@ -28,6 +28,9 @@ KEPT = 16 << 20
 """The largest part, in bytes, that is kept in memory from its checksum to its body; larger ones are read
 twice."""
 
+KEPT_BLOCK = 2 << 20
+"""Bytes of such a part in one chunk: the transport has a copy of each chunk, beside all of the part."""
+
 FIRST = 256 << 10
 """Bytes in the first chunk that is handed out …"""
 LEAST = 64 << 10
@@ -167,7 +170,8 @@ class SourcePart:
             return
         whole = await self._pass_over()
         await self._hold.take(self.size)
-        blocks, now = await self._reader.source.read_last(self.start, self.size, (whole, hasher))
+        where = self.start, self.size, (whole, hasher), KEPT_BLOCK
+        blocks, now = await self._reader.source.read_last(*where)
         self._finish(whole, now)
         self._kept = blocks
 

@@ -162,18 +162,20 @@ class Opened(ABC):
         """
 
     @abstractmethod
-    async def read(self, offset: int, size: int, hashers: Sequence[Hasher] = ()) -> list[bytes]:
-        """Read exactly `size` bytes, in blocks of at most `BLOCK`, and feed them to `hashers` on the way.
+    async def read(
+        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
+    ) -> list[bytes]:
+        """Read exactly `size` bytes, in blocks of at most `block`, and feed them to `hashers` on the way.
 
         Raises:
             Refused: SOURCE_CHANGED where it ends before that; as `identity`.
         """
 
     async def read_last(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = ()
+        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
     ) -> tuple[list[bytes], SourceIdentity]:
         """Read as `read` does, and look at it anew once the last byte was read."""
-        return await self.read(offset, size, hashers), await self.identity()
+        return await self.read(offset, size, hashers, block), await self.identity()
 
     @abstractmethod
     async def close(self) -> None:
@@ -250,13 +252,15 @@ class _OpenedFile(Opened):
     async def identity(self) -> SourceIdentity:
         return await self._refusing(self._look)
 
-    async def read(self, offset: int, size: int, hashers: Sequence[Hasher] = ()) -> list[bytes]:
-        return await self._refusing(partial(self._read, offset, size, hashers))
+    async def read(
+        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
+    ) -> list[bytes]:
+        return await self._refusing(partial(self._read, offset, size, hashers, block))
 
     async def read_last(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = ()
+        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
     ) -> tuple[list[bytes], SourceIdentity]:
-        return await self._refusing(lambda: (self._read(offset, size, hashers), self._look()))
+        return await self._refusing(lambda: (self._read(offset, size, hashers, block), self._look()))
 
     async def close(self) -> None:
         await self.run(self._close)
@@ -319,18 +323,18 @@ class _OpenedFile(Opened):
             young=young,
         )
 
-    def _read(self, offset: int, size: int, hashers: Sequence[Hasher]) -> list[bytes]:
+    def _read(self, offset: int, size: int, hashers: Sequence[Hasher], block: int) -> list[bytes]:
         descriptor, stop = self._descriptors[-1], offset + size
         blocks: list[bytes] = []
         while offset < stop:
             with self._guarded():
-                block = self._disk.pread(descriptor, min(BLOCK, stop - offset), offset)
-            if not block:
+                found = self._disk.pread(descriptor, min(block, stop - offset), offset)
+            if not found:
                 raise truncated(self.name, offset, stop)
             for hasher in hashers:
-                hasher.update(block)
-            blocks.append(block)
-            offset += len(block)
+                hasher.update(found)
+            blocks.append(found)
+            offset += len(found)
         return blocks
 
     def _close(self) -> None:
@@ -355,15 +359,17 @@ class _OpenedSource(Opened):
             raise self._nonsense("identity", f"a {type(tag).__name__}: expected at most 1,000 characters")
         return SourceIdentity(size=size, tag=tag)
 
-    async def read(self, offset: int, size: int, hashers: Sequence[Hasher] = ()) -> list[bytes]:
+    async def read(
+        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
+    ) -> list[bytes]:
         stop = offset + size
         blocks: list[bytes] = []
         while offset < stop:
-            block = await self._read(offset, min(BLOCK, stop - offset))
-            if not block:
+            found = await self._read(offset, min(block, stop - offset))
+            if not found:
                 raise truncated(self.name, offset, stop)
-            blocks.append(block)
-            offset += len(block)
+            blocks.append(found)
+            offset += len(found)
         if hashers and blocks:
             await self.feed(hashers, blocks)
         return blocks
