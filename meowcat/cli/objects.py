@@ -131,11 +131,11 @@ _UPLOAD = (
     click.option("--storage-class", metavar="CLASS", help="As in STANDARD_IA. Default: the server's."),
     click.option(
         "--part-checksum",
-        type=click.Choice(["auto", "crc64nvme", "sha256", "crc64", "md5", "none"]),
+        type=click.Choice(["auto", "crc64nvme", "sha256", "md5", "none"]),
         default="auto",
         show_default=True,
-        help="What each part is compared with: at S3 all but crc64, at OSS crc64, md5 or none, at Azure "
-        "crc64nvme, md5 or none.",
+        help="What each part is compared with: at S3 any, at OSS auto, md5 or none, at Azure crc64nvme, md5 "
+        "or none.",
     ),
 )
 _SERVER_NAMES = ("endpoint", "region", "credential", "anonymous", "style", "additional_headers", "account")

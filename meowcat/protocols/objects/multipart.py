@@ -426,7 +426,3 @@ class MultipartUpload(UploadProtocol):
     def _lost(self) -> Fault:
         detail = f"the server does not know the upload to {self._address.shown} any more; it is begun anew"
         return Fault(kind=FaultKind.SESSION_LOST, detail=detail)
-
-    def _differs(self, algorithm: str, sent: str, said: str) -> Fault:
-        detail = f"{self._address.endpoint} has {algorithm} {said[:60]!r}; {sent[:60]!r} was sent"
-        return Fault(kind=FaultKind.CHECKSUM, detail=detail)

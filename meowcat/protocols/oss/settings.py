@@ -15,7 +15,7 @@ MARKER = f"x-oss-meta-{MARK}"
 """The header that proves an object to be of one upload of one task."""
 
 Style = Literal["auto", "virtual", "path", "cname"]
-Checking = Literal["auto", "crc64", "md5", "none"]
+Checking = Literal["auto", "md5", "none"]
 
 
 class AliyunOSS(Struct, frozen=True, kw_only=True):
@@ -34,11 +34,11 @@ class AliyunOSS(Struct, frozen=True, kw_only=True):
     additional_headers: tuple[str, ...] = ()
     """Headers that are signed besides those that always are, where a request has them: `host`, `range`."""
     checksum: Checking = "auto"
-    """How bytes are compared. With `crc64` the CRC-64 that OSS computes of each part and of the whole object,
-    and tells in its replies, has to be that of the source. With `md5` each part's MD5 is sent along besides,
-    so that OSS does not even take a damaged one. `auto` is md5 for what one request sends, since that
-    replaces the object at once, and crc64 for parts. `none` leaves it to TLS. Of a download, all but `none`
-    compare the whole with the CRC-64 that OSS tells."""
+    """How bytes are compared. `auto`: the CRC-64 that OSS computes of each part and of the whole object, and
+    tells in its replies, has to be that of the source. With `md5` each part's MD5 is sent along besides, so
+    that OSS does not even take a damaged one; so it is in any case where one request makes the object.
+    `none` leaves it to TLS. Of a download, all but `none` compare the whole with the CRC-64 that OSS tells.
+    """
     storage_class: str | None = None
     """`IA`, `Archive` …; None is the bucket's."""
     content_type: str | None = None

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 from meowcat.core.sessions import Capabilities, Receipt, Session
 from meowcat.core.transfers import ProtocolSpec
+from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Part, Refused
 from meowcat.protocols.objects.address import ObjectAddress
 from meowcat.protocols.objects.documents import Listed, Page, error_code, listed_parts, text_of
@@ -124,6 +125,10 @@ class S3Upload(MultipartUpload):
         if all(name == "sha256" for name, _, _ in given):
             return composite_sha256([digits for _, _, digits in given])
         return None
+
+    def _differs(self, algorithm: str, sent: str, said: str) -> Fault:
+        detail = f"{self._address.endpoint} has {algorithm} {said[:60]!r}; {sent[:60]!r} was sent"
+        return Fault(kind=FaultKind.CHECKSUM, detail=detail)
 
 
 def _announced(algorithm: str | None) -> dict[str, str]:
