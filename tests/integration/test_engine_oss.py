@@ -203,6 +203,41 @@ async def test_what_is_stored_otherwise_than_oss_tells_is_not_taken_for_the_obje
     assert (tmp_path / "y").read_bytes() == damaged
 
 
+class Mistaken(httpx.AsyncHTTPTransport):
+    """As if OSS had made something else of the parts, the first time."""
+
+    def __init__(self):
+        super().__init__()
+        self.commits = 0
+
+    async def handle_async_request(self, request):
+        reply = await super().handle_async_request(request)
+        if request.method == "POST" and "uploadId" in request.url.params:
+            self.commits += 1
+            if self.commits == 1:
+                reply.headers["x-oss-hash-crc64ecma"] = "7"
+        return reply
+
+
+async def test_a_whole_that_oss_made_otherwise_is_sent_again_and_never_taken_for_right(
+    tmp_path, oss, file, content
+):
+    mistaken = Mistaken()
+    key = fresh_key()
+    async with (
+        httpx.AsyncClient(transport=mistaken) as client,
+        engine(tmp_path, oss.key, http_client=client) as opened,
+    ):
+        task = await opened.submit(upload(oss, file, key))
+        await task.result()
+        events = [TAGS[type(logged.event)] async for logged in task.history()]
+    assert events.count("session-opened") == 2
+    assert sent_parts(oss, key) == sorted([*range(1, 12), *range(1, 12)])
+    assert mistaken.commits == 2
+    assert oss.content(key) == content
+    assert oss.uploads(key) == []
+
+
 # Hosts
 
 
