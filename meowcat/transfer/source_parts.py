@@ -144,12 +144,13 @@ class SourcePart:
         if algorithm not in self._checksums:
             self._reader.checked_first = self._reader.checked_first or self.digest is None
             await self._drop_begun()
-            hasher = new(algorithm)
+            # The BLAKE3 of a whole piece is that which is computed in any case.
+            hashers = () if algorithm == "blake3" and self._begin == self.start else (new(algorithm),)
             if self._kept is None:
-                await self._read_for(hasher)
+                await self._read_for(*hashers)
             else:
-                await self._reader.source.feed((hasher,), self._kept)
-            self._checksums[algorithm] = hasher.hexdigest()
+                await self._reader.source.feed(hashers, self._kept)
+            self._checksums.update((algorithm, hasher.hexdigest()) for hasher in hashers)
         return self._checksums[algorithm]
 
     def body(self) -> AsyncIterator[bytes]:
@@ -163,14 +164,14 @@ class SourcePart:
     async def _blocks(self) -> AsyncIterator[Sequence[bytes]]:
         return await self._stream() if self._kept is None else _Once(self._kept)
 
-    async def _read_for(self, hasher: Hasher) -> None:
+    async def _read_for(self, *hashers: Hasher) -> None:
         if self.size > KEPT:
-            async for _ in await self._stream(hasher):
+            async for _ in await self._stream(*hashers):
                 pass
             return
         whole = await self._pass_over()
         await self._hold.take(self.size)
-        where = self.start, self.size, (whole, hasher), KEPT_BLOCK
+        where = self.start, self.size, (whole, *hashers), KEPT_BLOCK
         blocks, now = await self._reader.source.read_last(*where)
         self._finish(whole, now)
         self._kept = blocks
@@ -226,6 +227,8 @@ class SourcePart:
                 "nothing to compare them with; the upload begins anew",
             )
         self.digest = self._expected = whole.digest()
+        if self._begin == self.start:
+            self._checksums["blake3"] = self.digest.hex()
 
     def _refused(self, kind: FaultKind, what: str) -> Refused:
         detail = f"{self._reader.source.name} was touched during the upload: {what}"
