@@ -79,7 +79,7 @@ class Intake:
             url=url,
             protocol=spec,
             source=os.path.abspath(source) if request.origin == "file" and source else source,  # noqa: PTH100  # as above
-            connections=request.connections or config.connections,
+            connections=config.connections if request.connections is None else request.connections,
             retries=config.retries if request.retries is None else request.retries,
             prepare_retries=config.prepare_retries if prepare_retries is None else prepare_retries,
             digest=self._digest_for(request),

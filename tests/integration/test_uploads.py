@@ -71,6 +71,26 @@ async def test_an_upload_gets_there(tmp_path, file, content):
     assert sorted(shelf.sent()) == list(range(11))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("connections", 0),
+        ("piece_size", 0),
+        ("retries", -1),
+        ("prepare_retries", -1),
+        ("limit_rate", 0),
+        ("digest", "crc7"),
+        ("verify_source", "sometimes"),
+        ("origin", "elsewhere"),
+    ],
+)
+async def test_bad_input_names_the_field_and_records_nothing(tmp_path, file, field, value):
+    async with engine(tmp_path) as opened:
+        with pytest.raises(meowcat.InvalidArgument, match=f"^{field} {value!r}: expected"):
+            await opened.submit(upload(file, Shelf(), **{field: value}))
+        assert [info async for info in opened.tasks()] == []
+
+
 async def test_what_is_recorded_comes_before_what_is_done(tmp_path, file):
     shelf = Shelf()
     async with engine(tmp_path) as opened:
