@@ -5,9 +5,10 @@ import base64
 import anyio
 from msgspec import Struct
 
+from meowcat.core.urls import host_of
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Refused
-from meowcat.transport.contract import Headers, HttpRequest, Transport
+from meowcat.transport.contract import Headers, HttpReply, HttpRequest, Transport, TransportFault
 
 __all__ = ["Reply", "call"]
 
@@ -15,6 +16,10 @@ MOST = 8 << 20
 """Bytes of a reply: a list of 1,000 parts has about 300 kB."""
 
 READ = 64 << 10
+
+WHOLE_WITHIN = 600.0
+"""Seconds from the head of a reply to its end. S3 sends blanks for minutes while it puts a large object
+together; a server that never comes to an end would hold its task, and an engine that closes, for ever."""
 
 DEAD_WITHIN = 1.0
 """Seconds that whoever stops an exchange waits for it to be dead."""
@@ -51,18 +56,26 @@ async def call(transport: Transport, request: HttpRequest, most: int = MOST) -> 
     """Send a request, and read all of its reply.
 
     Raises:
-        TransportFault: the exchange failed. Refused: REPLY, where the reply is longer than `most` bytes.
+        TransportFault: the exchange failed; TIMEOUT, where the reply takes longer than `WHOLE_WITHIN`.
+        Refused: REPLY, where it is longer than `most` bytes.
     """
     exchange = transport.send(request)
     try:
         async with exchange as reply:
-            body = bytearray()
-            while chunk := await reply.read(READ):
-                body += chunk
-                if len(body) > most:
-                    raise Refused(Fault(kind=FaultKind.REPLY, detail=f"a reply of more than {most} bytes"))
-            return Reply(reply.status, reply.headers, bytes(body))
+            with anyio.move_on_after(WHOLE_WITHIN):
+                return Reply(reply.status, reply.headers, await _whole(reply, most))
+        detail = f"{host_of(request.url)} did not come to an end of its reply within {WHOLE_WITHIN:.0f} s"
+        raise TransportFault(Fault(kind=FaultKind.TIMEOUT, detail=detail))
     except anyio.get_cancelled_exc_class():
         with anyio.move_on_after(DEAD_WITHIN, shield=True):
             await exchange.dead()
         raise
+
+
+async def _whole(reply: HttpReply, most: int) -> bytes:
+    body = bytearray()
+    while chunk := await reply.read(READ):
+        body += chunk
+        if len(body) > most:
+            raise Refused(Fault(kind=FaultKind.REPLY, detail=f"a reply of more than {most} bytes"))
+    return bytes(body)

@@ -282,10 +282,12 @@ def planned(
 ) -> Plan:
     """The answer of a server that honours conditions and ranges, but for what `trouble` makes of it.
 
-    `step` is how many bytes of content a chunk of the body has at the most.
+    `step` is how many bytes a chunk of the body has at the most.
     """
     if trouble.status is not None:
-        return _framed(trouble, trouble.status, {}, [trouble.body], len(trouble.body))
+        whole = trouble.body
+        chunks = [whole[at : at + step] for at in range(0, max(len(whole), 1), step)]
+        return _framed(trouble, trouble.status, {}, chunks, len(whole))
     if seen.method not in {"GET", "HEAD"}:
         text = f"received {seen.received}\n".encode()
         return _framed(trouble, 200, {}, [text], len(text))

@@ -253,6 +253,16 @@ class TransportSuite:
             ):
                 assert reply.status == 200
 
+    async def test_a_reply_to_an_upload_may_take_longer_than_the_read_timeout(self) -> None:
+        """S3 sends a blank now and then while it puts an object together."""
+        slowly = Trouble(status=200, body=bytes(4096))
+        for length in (10, MIB):
+            with RangeServer(Content(0), script=[slowly], rate=4096) as server:
+                async with self.client(SHORT) as transport:
+                    request = upload(server.url, lambda size=length: pieces(1, size), length)
+                    async with transport.send(request) as reply:
+                        assert await read_all(reply, 1000) == slowly.body
+
     # Failures
 
     async def _failing_body(self, *script: Trouble, size: int = MIB) -> Fault:

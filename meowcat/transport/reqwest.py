@@ -139,15 +139,13 @@ class ReqwestReply:
         self.headers: Headers = list(response.headers.items())
         self.version: str = response.version.removesuffix(".0")
         self.ended = False
+        self._rest = memoryview(b"")
+        """What came and was not asked for yet."""
 
     async def read(self, size: int) -> Chunk:
         """A view of the client's own memory: no copy is made."""
         try:
-            if self._timeout is None:
-                chunk = await cancelable(self._reader.read(size))
-            else:
-                async with asyncio.timeout(self._timeout):
-                    chunk = await cancelable(self._reader.read(size))
+            chunk = await self._read(size)
         except PyreqwestError as error:
             fault = judge(error, self._url, begun=True)
         except TimeoutError:
@@ -159,6 +157,21 @@ class ReqwestReply:
             return memoryview(chunk)
         # Outside of the handlers, so that the client's error with its URL is not even the context.
         raise TransportFault(fault)
+
+    async def _read(self, size: int) -> Chunk | None:
+        """Piece by piece where silence is judged here. A read of some size waits for all of it, and would
+        take a server for silent that sends a blank now and then while it is at work, as S3 does during a
+        commit."""
+        if self._timeout is None:
+            return await cancelable(self._reader.read(size))
+        while not self._rest:
+            async with asyncio.timeout(self._timeout):
+                piece = await cancelable(self._reader.read_chunk())
+            if piece is None:
+                return None
+            self._rest = memoryview(piece)
+        chunk, self._rest = self._rest[:size], self._rest[size:]
+        return chunk
 
 
 class ReqwestExchange:

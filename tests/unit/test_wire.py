@@ -1,0 +1,72 @@
+"""Short exchanges: a reply is read whole, within bounds of size and of time."""
+
+import asyncio
+
+import anyio
+import pytest
+
+from meowcat.core.values import FaultKind
+from meowcat.protocols import wire
+from meowcat.protocols.refused import Refused
+from meowcat.testing.virtual_time import VirtualLoop, VirtualTime
+from meowcat.transport.contract import HttpRequest, TransportFault
+
+
+def called(transport, **bounds):
+    """The reply to one call; waiting takes no time."""
+    time = VirtualTime()
+    time.end = 3600.0
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(time)) as runner:
+        return runner.run(wire.call(transport, REQUEST, **bounds))
+
+
+REQUEST = HttpRequest("POST", "https://host.example/x?secret=1")
+
+
+class Dribbling:
+    """A transport, an exchange and a reply in one: `count` bytes, one each half second; None never ends."""
+
+    status, version, headers = 200, "HTTP/1.1", ()
+
+    def __init__(self, count):
+        self._left = count
+        self.closed = False
+
+    def send(self, request):
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        self.closed = True
+
+    async def dead(self):
+        pass
+
+    async def read(self, size):
+        await anyio.sleep(0.5)
+        if self._left is None:
+            return b" "
+        self._left -= 1
+        return b" " if self._left >= 0 else b""
+
+
+def test_a_reply_that_takes_minutes_is_waited_for():
+    reply = called(Dribbling(1000))
+    assert reply.body == b" " * 1000
+
+
+def test_a_reply_that_never_ends_does_and_its_exchange_is_closed():
+    endless = Dribbling(None)
+    with pytest.raises(TransportFault, match="did not come to an end") as caught:
+        called(endless)
+    assert caught.value.fault.kind is FaultKind.TIMEOUT
+    assert "https://host.example:443" in caught.value.fault.detail
+    assert "secret" not in caught.value.fault.detail
+    assert endless.closed
+
+
+def test_a_reply_that_is_too_long_is_refused():
+    with pytest.raises(Refused, match="more than 10 bytes"):
+        called(Dribbling(None), most=10)
