@@ -154,16 +154,17 @@ class ReqwestReply:
             if chunk is None:
                 self.ended = True
                 return b""
-            return memoryview(chunk)
+            return chunk
         # Outside of the handlers, so that the client's error with its URL is not even the context.
         raise TransportFault(fault)
 
-    async def _read(self, size: int) -> Chunk | None:
+    async def _read(self, size: int) -> memoryview | None:
         """Piece by piece where silence is judged here. A read of some size waits for all of it, and would
         take a server for silent that sends a blank now and then while it is at work, as S3 does during a
         commit."""
         if self._timeout is None:
-            return await cancelable(self._reader.read(size))
+            whole = await cancelable(self._reader.read(size))
+            return None if whole is None else memoryview(whole)
         while not self._rest:
             async with asyncio.timeout(self._timeout):
                 piece = await cancelable(self._reader.read_chunk())
