@@ -771,6 +771,7 @@ class Engine:
             quarantined=len(runtime.quarantined),
             position=runtime.bus.position,
             sinks=await runtime.deliveries.infos(),
+            refusal=runtime.dispatcher.refusal,
         )
 
     async def checkpoint(self) -> str:

@@ -90,7 +90,8 @@ def _let_go_of_output(code: int | None) -> None:
 
 
 def _configure_logging() -> None:
-    """Keep the engine's log to itself, or write all of it to standard error with MEOWCAT_DEBUG."""
+    """Keep the engine's log to itself, but for what is wrong with the journal; or write all of it to standard
+    error with MEOWCAT_DEBUG."""
     debug = bool(environ.get(DEBUG_VARIABLE))
     handler = logging.StreamHandler() if debug else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -98,6 +99,20 @@ def _configure_logging() -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.WARNING)
+    logging.getLogger("meowcat.journal").handlers = [] if debug else [_Once()]
+
+
+class _Once(logging.Handler):
+    """What is said again and again while it lasts (that the journal's disk is full, say) is told once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg not in self._told:
+            self._told.add(record.msg)
+            _tell(record.getMessage())
 
 
 def _single(error: BaseException) -> BaseException:
@@ -135,11 +150,18 @@ def _failure(error: BaseException, *, as_json: bool) -> int:
 
 def _print(error: MeowcatError, message: str, *, as_json: bool) -> None:
     """One line: on standard error for people, on standard output as JSON. Whatever it quotes is scrubbed."""
-    line = " ".join(scrub(message).split())
     if as_json:
-        json_line(error_object(error, line))
+        json_line(error_object(error, _line(message)))
     else:
-        click.echo(printable(f"meowcat: {line}"), err=True)
+        _tell(message)
+
+
+def _tell(message: str) -> None:
+    click.echo(printable(f"meowcat: {_line(message)}"), err=True)
+
+
+def _line(message: str) -> str:
+    return " ".join(scrub(message).split())
 
 
 @click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

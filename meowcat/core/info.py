@@ -110,6 +110,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """The newest durable record."""
     sinks: dict[str, SinkInfo]
     """Every cursor of the journal, by the name of its sink."""
+    refusal: str = ""
+    """Why the journal takes no records now, as where its disk is full: nothing moves on until it does again,
+    which is tried all the time. Empty while all is well."""
 
 
 def fraction_of(state: State, done: int, size: int | None) -> float:

@@ -107,6 +107,8 @@ class Dispatcher:
         self._ready: deque[Actor] = deque()
         self._wake = anyio.Event()
         self._refusals = 0
+        self.refusal = ""
+        """Why the journal takes no records now."""
         self.broken: MeowcatError | None = None
         """Why nothing can be journaled any more: another owner has the journal, or it is closed."""
 
@@ -279,6 +281,7 @@ class Dispatcher:
         self._refusals += 1
         least, most = REFUSED_PAUSE
         delay = min(most, least * 2 ** min(self._refusals, 10))
+        self.refusal = str(rejected)
         log.warning("the journal takes no records now (%s); trying again in %.1f s", rejected, delay)
         await anyio.sleep(delay)
         if self._writer.poisoned is not None:
@@ -295,6 +298,7 @@ class Dispatcher:
     async def _resolve(self, steps: list[_Step], uncertain: JournalError) -> None:
         """Stored or not? Reopen, read, and go on from what is true."""
         self._refusals += 1
+        self.refusal = str(uncertain)
         log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
         while True:
             try:
@@ -316,7 +320,7 @@ class Dispatcher:
 
     def _accepted(self) -> None:
         if self._refusals:
-            self._refusals = 0
+            self._refusals, self.refusal = 0, ""
             self._accepts()
 
     async def _stored(self, step: _Step) -> bool:

@@ -427,6 +427,23 @@ def Refusing(path):  # noqa: N802  # made like the class that it makes
     return RefusingJournal(path)
 
 
+async def test_a_full_journal_disk_is_told_while_it_lasts(tmp_path):
+    journal = Refusing(tmp_path / "t.db")
+    with RangeServer(Content(1000)) as server:
+        async with meowcat.Engine(journal, config=config()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
+            assert (await engine.snapshot()).refusal == ""
+            journal.refuse = 1_000_000
+            async with anyio.create_task_group() as group:
+                group.start_soon(task.resume)
+                while (await engine.snapshot()).refusal != "no space left":
+                    await anyio.lowlevel.checkpoint()
+                journal.refuse = 0
+            await engine.drain()
+            assert (await engine.snapshot()).refusal == ""
+    assert (tmp_path / "a").exists()
+
+
 async def test_a_fenced_engine_stops_and_says_so(tmp_path, usurp):
     with RangeServer(BIG, rate=4 * MIB) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import socket
 from pathlib import Path
@@ -177,6 +178,23 @@ def test_errors_are_objects_with_json(run):
         error = json.loads(result.stdout)
         assert (error["type"], error["name"]) == ("error", name)
         assert error["message"]
+
+
+def test_what_holds_up_the_journal_is_told_once_and_the_rest_of_the_log_is_not(run, monkeypatch):
+    @main.command("full")
+    def full():
+        log = logging.getLogger("meowcat.journal")
+        for seconds in (0.1, 0.2, 0.4):
+            log.warning("the journal takes no records now (%s); trying again in %.1f s", "/x: full", seconds)
+        log.info("not this")
+        logging.getLogger("meowcat.engine").error("nor this")
+
+    try:
+        done = run("full")
+    finally:
+        main.commands.pop("full")
+    assert done.stderr == "meowcat: the journal takes no records now (/x: full); trying again in 0.1 s\n"
+    assert done.exit_code == 0
 
 
 def test_secrets_are_not_in_messages(run):
