@@ -22,6 +22,7 @@ CAPABILITIES = """
 HTTP resumable upload
 HTTP resumable download
 In-memory upload source
+Aliyun OSS direct upload/download
 Aliyun OSS presigned upload/download
 Azure Blob SAS upload/download
 Provider-neutral presigned primitives
@@ -149,6 +150,8 @@ BreakpointUpload
 BreakpointDownload
 StandardRangeDownload
 UploadResumeInfo
+AliOssDirectUpload
+AliOssDirectDownload
 PresignedMultipartUpload
 PresignedRangeDownload
 PresignedMultipartUploadPlan
@@ -221,6 +224,7 @@ STATUSES = {
 }
 
 FEATURES = """
+aliyun-oss-direct
 aliyun-oss-presigned
 azure-blob-sas
 presigned
@@ -237,6 +241,7 @@ examples/resume_after_restart.rs
 """
 
 GUIDES = """
+Aliyun OSS direct upload/download
 Aliyun OSS presigned upload/download
 Azure Blob SAS upload/download
 Provider feature flags: direct vs presigned/SAS
