@@ -31,6 +31,12 @@ SAYS = {
         "b.bin: Complete, 2,097,152 bytes",
         "asked for: /b.bin /d.bin /list.json",
     ],
+    "oss_direct.py": ["uploaded 25,165,824 bytes, ETag", "downloaded 25,165,824 bytes: the same"],
+    "oss_custom.py": [
+        "uploaded 10,485,761 bytes in parts of 1,048,576, ETag",
+        "downloaded 10,485,761 bytes: the same",
+    ],
+    "oss_presigned.py": ["uploaded 25,165,824 bytes, ETag", "downloaded 25,165,824 bytes: the same"],
     "many_files.py": ["200 tasks are recorded", "200 files, 3,276,800 bytes"],
     "own_database.py": [
         "a.bin: Complete, 3,145,728 bytes, 0 failures",
@@ -97,8 +103,9 @@ def test_the_http_example_goes_to_other_servers_where_it_is_told_so(tmp_path, mo
 def test_every_example_is_run():
     with_arguments = {"download.py", "read_jsonl.py"}
     by_tests_of_their_own = {SCRIPT.name, "verify_receipt.py"}
+    of_use_to_others = {"loopback.py"}
     there = {path.name for path in EXAMPLES.glob("*.py")}
-    assert there == {*SAYS, *with_arguments, *by_tests_of_their_own}
+    assert there == {*SAYS, *with_arguments, *by_tests_of_their_own, *of_use_to_others}
 
 
 def journal_of_a_life(folder):
@@ -168,10 +175,3 @@ def test_the_tests_of_an_application_pass_where_nothing_else_is(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=folder)
     assert done.returncode == 0, done.stdout
     assert "40 passed, 8 skipped" in done.stdout
-
-
-def test_every_example_is_run_here():
-    # with a receipt, beside our own verifier; by the tests of the form protocol
-    tested_elsewhere = {"verify_receipt.py", "form_upload_server.py"}
-    tested_above = {"download.py", "read_jsonl.py"}
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAYS, *tested_elsewhere, *tested_above}
