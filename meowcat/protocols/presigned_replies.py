@@ -65,9 +65,11 @@ _STATUSES: Final = {
     403: "it forbids the request; the signature may be wrong, or not for this request",
     404: "there is nothing at this URL; look at what the back end signs for",
     405: "the method is not allowed at this URL; the plan's method has to be the one that was signed",
+    409: "something stands in the way, such as an object that must not be replaced; look at what is there",
     411: "it wants a length, which was sent; a proxy may have removed it",
-    412: "a condition that the plan sends along does not hold",
+    412: "a condition that the plan sends along does not hold; look at what is there",
     413: "the part is larger than the server takes; let the back end cut smaller ones",
+    416: "the object is shorter than what was asked for; see what is there, and begin again",
     429: "too many requests; tried again later",
     503: "it is not available now; tried again later",
 }

@@ -72,6 +72,14 @@ _FORBIDDEN = (
 )
 _UNSIGNED = "not everybody may do this, and nothing was signed: name a credential"
 _BUSY = "OSS is busy, or a limit of the account or the bucket is reached; tried again later"
+_THERE = (
+    "there is an object already, and x-oss-forbid-overwrite leaves it alone: nothing was replaced; name "
+    "another key, or leave that out"
+)
+_CONDITION = (
+    "the object is not as If-Match or another condition demands, and nothing was done: see what is there, or "
+    "leave the condition out"
+)
 _GONE = "OSS has not got a part that it had confirmed"
 
 _BY_CODE: dict[str, Meaning] = {
@@ -133,13 +141,17 @@ _BY_CODE: dict[str, Meaning] = {
     "NoSuchVersion": (FaultKind.STATUS, None, "the object has no such version: check version_id"),
     "NoSuchUpload": (FaultKind.SESSION_LOST, None, "OSS does not know the upload any more"),
     # 409
-    "FileAlreadyExists": (
+    "FileAlreadyExists": (FaultKind.STATUS, None, _THERE),
+    "FileImmutable": (
         FaultKind.STATUS,
         None,
-        "there is an object already, and x-oss-forbid-overwrite leaves it alone: nothing was replaced",
+        "a retention policy protects the object: nothing was replaced; name another key",
     ),
-    "FileImmutable": (FaultKind.STATUS, None, "a retention policy protects the object: nothing was replaced"),
-    "ObjectAlreadyExists": (FaultKind.STATUS, None, "there is an object already: nothing was replaced"),
+    "ObjectAlreadyExists": (
+        FaultKind.STATUS,
+        None,
+        "there is an object already: nothing was replaced; name another key",
+    ),
     "OperationAborted": (FaultKind.STATUS, 503, "another operation on it is under way; tried again later"),
     # 411, 412, 416, 429
     "MissingContentLength": (
@@ -147,12 +159,12 @@ _BY_CODE: dict[str, Meaning] = {
         None,
         "OSS wants a length, which was sent; a proxy may have removed it",
     ),
-    "PreconditionFailed": (
+    "PreconditionFailed": (FaultKind.STATUS, None, _CONDITION),
+    "InvalidRange": (
         FaultKind.STATUS,
         None,
-        "the object is not as If-Match or another condition demands: nothing was done",
+        "the object is shorter than what was asked for: see what is there, and begin again",
     ),
-    "InvalidRange": (FaultKind.STATUS, None, "the object is shorter than what was asked for"),
     "TooManyRequests": (FaultKind.STATUS, 429, _BUSY),
     # 5xx
     "InternalError": (FaultKind.STATUS, 500, "OSS failed; tried again"),

@@ -48,6 +48,12 @@ _FORBIDDEN = (
     "credential {credential!r} may not do this: grant it s3:PutObject, s3:GetObject, s3:AbortMultipartUpload "
     "and s3:ListMultipartUploadParts there"
 )
+_ARCHIVED = "the object is archived: have it restored first"
+_CONDITION = (
+    "the object there is not as If-Match or If-None-Match demands, and nothing was replaced: name another "
+    "key, or leave the condition out"
+)
+_SHORTER = "the object is shorter than what was asked for: see what is there, and begin again"
 _BUSY = "the server is busy; tried again later"
 _DAMAGED = "the server got other bytes than were sent: they were damaged on their way, and are sent again"
 _NO_CHECKSUM = "the server does not take this; if it is the checksum, set S3(checksum='md5') or 'none'"
@@ -79,7 +85,8 @@ _BY_CODE: dict[str, Meaning] = {
     ),
     "NoSuchKey": (FaultKind.STATUS, None, "there is no such object: check its key"),
     "NoSuchVersion": (FaultKind.STATUS, None, "the object has no such version: check version_id"),
-    "InvalidObjectState": (FaultKind.STATUS, None, "the object is archived: have it restored first"),
+    "InvalidObjectState": (FaultKind.STATUS, None, _ARCHIVED),
+    "RestoreAlreadyInProgress": (FaultKind.STATUS, None, _ARCHIVED),
     "NoSuchUpload": (FaultKind.SESSION_LOST, None, "the server does not know the upload any more"),
     "InvalidPart": (FaultKind.SESSION_LOST, None, "the server has not got a part that it had confirmed"),
     "InvalidPartOrder": (FaultKind.REPLY, None, "the server wants the parts in another order than by number"),
@@ -97,11 +104,8 @@ _BY_CODE: dict[str, Meaning] = {
     "InvalidDigest": (FaultKind.CHECKSUM, None, "the server can't read the checksum that was sent along"),
     "XAmzContentSHA256Mismatch": (FaultKind.DISCONNECTED, None, _DAMAGED),
     "XAmzContentChecksumMismatch": (FaultKind.DISCONNECTED, None, _DAMAGED),
-    "PreconditionFailed": (
-        FaultKind.STATUS,
-        None,
-        "the object there is not as If-Match or If-None-Match demands: nothing was replaced",
-    ),
+    "PreconditionFailed": (FaultKind.STATUS, None, _CONDITION),
+    "InvalidRange": (FaultKind.STATUS, None, _SHORTER),
     "RequestTimeout": (FaultKind.STATUS, 408, "the server waited too long for the body; sent again"),
     "OperationAborted": (
         FaultKind.STATUS,
@@ -141,7 +145,9 @@ _BY_STATUS = {
     307: "TemporaryRedirect",
     403: "AccessDenied",
     404: "NoSuchKey",
+    409: "ConditionalRequestConflict",
     412: "PreconditionFailed",
+    416: "InvalidRange",
     429: "TooManyRequests",
     501: "NotImplemented",
     503: "SlowDown",
