@@ -24,6 +24,7 @@ HTTP resumable download
 In-memory upload source
 Aliyun OSS direct upload/download
 Aliyun OSS presigned upload/download
+Azure Blob direct upload/download
 Azure Blob SAS upload/download
 Provider-neutral presigned primitives
 Presigned plan validation
@@ -226,6 +227,7 @@ STATUSES = {
 FEATURES = """
 aliyun-oss-direct
 aliyun-oss-presigned
+azure-blob-direct
 azure-blob-sas
 presigned
 aliyun-oss
@@ -243,6 +245,7 @@ examples/resume_after_restart.rs
 GUIDES = """
 Aliyun OSS direct upload/download
 Aliyun OSS presigned upload/download
+Azure Blob direct upload/download
 Azure Blob SAS upload/download
 Provider feature flags: direct vs presigned/SAS
 Default HTTP upload protocol contract
