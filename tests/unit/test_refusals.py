@@ -5,6 +5,9 @@ import pytest
 from meowcat.core.retry import Class
 from meowcat.core.retry import classify as class_of
 from meowcat.protocols import presigned_replies
+from meowcat.protocols.azure import address as azure
+from meowcat.protocols.azure import replies as azure_replies
+from meowcat.protocols.azure.settings import AzureBlob
 from meowcat.protocols.oss import address as oss
 from meowcat.protocols.oss import replies as oss_replies
 from meowcat.protocols.s3 import address as s3
@@ -23,16 +26,21 @@ def of_oss(reply):
     return oss_replies.classify(reply, "the commit of", address, "prod", 0)
 
 
+def of_azure(reply):
+    _, spec = azure.resolve("azure://container/blob", AzureBlob(account="account").spec())
+    return azure_replies.classify(reply, "the commit of", azure.address_of(spec), "prod", 0)
+
+
 def of_a_plan(reply):
     return presigned_replies.classify(reply, "the completion", 0)
 
 
-PROVIDERS = {"s3": of_s3, "oss": of_oss, "plan": of_a_plan}
+PROVIDERS = {"s3": of_s3, "oss": of_oss, "azure": of_azure, "plan": of_a_plan}
 
 MEANS = {
     403: {
         "s3": [
-            ("", "may not do this", "grant it s3:PutObject"),
+            ("", "is wrong, or may not do this", "check its secret, and grant it s3:PutObject"),
             ("AccessDenied", "may not do this", "grant it s3:PutObject"),
             ("InvalidAccessKeyId", "no such key", "check credential 'prod'"),
             ("SignatureDoesNotMatch", "credential 'prod' is wrong", "secret of"),
@@ -49,6 +57,15 @@ MEANS = {
             ("SecurityTokenExpired", "has run out", "register a provider"),
             ("SecondLevelDomainForbidden", "no bucket in the path", "set AliyunOSS(style='virtual')"),
             ("UserDisable", "disabled", "look for bills"),
+        ],
+        "azure": [
+            ("", "is wrong, or may not do this", "check that it is whole and one of the account"),
+            ("AuthenticationFailed", "does not take the signature", "check that credential 'prod' is whole"),
+            ("AuthorizationPermissionMismatch", "may not do this", "needs r to download; cw to upload"),
+            ("AuthorizationFailure", "may not do this from here", "rules of networks"),
+            ("InsufficientAccountPermissions", "may not do this", "Storage Blob Data Contributor"),
+            ("AuthorizationServiceMismatch", "for another service", "needs the service b"),
+            ("KeyBasedAuthenticationNotPermitted", "takes no keys", "register a BearerToken"),
         ],
         "plan": [
             ("", "forbids the request", "the signature may be wrong"),
@@ -67,6 +84,12 @@ MEANS = {
             ("", "no such object", "check its key"),
             ("NoSuchBucket", "no bucket 'bucket'", "check its name, the endpoint and the region"),
             ("NoSuchVersion", "no such version", "check version_id"),
+        ],
+        "azure": [
+            ("", "no such blob", "check its name, snapshot and version_id"),
+            ("BlobNotFound", "no such blob", "check its name"),
+            ("ContainerNotFound", "no container 'container'", "check its name and the account"),
+            ("ResourceNotFound", "no such account, container or blob", "check their names"),
         ],
         "plan": [
             ("", "nothing at this URL", "look at what the back end signs"),
@@ -87,21 +110,36 @@ MEANS = {
             ("FileImmutable", "a retention policy", "name another key"),
             ("OperationAborted", "another operation", "tried again later"),
         ],
+        "azure": [
+            ("", "nothing was replaced", "set AzureBlob(overwrite='replace'), or name another"),
+            ("BlobAlreadyExists", "nothing was replaced", "set AzureBlob(overwrite='replace')"),
+            ("LeaseIdMismatchWithBlobOperation", "a lease", "give its id with the header x-ms-lease-id"),
+            ("BlobArchived", "archived", "set it to tier Hot or Cool"),
+            ("BlobImmutableDueToPolicy", "nothing was replaced", "name another blob"),
+        ],
         "plan": [("", "must not be replaced", "look at what is there")],
     },
     412: {
         "s3": [("", "nothing was replaced", "leave the condition out")],
         "oss": [("", "nothing was done", "leave the condition out")],
+        "azure": [
+            ("", "nothing was replaced", "see what is there, and retry"),
+            ("ConditionNotMet", "written or deleted it meanwhile", "see what is there, and retry"),
+            ("LeaseIdMissing", "a lease", "give its id with the header x-ms-lease-id"),
+            ("LeaseLost", "has ended", "take a new one"),
+        ],
         "plan": [("", "does not hold", "look at what is there")],
     },
     416: {
         "s3": [("", "shorter than what was asked for", "begin again")],
         "oss": [("", "shorter than what was asked for", "begin again")],
+        "azure": [("", "shorter than what was asked for", "begin again")],
         "plan": [("", "shorter than what was asked for", "begin again")],
     },
     429: {
         "s3": [("", "busy", "tried again later")],
         "oss": [("", "busy, or a limit", "tried again later")],
+        "azure": [("", "busy", "tried again later")],
         "plan": [("", "too many requests", "tried again later")],
     },
     503: {
@@ -111,6 +149,7 @@ MEANS = {
             ("QpsLimitExceeded", "busy, or a limit", "tried again later"),
             ("UploadTrafficRateLimitExceeded", "busy, or a limit", "tried again later"),
         ],
+        "azure": [("", "busy", "tried again later"), ("ServerBusy", "busy", "tried again later")],
         "plan": [("", "not available", "tried again later")],
     },
 }

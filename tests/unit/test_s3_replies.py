@@ -81,7 +81,7 @@ def test_whether_an_error_is_tried_again(code, status, kind, what):
         (Reply(301, [], b""), "set S3(region=…), or S3(endpoint=…)"),
         (error("NotImplemented", 501), "S3(checksum='md5')"),
         (error("Odd", 400, "see {braces} https://h/?Signature=hidden"), "see {braces} https://h/"),
-        (Reply(403, [], b""), "AccessDenied"),
+        (Reply(403, [], b""), "is wrong, or may not do this: check its secret, and grant it"),
         (Reply(503, [], b"<html>"), "busy"),
         (error("SlowDown", 503, headers=[("X-Amz-Request-Id", "R1")]), "(request R1)"),
     ],

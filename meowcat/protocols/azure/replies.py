@@ -60,6 +60,10 @@ _FROM_HERE = (
     "credential {credential!r} may not do this from here: see what it permits, and the account's rules of "
     "networks"
 )
+_FORBIDDEN = (
+    "credential {credential!r} is wrong, or may not do this: check that it is whole and one of the account "
+    "at {endpoint}, what it permits, and the account's rules of networks"
+)
 _UNPROVED = (
     "Azure does not take the signature: check that credential {credential!r} is whole and one of the account "
     "at {endpoint}, and this machine's clock"
@@ -67,12 +71,14 @@ _UNPROVED = (
 _ENDED = "credential {credential!r} has run out: register a provider that brings fresh ones"
 _CONDITION = (
     "the blob is another one than at the beginning: somebody has written or deleted it meanwhile; nothing "
-    "was replaced"
+    "was replaced: see what is there, and retry"
 )
+_SHORTER = "the blob is shorter than what was asked for: see what is there, and begin again"
 _THERE = (
     "there is a blob of that name; nothing was replaced: set AzureBlob(overwrite='replace'), or name another"
 )
 _LEASED = "somebody has a lease on it: have it ended, or give its id with the header x-ms-lease-id"
+_LEASE_ENDED = "the lease of x-ms-lease-id has ended: take a new one, or leave the header out"
 _ARCHIVED = "the blob is archived: set it to tier Hot or Cool, and wait until it is rehydrated"
 _NO_CONTAINER = "there is no container {container!r} at {endpoint}: check its name and the account"
 _LOST = "Azure has not got a block that it had confirmed: somebody has written the blob meanwhile"
@@ -80,7 +86,7 @@ _MIXED = (
     "another upload has left blocks with ids of another length on this blob: they go a week after the last "
     "of them, or at once when the blob is written in one piece or deleted"
 )
-_IMMUTABLE = "a policy of the container keeps it as it is; nothing was replaced"
+_IMMUTABLE = "a policy of the container keeps it as it is; nothing was replaced: name another blob"
 
 MEANINGS = Meanings(
     by_code={
@@ -90,6 +96,7 @@ MEANINGS = Meanings(
             None,
             _FROM_HERE,
         ),
+        "Forbidden": (_STATUS, None, _FORBIDDEN),
         "AuthorizationPermissionMismatch": (_STATUS, None, _PERMISSION),
         "InsufficientAccountPermissions": (_STATUS, None, _PERMISSION),
         "AuthorizationResourceTypeMismatch": (
@@ -143,8 +150,8 @@ MEANINGS = Meanings(
         ),
         "LeaseIdMissing": (_STATUS, None, _LEASED),
         "LeaseIdMismatchWithBlobOperation": (_STATUS, None, _LEASED),
-        "LeaseNotPresentWithBlobOperation": (_STATUS, None, "the lease of x-ms-lease-id has ended"),
-        "LeaseLost": (_STATUS, None, "the lease of x-ms-lease-id has ended"),
+        "LeaseNotPresentWithBlobOperation": (_STATUS, None, _LEASE_ENDED),
+        "LeaseLost": (_STATUS, None, _LEASE_ENDED),
         "BlobArchived": (_STATUS, None, _ARCHIVED),
         "BlobBeingRehydrated": (_STATUS, None, _ARCHIVED),
         "BlobImmutableDueToPolicy": (_STATUS, None, _IMMUTABLE),
@@ -152,6 +159,7 @@ MEANINGS = Meanings(
         "InvalidBlobType": (_STATUS, None, "what is there is no block blob, and can't be replaced by one"),
         "ConditionNotMet": (_STATUS, None, _CONDITION),
         "TargetConditionNotMet": (_STATUS, None, _CONDITION),
+        "InvalidRange": (_STATUS, None, _SHORTER),
         "InvalidBlockList": (FaultKind.SESSION_LOST, None, _LOST),
         "InvalidBlobOrBlock": (_STATUS, None, _MIXED),
         "InvalidBlockId": (_STATUS, None, _MIXED),
@@ -180,10 +188,12 @@ MEANINGS = Meanings(
     },
     by_status={
         401: "InvalidAuthenticationInfo",
-        403: "AuthorizationFailure",
+        403: "Forbidden",
         404: "BlobNotFound",
+        409: "BlobAlreadyExists",
         412: "ConditionNotMet",
         413: "RequestBodyTooLarge",
+        416: "InvalidRange",
         429: "TooManyRequests",
         503: "ServerBusy",
     },

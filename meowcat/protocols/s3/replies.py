@@ -48,6 +48,10 @@ _FORBIDDEN = (
     "credential {credential!r} may not do this: grant it s3:PutObject, s3:GetObject, s3:AbortMultipartUpload "
     "and s3:ListMultipartUploadParts there"
 )
+_UNSAID = (
+    "credential {credential!r} is wrong, or may not do this: check its secret, and grant it s3:PutObject, "
+    "s3:GetObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts there"
+)
 _ARCHIVED = "the object is archived: have it restored first"
 _CONDITION = (
     "the object there is not as If-Match or If-None-Match demands, and nothing was replaced: name another "
@@ -64,6 +68,7 @@ _BY_CODE: dict[str, Meaning] = {
         None,
         _FORBIDDEN,
     ),
+    "Forbidden": (FaultKind.STATUS, None, _UNSAID),
     "InvalidAccessKeyId": (
         FaultKind.STATUS,
         None,
@@ -143,7 +148,7 @@ _ELSEWHERE_CODES = frozenset(
 _BY_STATUS = {
     301: "PermanentRedirect",
     307: "TemporaryRedirect",
-    403: "AccessDenied",
+    403: "Forbidden",
     404: "NoSuchKey",
     409: "ConditionalRequestConflict",
     412: "PreconditionFailed",
