@@ -3,7 +3,7 @@ of them. So whoever reads can have slices of their own, from a cache, say.
 
 python examples/azure_direct_custom.py
 
-It goes to Azurite on loopback, or to Azure, as azure_direct.py does. Signatures, clocks that are wrong and
+It talks to Azurite on loopback, or to Azure, as azure_direct.py does. Signatures, clocks that are wrong and
 credentials that end are left to what `AzureBlob` is made of.
 """
 
@@ -11,13 +11,11 @@ import asyncio
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
+import loopback
 import msgspec
-from azure_direct import stand_in
 
 import meowcat
 from meowcat.core.sessions import Capabilities, Receipt, Session
@@ -55,8 +53,8 @@ class Slices(msgspec.Struct, frozen=True):
 
 
 class SlicesUpload(UploadProtocol):
-    """`azure://container/name` becomes the list; the slices of an attempt are `name.ATTEMPT/0`, `/1` and so on.
-    As long as it is under way there is `name.ATTEMPT/open`."""
+    """`azure://container/name` becomes the list; the slices of an attempt are `name.ATTEMPT/0`, `/1` and so
+    on. As long as it is under way there is `name.ATTEMPT/open`."""
 
     tag = "azure-slices"
 
@@ -161,22 +159,20 @@ class SlicesUpload(UploadProtocol):
             raise Refused(self._signer.fault(reply, doing))
 
 
-async def main(given: Mapping[str, str], folder: Path) -> None:
-    account = given["AZURE_STORAGE_ACCOUNT"]
-    key = meowcat.AzureKey(account=account, key=given["AZURE_STORAGE_KEY"])
-    azure = meowcat.AzureBlob(account=account, endpoint=given.get("AZURE_STORAGE_BLOB_ENDPOINT"))
-    container = f"azure://{given['AZURE_CONTAINER']}"
+async def main(folder: Path) -> None:
+    key = meowcat.AzureKey(account=os.environ["AZURE_STORAGE_ACCOUNT"], key=os.environ["AZURE_STORAGE_KEY"])
+    azure = meowcat.AzureBlob(account=key.account, endpoint=os.environ.get("EXAMPLE_AZURE_ENDPOINT"))
+    url = f"{os.environ['EXAMPLE_AZURE_URL']}/sliced"
+    container = "/".join(url.split("/")[:3])
     source = folder / "source.bin"
     source.write_bytes(os.urandom(SIZE))
     async with meowcat.Engine(
         folder / "transfers.db", credentials={"default": key}, protocols=[SlicesUpload]
     ) as engine:
-        request = meowcat.Upload(
-            str(source), f"{container}/examples/sliced", Slices(azure), piece_size=4 * MIB
-        )
+        request = meowcat.Upload(str(source), url, Slices(azure), piece_size=4 * MIB)
         result = await (await engine.submit(request)).result()
         print(f"uploaded {result.size:,} bytes in {result.remote['slices']} slices")
-        await engine.download(f"{container}/examples/sliced", folder / "list.json", protocol=azure)
+        await engine.download(url, folder / "list.json", protocol=azure)
         for number, slice_ in enumerate(listed(folder)):
             await engine.download(f"{container}/{slice_}", folder / f"{number}.slice", protocol=azure)
     print(
@@ -194,7 +190,5 @@ def joined(folder: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        loopback = "AZURE_CONTAINER" not in os.environ
-        with stand_in(Path(name) / "azure") if loopback else nullcontext(dict(os.environ)) as given:
-            asyncio.run(main(given, Path(name)))
+    with loopback.azure() as name:
+        asyncio.run(main(name))

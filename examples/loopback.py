@@ -6,11 +6,14 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from meowcat.testing.servers import Content, RangeServer
+from meowcat.protocols.signing.sas import service_sas
+from meowcat.testing.azurite import Azurite
+from meowcat.testing.servers import Content, RangeServer, ServerMissing
 
 SERVERS = Path(__file__).parents[1] / "tests" / "servers"
 
@@ -54,5 +57,31 @@ def oss() -> Iterator[Path]:
             "ALIBABA_CLOUD_ACCESS_KEY_ID": server.key.id,
             "ALIBABA_CLOUD_ACCESS_KEY_SECRET": server.key.secret,
             "ALIBABA_CLOUD_CREDENTIALS_URI": sessions.url,
+        }
+        yield folder
+
+
+@contextmanager
+def azure() -> Iterator[Path]:
+    """As `oss`, with EXAMPLE_AZURE_URL and Azurite."""
+    if "EXAMPLE_AZURE_URL" in os.environ:
+        yield Path()
+        return
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "azurite").mkdir()
+        try:
+            server = stack.enter_context(Azurite(folder / "azurite"))
+        except ServerMissing as missing:
+            sys.exit(str(missing))
+        ends = time.time_ns() // 1_000_000 + 3_600_000
+        sas = service_sas(server.key, server.container, permissions="rcw", expires=ends, https_only=False)
+        tokens = stack.enter_context(RangeServer(Content(data=sas.token.encode())))
+        os.environ |= {
+            "EXAMPLE_AZURE_URL": f"azure://{server.container}/examples",
+            "EXAMPLE_AZURE_ENDPOINT": server.endpoint,
+            "EXAMPLE_SAS_URL": tokens.url,
+            "AZURE_STORAGE_ACCOUNT": server.key.account,
+            "AZURE_STORAGE_KEY": server.key.key,
         }
         yield folder

@@ -43,10 +43,23 @@ def aliyun(server, origin, folder):
     }
 
 
+def azure(server, origin, folder):
+    return {
+        "EXAMPLE_AZURE_URL": f"azure://{server.container}/{folder.name}",
+        "EXAMPLE_AZURE_ENDPOINT": f"{origin}/{server.key.account}",
+        "AZURE_STORAGE_ACCOUNT": server.key.account,
+        "AZURE_STORAGE_KEY": server.key.key,
+    }
+
+
+STORES = {"oss": ("oss", aliyun), "azure": ("azurite", azure)}
+
+
 def of(name, request, folder):
     """The server that an example talks to, and how the example is told of a way there."""
-    server = request.getfixturevalue("oss")
-    return server.origin, lambda origin: aliyun(server, origin, folder)
+    fixture, told = STORES[name.partition("_")[0]]
+    server = request.getfixturevalue(fixture)
+    return server.origin, lambda origin: told(server, origin, folder)
 
 
 def command(name):
@@ -104,7 +117,10 @@ def part_of(path):
     return re.search(r"(partNumber|blockid)=[^&]*", path)[0]
 
 
-@pytest.mark.parametrize("name", ["oss_direct.py", "oss_presigned.py"])
+BY_PLANS = ["oss_presigned.py", "azure_sas.py"]
+
+
+@pytest.mark.parametrize("name", ["oss_direct.py", "azure_direct.py", *BY_PLANS])
 def test_an_example_that_is_killed_goes_on_when_it_is_run_again(name, request, tmp_path, environment):
     origin, told = of(name, request, tmp_path)
     with Proxy(origin) as proxy:
@@ -118,7 +134,7 @@ def test_an_example_that_is_killed_goes_on_when_it_is_run_again(name, request, t
     recorded = int(re.search(r"goes on: ([\d,]+)", done.stdout)[1].replace(",", "")) // PART
     assert 0 < recorded <= len(stored)
     # A direct upload asks the store what it has; a plan has nothing to ask with.
-    spared = recorded if name == "oss_presigned.py" else len(stored)
+    spared = recorded if name in BY_PLANS else len(stored)
     assert len(set(sent)) == len(sent) == 24 * MIB // PART - spared
 
 
@@ -129,6 +145,10 @@ def test_an_example_that_is_killed_goes_on_when_it_is_run_again(name, request, t
         ("oss_direct.py", {"EXAMPLE_OSS_URL": "oss://nobodys/x"}, "109: .*there is no bucket 'nobodys'"),
         ("oss_presigned.py", {"EXAMPLE_OSS_URL": "oss://nobodys/x"}, "102: .*'NoSuchBucket'"),
         ("oss_direct.py", {"ALIBABA_CLOUD_ACCESS_KEY_ID": None}, "ALIBABA_CLOUD_ACCESS_KEY_ID is not in the"),
+        ("azure_direct.py", {"AZURE_STORAGE_KEY": "d3Jvbmc="}, "109: .*is wrong, .* check that it is"),
+        ("azure_direct.py", {"EXAMPLE_AZURE_URL": "azure://nobodys/x"}, "109: .*no container 'nobodys'"),
+        ("azure_sas.py", {"EXAMPLE_AZURE_URL": "azure://nobodys/x"}, "109: .*there is no such container"),
+        ("azure_direct.py", {"AZURE_STORAGE_KEY": None}, "AZURE_STORAGE_KEY is not in the"),
     ],
 )
 def test_an_example_says_what_is_wrong(name, changed, says, request, tmp_path, environment):
