@@ -240,6 +240,12 @@ EXAMPLES = """
 examples/http_local_chunk_transfer.rs
 examples/restore_import_paused.rs
 examples/resume_after_restart.rs
+examples/aliyun_oss_direct_chunk_transfer.rs
+examples/aliyun_oss_direct_custom_chunk_transfer.rs
+examples/aliyun_oss_presigned_chunk_transfer.rs
+examples/azure_blob_direct_chunk_transfer.rs
+examples/azure_blob_direct_custom_chunk_transfer.rs
+examples/azure_blob_sas_chunk_transfer.rs
 """
 
 GUIDES = """
