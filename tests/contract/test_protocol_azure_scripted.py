@@ -56,7 +56,7 @@ def script(httpserver):
 
 
 def sending(script, content=CONTENT, tools=None, headers=None, **settings):
-    settings = AzureBlob(endpoint=script.origin, **settings)
+    settings = AzureBlob(**{"endpoint": script.origin, **settings})
     return Sending(tools or tools_of(), "azure://container/blob", content, settings, headers or {})
 
 
@@ -172,6 +172,13 @@ async def test_a_token_and_a_sas_stand_where_they_belong_and_nothing_signs_where
         (seen,) = script.seen
         assert (seen.headers.get("Authorization"), seen.query_string.decode()) == expected
         assert seen.headers["x-ms-version"]
+
+
+async def test_a_token_goes_nowhere_in_the_open(script):
+    sent = sending(script, tools=tools_of(BearerToken(token="made-up-secret")), endpoint="http://192.0.2.1/a")
+    fault = await refused(sent.prepare())
+    assert "in the open on its way to http://192.0.2.1/a: give an endpoint with https://" in fault.detail
+    assert "made-up-secret" not in fault.detail
 
 
 async def test_a_key_of_s3_signs_nothing_here(script):

@@ -1,8 +1,10 @@
 """Requests as Azure takes them: signed with an account's key, a SAS or a token, and with those headers that
 have a place there."""
 
+import ipaddress
 from collections.abc import Mapping
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.retry import http_date
@@ -22,6 +24,9 @@ _STALE = frozenset({"AuthenticationFailed", "InvalidAuthenticationInfo", "Expire
 """What a credential that was good before leads to: it has ended, or its key was changed."""
 _UNAUTHORIZED = 401
 _REFUSALS = frozenset({401, 403})
+_OPEN = (
+    "a token would stand in the open on its way to {}: give an endpoint with https://, or another credential"
+)
 
 DESCRIBING = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 """Of a caller's headers those that Azure takes for the blob under a name of its own: `x-ms-blob-…`."""
@@ -57,6 +62,8 @@ class AzureSigner(Signer):
             mark = "&" if "?" in request.url else "?"
             return f"{request.url}{mark}{key.query}", {"x-ms-version": VERSION}
         if isinstance(key, BearerToken):
+            if _is_open(request.url):
+                raise Refused(Fault(kind=FaultKind.STATUS, detail=_OPEN.format(self._address.endpoint)))
             return request.url, bearer(key.token, at=at)
         assert isinstance(key, AzureKey)  # noqa: S101  # `kinds` says so
         try:
@@ -82,3 +89,15 @@ def _is_over(reply: Reply, key: Credential) -> bool:
     """Whether a refusal comes after the end of the credential, by the clock of the server."""
     date = http_date(reply.header("date"))
     return reply.status in _REFUSALS and None not in (date, key.ends) and (date or 0) >= (key.ends or 0)
+
+
+def _is_open(url: str) -> bool:
+    """Whether others may read what is sent there: plain HTTP that leaves the machine. A key signs, and a SAS
+    says by itself where it may go; but a token is all that whoever has read it needs."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return parts.scheme != "https" and not local
