@@ -62,7 +62,7 @@ MEANS = {
             ("", "is wrong, or may not do this", "check that it is whole and one of the account"),
             ("AuthenticationFailed", "does not take the signature", "check that credential 'prod' is whole"),
             ("AuthorizationPermissionMismatch", "may not do this", "needs r to download; cw to upload"),
-            ("AuthorizationFailure", "may not do this from here", "rules of networks"),
+            ("AuthorizationFailure", "may not do this from here", "check what it permits"),
             ("InsufficientAccountPermissions", "may not do this", "Storage Blob Data Contributor"),
             ("AuthorizationServiceMismatch", "for another service", "needs the service b"),
             ("KeyBasedAuthenticationNotPermitted", "takes no keys", "register a BearerToken"),

@@ -57,8 +57,8 @@ _PERMISSION = (
     "upload and to prove its end. A token needs the role Storage Blob Data Contributor, or Reader"
 )
 _FROM_HERE = (
-    "credential {credential!r} may not do this from here: see what it permits, and the account's rules of "
-    "networks"
+    "credential {credential!r} may not do this from here: check what it permits, and the account's rules of "
+    "networks; an emulator says the same of a wrong key"
 )
 _FORBIDDEN = (
     "credential {credential!r} is wrong, or may not do this: check that it is whole and one of the account "
