@@ -36,6 +36,11 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     max_size: int = MAX_SIZE
     """Bytes in all."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether `prepare` has to have an answer of the server before there is a session."""
+        return (self.session and self.creates_session) or self.server_offset or self.lists_parts
+
 
 class Session(Struct, frozen=True, kw_only=True):
     """An upload under way at a server. Holds no secret: it is journaled."""

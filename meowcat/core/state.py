@@ -133,6 +133,8 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def answered(self) -> bool:
         """Whether the server has ever said something useful."""
+        if self.session is not None and not self.session.capabilities.asks:
+            return bool(self.stored)  # the session alone is no sign of life
         return self.piece_size > 0
 
     @property

@@ -158,6 +158,18 @@ def test_a_server_has_answered_once_a_session_was_opened():
     assert not fold([dropped(unpin=True)], task).answered
 
 
+@pytest.mark.parametrize("able", [{"session": False}, {"creates_session": False}])
+def test_a_session_that_is_opened_without_a_request_is_no_answer(able):
+    task = fold([UPLOAD, pinned(10 * MIB), opened(lists_parts=False, **able)])
+    assert not task.answered
+    assert fold([sent((0, 1))], task).answered
+
+
+@pytest.mark.parametrize("able", [{"lists_parts": True}, {"server_offset": True, "lists_parts": False}])
+def test_a_server_that_says_what_it_has_has_answered(able):
+    assert fold([UPLOAD, pinned(10 * MIB), opened(session=False, **able)]).answered
+
+
 def test_a_session_without_a_name_is_condemned_only_where_a_commit_was_intended():
     intent = ev.CommitIntended(state=RUNNING, size=1, digests=())
     canceled = ev.Canceled(state=State.CANCELED)
