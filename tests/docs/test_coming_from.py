@@ -359,7 +359,7 @@ def test_every_counterpart_is_there_and_what_has_none_says_why(section, row):
     for counterpart in found:
         try:
             check(counterpart)
-        except Exception as error:
+        except Exception as error:  # raised again, with the row that it is about
             raise AssertionError(f"{section}: {bare(row['rusty-cat'])}: {counterpart}: {error!r}") from error
     assert found or row["Notes"], f"{section}: {row['rusty-cat']} has neither a counterpart nor a reason"
 

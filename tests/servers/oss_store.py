@@ -130,7 +130,7 @@ class Store:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
+        except BaseException:  # raised again: nothing of it is stored, whatever it was
             self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
@@ -169,7 +169,7 @@ class Store:
         try:
             with (self.blobs / name).open("wb", buffering=0) as file:
                 return await self._receive(name, file, chunks)
-        except BaseException:
+        except BaseException:  # raised again: a blob that did not come in full is none
             self.drop(name)
             raise
 
