@@ -7,6 +7,7 @@ works for S3, OSS, Azure Blob and a server of one's own.
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -134,7 +135,7 @@ class Fingerprint(Struct, frozen=True):
     aborts: bool = False
 
 
-class UploadPlan(_Hidden, frozen=True, kw_only=True):
+class UploadPlan(_Hidden, frozen=True, kw_only=True, dict=True):
     """Where and how each part of one content is sent, and what makes an object of them.
 
     JSON from a back end becomes a plan by `msgspec.json.decode(data, type=UploadPlan)`.
@@ -180,7 +181,7 @@ class UploadPlan(_Hidden, frozen=True, kw_only=True):
         address = self.parts[0].url if self.parts else self.complete.url if self.complete else ""
         return _object(address)
 
-    @property
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(
             object=self.object,
@@ -193,7 +194,7 @@ class UploadPlan(_Hidden, frozen=True, kw_only=True):
             aborts=self.abort is not None,
         )
 
-    @property
+    @cached_property
     def ordered(self) -> tuple[PlanPart, ...]:
         """The parts in the order of their offsets."""
         return tuple(sorted(self.parts, key=lambda part: part.offset))

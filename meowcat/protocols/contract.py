@@ -197,8 +197,11 @@ class Part(Protocol):
             Refused: SOURCE_CHANGED, or what reading it met.
         """
 
-    def body(self) -> AsyncIterator[bytes]:
-        """The bytes, in chunks; may be called again, and yields the same bytes or raises `Refused`."""
+    def body(self) -> AsyncIterator[Chunk]:
+        """The bytes, in chunks; may be called again, and yields the same bytes or raises `Refused`.
+
+        A chunk is `bytes`, or a view of memory that is used again as soon as nobody holds it any more.
+        """
 
 
 class Prepared(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from meowcat.core.urls import HIDDEN, redact, scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Job, Part
 from meowcat.protocols.wire import Reply
-from meowcat.transport.contract import HttpRequest
+from meowcat.transport.contract import Chunk, HttpRequest
 
 _OWN = frozenset({"content-type", "content-length", "transfer-encoding"})
 """Fields that describe the body, which is made here."""
@@ -71,7 +71,7 @@ class Rest:
         self.start = start
         self.size = part.size - self._skipped
 
-    async def body(self) -> AsyncIterator[bytes]:
+    async def body(self) -> AsyncIterator[Chunk]:
         left = self._skipped
         chunks = self._part.body()
         try:
@@ -83,7 +83,7 @@ class Rest:
             await let_go(chunks)
 
 
-async def let_go(chunks: AsyncIterator[bytes]) -> None:
+async def let_go(chunks: AsyncIterator[Chunk]) -> None:
     """A request that is stopped lets go of its source at once, not when the garbage is collected."""
     if isinstance(chunks, AsyncGenerator):
         await chunks.aclose()
@@ -103,13 +103,14 @@ def form_request(job: Job, method: str, category: str, part: Part | Rest | None 
     end = f"{texts}--{boundary}--\r\n".encode()
     before, after = (b"", end) if part is None else (_opening(boundary, _FILE).encode(), b"\r\n" + end)
 
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncIterator[Chunk]:
         if part is not None:
             yield before
             chunks = part.body()
             try:
                 async for chunk in chunks:
                     yield chunk
+                    del chunk  # so that its memory is free by the time that the next one is asked for
             finally:
                 await let_go(chunks)
         yield after

@@ -31,7 +31,7 @@ from meowcat.protocols.presigned_settings import TAG, receipt_of, upload_fields,
 from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
 from meowcat.protocols.refused import Refused
 from meowcat.protocols.wire import Reply, call
-from meowcat.transport.contract import HttpRequest
+from meowcat.transport.contract import Chunk, HttpRequest
 
 __all__ = ["PresignedProtocol"]
 
@@ -296,7 +296,7 @@ class PresignedProtocol(UploadProtocol):
         self,
         session: Session,
         pick: "Callable[[UploadPlan], PlanRequest | PlanPart]",
-        body: Callable[[], AsyncIterator[bytes]] | None = None,
+        body: Callable[[], AsyncIterator[Chunk]] | None = None,
         length: int | None = None,
         *,
         settling: bool = False,
@@ -317,7 +317,7 @@ class PresignedProtocol(UploadProtocol):
     async def _send(
         self,
         signed: PlanRequest | PlanPart,
-        body: Callable[[], AsyncIterator[bytes]] | None,
+        body: Callable[[], AsyncIterator[Chunk]] | None,
         length: int | None,
     ) -> Reply:
         named = {name.lower() for name in signed.headers} | _FRAMING

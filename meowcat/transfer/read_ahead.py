@@ -10,7 +10,8 @@ from meowcat.core.values import SourceIdentity
 from meowcat.protocols.contract import Refused
 from meowcat.transfer.context import Budget
 from meowcat.transfer.digests import Hasher, Stopped
-from meowcat.transfer.sources import Opened
+from meowcat.transfer.sources import Buffers, Opened
+from meowcat.transport.contract import Chunk
 
 __all__ = ["Hold", "ReadAhead"]
 
@@ -67,7 +68,7 @@ class _Step:
     def __init__(self, start: int, size: int) -> None:
         self.start = start
         self.size = size
-        self.blocks: list[bytes] = []
+        self.blocks: list[Chunk] = []
         self.done = anyio.Event()
         self.error: Exception | None = Stopped()  # what it is until it is read: the group may be canceled
 
@@ -79,6 +80,7 @@ class ReadAhead:
     client's, which is gone from one chunk to the next. At most two steps are held in memory at once.
 
     Args:
+        buffers: are read into; blocks go back there with the call after that which handed them out.
         hashers: fed with all bytes, in order.
         last: told what the source looked like after its last byte was read, before that is handed out; also
             where there is none.
@@ -93,22 +95,24 @@ class ReadAhead:
         source: Opened,
         group: TaskGroup,
         hold: Hold,
+        buffers: Buffers,
         start: int,
         stop: int,
         step: int,
+        *,
         hashers: Sequence[Hasher] = (),
         last: Callable[[SourceIdentity], None] | None = None,
-        *,
         taken: bool = False,
     ) -> None:
         self._source = source
         self._group = group
         self._hold = hold
+        self._buffers = buffers
         self._stop = stop
         self._step = step
         self._hashers = hashers
         self._last = last
-        self._in_use = 0
+        self._in_use: _Step | None = None
         self._next: _Step | None = None
         if hold.closed:
             raise Stopped
@@ -117,15 +121,14 @@ class ReadAhead:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[bytes]:
+    async def __anext__(self) -> list[Chunk]:
         """The next blocks; those of the call before are done with.
 
         Raises:
             Refused: as `Opened.read`, and what `last` raises.
             Stopped: the group was canceled, or the hold closed.
         """
-        self._hold.give(self._in_use)
-        self._in_use = 0
+        self.give_back()
         step = self._next
         if step is None:
             raise StopAsyncIteration
@@ -134,10 +137,17 @@ class ReadAhead:
             raise step.error
         if self._hold.closed:
             raise Stopped
-        self._in_use, self._next = step.size, None
+        self._in_use, self._next = step, None
         if (after := step.start + step.size) < self._stop:
             self._begin(after)
         return step.blocks
+
+    def give_back(self) -> None:
+        """The blocks that were handed out last are done with."""
+        used, self._in_use = self._in_use, None
+        if used is not None:
+            self._hold.give(used.size)
+            self._buffers.give(used.blocks)
 
     async def drop(self) -> None:
         """Read no further, and give back what was read ahead. Nothing was asked for yet."""
@@ -154,7 +164,7 @@ class ReadAhead:
         try:
             if not taken:
                 await self._hold.take(step.size)
-            where = step.start, step.size, self._hashers
+            where = step.start, step.size, self._hashers, self._buffers
             if step.start + step.size == self._stop and self._last is not None:
                 step.blocks, now = await self._source.read_last(*where)
                 self._last(now)

@@ -359,7 +359,9 @@ class SendOperation:
             while self._may_send and (index := self._next()) is not None:
                 self._taken.add(index)
                 self._busy += 1
-                self._group.start_soon(self._bring, self._part(index))
+                part = self._part(index)
+                part.begin()  # its bytes are read while its request is made
+                self._group.start_soon(self._bring, part)
             self._read_ahead()
             if not self._busy and not self._suspect:
                 if self._next() is None:

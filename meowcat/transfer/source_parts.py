@@ -17,7 +17,8 @@ from meowcat.protocols.contract import Refused
 from meowcat.transfer.context import Budget, Throttle
 from meowcat.transfer.digests import Hasher, new
 from meowcat.transfer.read_ahead import Hold, ReadAhead
-from meowcat.transfer.sources import BLOCK, Opened, unmoved
+from meowcat.transfer.sources import BUFFER, Buffers, Opened, unmoved
+from meowcat.transport.contract import Chunk
 
 __all__ = ["SourcePart", "SourceReader", "next_chunk"]
 
@@ -27,9 +28,6 @@ STEP = 4 << 20
 KEPT = 16 << 20
 """The largest part, in bytes, that is kept in memory from its checksum to its body; larger ones are read
 twice."""
-
-KEPT_BLOCK = 2 << 20
-"""Bytes of such a part in one chunk: the transport has a copy of each chunk, beside all of the part."""
 
 FIRST = 256 << 10
 """Bytes in the first chunk that is handed out …"""
@@ -68,6 +66,7 @@ class SourceReader:
         self.group = group
         self.budget = budget
         self.throttle = throttle
+        self.buffers = Buffers()
         self.chunk = FIRST
         """Bytes in a chunk, as the line takes them."""
         self.checked_first = False
@@ -112,8 +111,9 @@ class SourcePart:
         self._expected = expected
         self._hold = Hold(reader.budget)
         self._checksums: dict[str, str] = {}
-        self._kept: list[bytes] | None = None
+        self._kept: list[Chunk] | None = None
         self._begun: ReadAhead | None = None
+        self._streamed: ReadAhead | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -123,11 +123,17 @@ class SourcePart:
 
     def close(self) -> None:
         """Give back the memory it holds."""
-        self._kept = self._begun = None
+        if self._kept is not None:
+            self._reader.buffers.give(self._kept)
+        if self._streamed is not None:
+            self._streamed.give_back()
+        self._kept = self._begun = self._streamed = None
         self._hold.close()
 
     def begin(self) -> bool:
-        """Begin to read for `body` before it is asked for, where that helps; returns whether."""
+        """Begin to read for `body` before it is asked for, where that helps; returns whether it has begun."""
+        if self._begun is not None:
+            return True
         if self._reader.checked_first or self.start != self._begin:
             return False
         if not self._hold.take_spare(min(STEP, self.size)):
@@ -153,7 +159,7 @@ class SourcePart:
             self._checksums.update((algorithm, hasher.hexdigest()) for hasher in hashers)
         return self._checksums[algorithm]
 
-    def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncIterator[Chunk]:
         """The bytes, in chunks.
 
         Raises:
@@ -161,7 +167,7 @@ class SourcePart:
         """
         return _Body(self._blocks, self._reader)
 
-    async def _blocks(self) -> AsyncIterator[Sequence[bytes]]:
+    async def _blocks(self) -> AsyncIterator[Sequence[Chunk]]:
         return await self._stream() if self._kept is None else _Once(self._kept)
 
     async def _read_for(self, *hashers: Hasher) -> None:
@@ -171,7 +177,7 @@ class SourcePart:
             return
         whole = await self._pass_over()
         await self._hold.take(self.size)
-        where = self.start, self.size, (whole, *hashers), KEPT_BLOCK
+        where = self.start, self.size, (whole, *hashers), self._reader.buffers
         blocks, now = await self._reader.source.read_last(*where)
         self._finish(whole, now)
         self._kept = blocks
@@ -179,18 +185,20 @@ class SourcePart:
     async def _stream(self, *hashers: Hasher) -> ReadAhead:
         """The bytes, read anew and fed to `hashers`; the last of them come only if all are right."""
         begun, self._begun = self._begun, None
-        return begun or self._reading(await self._pass_over(), hashers)
+        self._streamed = begun or self._reading(await self._pass_over(), hashers)
+        return self._streamed
 
     def _reading(self, whole: "blake3", hashers: Sequence[Hasher], *, taken: bool = False) -> ReadAhead:
         return ReadAhead(
             self._reader.source,
             self._reader.group,
             self._hold,
+            self._reader.buffers,
             self.start,
             self._stop,
             STEP,
-            (whole, *hashers),
-            partial(self._finish, whole),
+            hashers=(whole, *hashers),
+            last=partial(self._finish, whole),
             taken=taken,
         )
 
@@ -206,7 +214,8 @@ class SourcePart:
         for at in range(self._begin, self.start, STEP):
             size = min(STEP, self.start - at)
             await self._hold.take(size)
-            await self._reader.source.read(at, size, (whole,))
+            buffers = self._reader.buffers
+            buffers.give(await self._reader.source.read(at, size, (whole,), buffers))
             self._hold.give(size)
         return whole
 
@@ -239,18 +248,18 @@ class _Body:
     """Not a generator: an HTTP client may drop it in the middle, and there is nothing to finalize."""
 
     def __init__(
-        self, open_: Callable[[], Awaitable[AsyncIterator[Sequence[bytes]]]], reader: SourceReader
+        self, open_: Callable[[], Awaitable[AsyncIterator[Sequence[Chunk]]]], reader: SourceReader
     ) -> None:
         self._open = open_
         self._reader = reader
-        self._blocks: AsyncIterator[Sequence[bytes]] | None = None
-        self._chunks: Iterator[bytes] = iter(())
+        self._blocks: AsyncIterator[Sequence[Chunk]] | None = None
+        self._chunks: Iterator[Chunk] = iter(())
         self._handed_at: float | None = None
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> Chunk:
         if self._handed_at is not None:
             self._reader.chunk = next_chunk(self._reader.chunk, anyio.current_time() - self._handed_at)
         while (chunk := next(self._chunks, None)) is None:
@@ -263,13 +272,13 @@ class _Body:
 
 
 class _Once:
-    def __init__(self, blocks: Sequence[bytes]) -> None:
-        self._blocks: Sequence[bytes] | None = blocks
+    def __init__(self, blocks: Sequence[Chunk]) -> None:
+        self._blocks: Sequence[Chunk] | None = blocks
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Sequence[bytes]:
+    async def __anext__(self) -> Sequence[Chunk]:
         blocks, self._blocks = self._blocks, None
         if blocks is None:
             raise StopAsyncIteration
@@ -284,10 +293,10 @@ def next_chunk(size: int, seconds: float) -> int:
     """
     if seconds > SLOW:
         return max(LEAST, size // 2)
-    return min(BLOCK, size * 2) if seconds < FAST else size
+    return min(BUFFER, size * 2) if seconds < FAST else size
 
 
-def _cut(blocks: Sequence[bytes], size: Callable[[], int]) -> Iterator[bytes]:
+def _cut(blocks: Sequence[Chunk], size: Callable[[], int]) -> Iterator[Chunk]:
     """The blocks as they are, or in chunks of what `size` says each time."""
     for block in blocks:
         at = 0

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import anyio
-from anyio.abc import TaskGroup
 from blake3 import blake3
 from msgspec import Struct
 
@@ -14,7 +13,8 @@ from meowcat.protocols.contract import Refused
 from meowcat.transfer.context import Budget
 from meowcat.transfer.digests import Hasher, new
 from meowcat.transfer.read_ahead import Hold, ReadAhead
-from meowcat.transfer.sources import Opened, unmoved
+from meowcat.transfer.sources import Buffers, Opened, unmoved
+from meowcat.transport.contract import Chunk
 
 __all__ = ["Digests", "digest_source", "prove"]
 
@@ -24,7 +24,7 @@ STEP = 8 << 20
 ROUNDS = 3
 """How often a source is read that is touched while it is read."""
 
-Feed = Callable[[int, Sequence[bytes]], Awaitable[bool]]
+Feed = Callable[[int, Sequence[Chunk]], Awaitable[bool]]
 """Is given bytes and their offset; False where the rest is of no interest."""
 
 
@@ -51,7 +51,7 @@ async def digest_source(
     """
     hashers: dict[str, Hasher] = {}
 
-    async def feed(at: int, blocks: Sequence[bytes]) -> bool:
+    async def feed(at: int, blocks: Sequence[Chunk]) -> bool:
         await source.feed(tuple(hashers.values()), blocks)
         progress(at + sum(map(len, blocks)))
         return True
@@ -103,11 +103,13 @@ async def prove(
 async def _read(source: Opened, budget: Budget, spans: Sequence[tuple[int, int]], feed: Feed) -> bool:
     """Hand the bytes of all spans to `feed`; whether all came, and it wanted all of them."""
     wanted, failure = True, None
+    buffers = Buffers()
     with Hold(budget) as hold:
         async with anyio.create_task_group() as group:
             try:
                 for start, stop in spans:
-                    wanted = wanted and await _read_span(source, group, hold, start, stop, feed)
+                    ahead = ReadAhead(source, group, hold, buffers, start, stop, STEP)
+                    wanted = wanted and await _all_of(ahead, start, feed)
             except Refused as refused:
                 failure = refused  # raised outside, where the group makes no ExceptionGroup of it
             group.cancel_scope.cancel()
@@ -116,9 +118,8 @@ async def _read(source: Opened, budget: Budget, spans: Sequence[tuple[int, int]]
     return wanted and failure is None
 
 
-async def _read_span(source: Opened, group: TaskGroup, hold: Hold, start: int, stop: int, feed: Feed) -> bool:
-    at = start
-    async for blocks in ReadAhead(source, group, hold, start, stop, STEP):
+async def _all_of(ahead: ReadAhead, at: int, feed: Feed) -> bool:
+    async for blocks in ahead:
         if not await feed(at, blocks):
             return False
         at += sum(map(len, blocks))
@@ -137,7 +138,7 @@ class _Compare:
     def within(self, source: Opened) -> Feed:
         return lambda at, blocks: source.run(partial(self._compare, at, blocks))
 
-    def _compare(self, at: int, blocks: Sequence[bytes]) -> bool:
+    def _compare(self, at: int, blocks: Sequence[Chunk]) -> bool:
         for block in blocks:
             for hasher in self._hashers:
                 hasher.update(block)

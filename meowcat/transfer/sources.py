@@ -31,9 +31,11 @@ from meowcat.protocols.contract import Refused
 from meowcat.transfer.digests import Hasher
 from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded
 from meowcat.transfer.workers import Workers
+from meowcat.transport.contract import Chunk
 
 __all__ = [
-    "BLOCK",
+    "BUFFER",
+    "Buffers",
     "BytesSource",
     "Opened",
     "Source",
@@ -49,18 +51,25 @@ T = TypeVar("T")
 
 log = logging.getLogger("meowcat.source")
 
-BLOCK = 4 << 20
-"""Bytes in one system call, and at most in one chunk of a request's body: each chunk costs some 100 us of the
-processor on its way through the event loop, however large it is."""
-
 THREADS = 8
-"""Reads of one source at once: a local disk is busy with fewer, a network file system gains by more."""
+"""Calls of one application's source at once: it may have to ask another machine."""
+
+READERS = min(THREADS, max(2, os.cpu_count() or 2))
+"""Reads of one file at once. Most of the time goes into copying and hashing, for which more threads than
+processors only take turns with the event loop."""
 
 TICK_NS = 2_000_000_000
 """Nanoseconds: the coarsest clock that files are stamped with (FAT; others have 1 s, and Linux a few ms)."""
 
 MAX_IDENTITY = 1_000
 """Characters of what an application's source calls its version: it stands in the journal."""
+
+BUFFER = 2 << 20
+"""Bytes in one system call, and at most in one chunk of a request's body. Each chunk costs some 100 us of the
+processor on its way through the event loop, however large it is, and the transport has a copy of it."""
+
+SPARE = 16
+"""Buffers that wait to be used again."""
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 """A pipe that was put there since the look at the path would make an open without O_NONBLOCK wait for ever;
@@ -136,20 +145,57 @@ class Sources:
         return self._sources.get(name)
 
 
+class Buffers:
+    """Memory that is read into again and again: fresh memory costs the system a fault for each of its pages,
+    which takes about as long as the reading. Threads may use it as well."""
+
+    def __init__(self) -> None:
+        self._spare: list[bytearray] = []
+
+    def take(self, size: int) -> memoryview:
+        """Room for `size` bytes, at most `BUFFER`."""
+        try:
+            room = self._spare.pop()
+        except IndexError:
+            room = bytearray(BUFFER)
+        return memoryview(room)[:size]
+
+    def give(self, blocks: list[Chunk]) -> None:
+        """Use again what these blocks are made of, unless somebody else holds a view of it still. Blocks that
+        are no buffers are passed over, and the list is empty afterwards."""
+        while blocks:
+            block = blocks.pop()
+            room = block.obj if isinstance(block, memoryview) else None
+            del block
+            if isinstance(room, bytearray) and len(room) == BUFFER and _unseen(room):
+                self._spare.append(room)
+        del self._spare[SPARE:]
+
+
+def _unseen(room: bytearray) -> bool:
+    """Whether nobody has a view of it: what is looked at can't change its size."""
+    try:
+        room.append(0)
+    except BufferError:
+        return False
+    del room[-1:]
+    return True
+
+
 class Opened(ABC):
     """A source that is being read. Its methods may be called by several tasks at once, but for `close`."""
 
-    def __init__(self, workers: Workers, name: str) -> None:
+    def __init__(self, workers: Workers, name: str, threads: int) -> None:
         self.name = name
         """For people: the path, or what `open_source` was told."""
         self._workers = workers
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._limiter = anyio.CapacityLimiter(threads)
 
     async def run(self, call: Callable[[], T]) -> T:
         """Make a blocking call in a worker thread, also to its end when canceled in between."""
         return await self._workers.run(call, self._limiter)
 
-    async def feed(self, hashers: Sequence[Hasher], blocks: Sequence[bytes]) -> None:
+    async def feed(self, hashers: Sequence[Hasher], blocks: Sequence[Chunk]) -> None:
         """Feed the blocks to each of the hashers."""
         await self.run(partial(_feed, hashers, blocks))
 
@@ -162,20 +208,19 @@ class Opened(ABC):
         """
 
     @abstractmethod
-    async def read(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
-    ) -> list[bytes]:
-        """Read exactly `size` bytes, in blocks of at most `block`, and feed them to `hashers` on the way.
+    async def read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
+        """Read exactly `size` bytes, in blocks of at most `BUFFER`, and feed them to `hashers` on the way.
+        `buffers` may be read into, and be given the blocks when they are done with.
 
         Raises:
             Refused: SOURCE_CHANGED where it ends before that; as `identity`.
         """
 
     async def read_last(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
-    ) -> tuple[list[bytes], SourceIdentity]:
+        self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers
+    ) -> tuple[list[Chunk], SourceIdentity]:
         """Read as `read` does, and look at it anew once the last byte was read."""
-        return await self.read(offset, size, hashers, block), await self.identity()
+        return await self.read(offset, size, hashers, buffers), await self.identity()
 
     @abstractmethod
     async def close(self) -> None:
@@ -237,7 +282,7 @@ class _OpenedFile(Opened):
     def __init__(self, disk: Disk, workers: Workers, path: str, absent: FaultKind) -> None:
         if not path or "\0" in path:
             raise InvalidArgument(f"source {path!r}: expected the path of a file")
-        super().__init__(workers, path)
+        super().__init__(workers, path, READERS)
         self._disk = disk
         self._absent = absent
         self._lock = Lock()
@@ -252,15 +297,13 @@ class _OpenedFile(Opened):
     async def identity(self) -> SourceIdentity:
         return await self._refusing(self._look)
 
-    async def read(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
-    ) -> list[bytes]:
-        return await self._refusing(partial(self._read, offset, size, hashers, block))
+    async def read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
+        return await self._refusing(partial(self._read, offset, size, hashers, buffers))
 
     async def read_last(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
-    ) -> tuple[list[bytes], SourceIdentity]:
-        return await self._refusing(lambda: (self._read(offset, size, hashers, block), self._look()))
+        self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers
+    ) -> tuple[list[Chunk], SourceIdentity]:
+        return await self._refusing(lambda: (self._read(offset, size, hashers, buffers), self._look()))
 
     async def close(self) -> None:
         await self.run(self._close)
@@ -323,18 +366,20 @@ class _OpenedFile(Opened):
             young=young,
         )
 
-    def _read(self, offset: int, size: int, hashers: Sequence[Hasher], block: int) -> list[bytes]:
+    def _read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
         descriptor, stop = self._descriptors[-1], offset + size
-        blocks: list[bytes] = []
+        blocks: list[Chunk] = []
         while offset < stop:
+            block = buffers.take(min(BUFFER, stop - offset))
             with self._guarded():
-                found = self._disk.pread(descriptor, min(block, stop - offset), offset)
-            if not found:
+                count = self._disk.preadv(descriptor, block, offset)
+            if not count:
                 raise truncated(self.name, offset, stop)
+            block = block[:count]
             for hasher in hashers:
-                hasher.update(found)
-            blocks.append(found)
-            offset += len(found)
+                hasher.update(block)
+            blocks.append(block)
+            offset += count
         return blocks
 
     def _close(self) -> None:
@@ -347,7 +392,7 @@ class _OpenedFile(Opened):
 
 class _OpenedSource(Opened):
     def __init__(self, workers: Workers, name: str, source: Source) -> None:
-        super().__init__(workers, name)
+        super().__init__(workers, name, THREADS)
         self._source = source
 
     async def identity(self) -> SourceIdentity:
@@ -359,13 +404,12 @@ class _OpenedSource(Opened):
             raise self._nonsense("identity", f"a {type(tag).__name__}: expected at most 1,000 characters")
         return SourceIdentity(size=size, tag=tag)
 
-    async def read(
-        self, offset: int, size: int, hashers: Sequence[Hasher] = (), block: int = BLOCK
-    ) -> list[bytes]:
+    async def read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
+        del buffers  # an application's source has memory of its own
         stop = offset + size
-        blocks: list[bytes] = []
+        blocks: list[Chunk] = []
         while offset < stop:
-            found = await self._read(offset, min(block, stop - offset))
+            found = await self._read(offset, min(BUFFER, stop - offset))
             if not found:
                 raise truncated(self.name, offset, stop)
             blocks.append(found)
@@ -410,7 +454,7 @@ class _OpenedSource(Opened):
         return Refused(Fault(kind=kind, detail=f"{self.name}: {what}"))
 
 
-def _feed(hashers: Sequence[Hasher], blocks: Sequence[bytes]) -> None:
+def _feed(hashers: Sequence[Hasher], blocks: Sequence[Chunk]) -> None:
     for hasher in hashers:
         for block in blocks:
             hasher.update(block)

@@ -41,7 +41,7 @@ class HttpRequest(Struct, frozen=True):
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Callable[[], AsyncIterator[bytes]] | None = None
+    body: Callable[[], AsyncIterator[Chunk]] | None = None
     body_length: int | None = None
 
 

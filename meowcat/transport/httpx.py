@@ -139,11 +139,14 @@ class HttpxReply:
 class Source(httpx.AsyncByteStream):
     """A request's body as httpx takes it, without a generator around it."""
 
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, body: AsyncIterator[Chunk]) -> None:
         self._body = body
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._body
+        return self
+
+    async def __anext__(self) -> bytes:
+        return bytes(await anext(self._body))
 
     async def aclose(self) -> None:
         if isinstance(self._body, AsyncGenerator):
@@ -189,7 +192,7 @@ class HttpxExchange:
     def _prepare(self) -> httpx.Request:
         headers = dict(self._request.headers)
         named = {name.lower() for name in headers}
-        body = None if self._request.body is None else self._request.body()
+        body = None if self._request.body is None else Source(self._request.body())
         if body is not None and self._request.body_length is not None and "content-length" not in named:
             headers["Content-Length"] = str(self._request.body_length)
         request = self._client.build_request(
@@ -198,8 +201,7 @@ class HttpxExchange:
         if request.url.scheme not in {"http", "https"} or not request.url.host:
             raise httpx.InvalidURL("not absolute")
         if body is not None:
-            # httpx would wrap it in a generator of its own, and leave that to the garbage collector.
-            request.stream = self._source = Source(body)
+            request.stream = self._source = body  # and not in a generator of httpx's own
         return request
 
     async def __aexit__(self, *exc: object) -> None:

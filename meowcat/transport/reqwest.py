@@ -325,7 +325,7 @@ def prepare(
         if body is None and request.method in {"POST", "PUT", "PATCH"} and "content-length" not in named:
             builder = builder.header("Content-Length", "0")  # RFC 9110 8.6
         if body is not None:
-            builder = builder.body_stream(body)
+            builder = builder.body_stream(body)  # type: ignore[arg-type]  # it takes each chunk by itself
             if request.body_length is not None and "content-length" not in named:
                 builder = builder.header("Content-Length", str(request.body_length))
         if deadline is not None:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Self
 
+from meowcat.transport.contract import Chunk
+
 
 class UploadStopped(Exception):  # an order, no error; only the client below ever sees it
     """The sender has left; the connection is to be dropped in mid-body."""
@@ -12,7 +14,7 @@ class UploadStopped(Exception):  # an order, no error; only the client below eve
 class Body:
     """Hands the chunks of `source` on until `stop`, and raises from then on. For asyncio."""
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(self, source: AsyncIterator[Chunk]) -> None:
         self._source = source
         self._stopped = False
         self._puller: asyncio.Task[object] | None = None
@@ -31,7 +33,7 @@ class Body:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> Chunk:
         if self._stopped:
             raise UploadStopped
         self.begun = True

@@ -336,9 +336,9 @@ class Restless(SimulatedDisk):
             self.put(self.PATH, self.stood[0])
         self.stood.append(self.get(self.PATH))
 
-    def pread(self, fd, size, offset):
+    def preadv(self, fd, buffer, offset):
         self._meddle()
-        return super().pread(fd, size, offset)
+        return super().preadv(fd, buffer, offset)
 
     def stat(self, path, *, follow=False):
         self._meddle()
@@ -397,7 +397,7 @@ def test_whatever_happens_and_whenever_what_is_committed_stood_there_at_one_time
             await source.close()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "BLOCK", 3)
+        patch.setattr(sources, "BUFFER", 3)
         patch.setattr(source_parts, "STEP", 7)
         patch.setattr(source_parts, "KEPT", kept)
         patch.setattr(source_proof, "STEP", 11)

@@ -136,7 +136,7 @@ class OwnProtocol(UploadProtocol):
         return Prepared(session=session or Session(id="1", capabilities=self.capabilities()))
 
     async def send_part(self, session: Session, part: Part) -> Receipt:
-        assert_type(part.body(), AsyncIterator[bytes])
+        assert_type(part.body(), AsyncIterator[bytes | memoryview])
         return Receipt(text=await part.checksum("md5"))
 
     async def commit(

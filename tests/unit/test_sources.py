@@ -23,7 +23,16 @@ from meowcat.transfer.digests import Stopped, new
 from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.source_parts import FIRST, KEPT, LEAST, STEP, SourceReader, next_chunk
 from meowcat.transfer.source_proof import digest_source, prove
-from meowcat.transfer.sources import BLOCK, BytesSource, Sources, is_young, open_file, open_source, unmoved
+from meowcat.transfer.sources import (
+    BUFFER,
+    Buffers,
+    BytesSource,
+    Sources,
+    is_young,
+    open_file,
+    open_source,
+    unmoved,
+)
 from meowcat.transfer.workers import Workers
 
 pytestmark = pytest.mark.anyio
@@ -108,16 +117,45 @@ async def refusal(awaitable):
 
 
 async def test_a_file_is_read_from_any_place_in_blocks(place):
-    content = os.urandom(BLOCK + 10)
+    content = os.urandom(BUFFER + 10)
     source = await opened(place, content)
     hasher = hashlib.sha256()
-    blocks = await source.read(5, BLOCK + 5, [hasher])
+    blocks = await source.read(5, BUFFER + 5, [hasher], Buffers())
     assert b"".join(blocks) == content[5:]
-    assert max(map(len, blocks)) <= BLOCK
+    assert max(map(len, blocks)) <= BUFFER
     assert hasher.digest() == hashlib.sha256(content[5:]).digest()
-    assert await source.read(3, 0) == []
+    assert await source.read(3, 0, (), Buffers()) == []
     assert (await source.identity()).size == len(content)
     await source.close()
+
+
+async def test_memory_that_nobody_looks_at_is_read_into_again(place):
+    source, buffers = await opened(place, b"first" + b"other"), Buffers()
+    blocks = await source.read(0, 5, (), buffers)
+    room = blocks[0].obj
+    buffers.give(blocks)
+    (block,) = await source.read(5, 5, (), buffers)
+    assert block.obj is room
+    assert block == b"other"
+    await source.close()
+
+
+@pytest.mark.parametrize("look", [memoryview, lambda block: block[1:]], ids=["all of it", "some of it"])
+async def test_memory_that_somebody_looks_at_is_left_alone(place, look):
+    source, buffers = await opened(place, b"first" + b"other"), Buffers()
+    blocks = await source.read(0, 5, (), buffers)
+    seen = look(memoryview(blocks[0].obj))
+    before = bytes(seen)
+    buffers.give(blocks)
+    assert await source.read(5, 5, (), buffers) == [b"other"]
+    assert seen == before
+    await source.close()
+
+
+async def test_blocks_of_other_origin_are_nobodys_memory_to_read_into(place):
+    buffers = Buffers()
+    buffers.give([b"bytes", memoryview(b"of a constant"), memoryview(bytearray(b"small"))])
+    assert len(buffers.take(BUFFER)) == BUFFER
 
 
 async def test_an_absent_file_is_not_found_at_first_and_was_removed_later(place):
@@ -139,7 +177,7 @@ async def test_a_file_that_vanishes_is_told_as_removed(place):
 
 async def test_a_file_that_is_shorter_than_asked_for_was_truncated(place):
     source = await opened(place, b"abc")
-    fault = await refusal(source.read(1, 3))
+    fault = await refusal(source.read(1, 3, (), Buffers()))
     assert fault.kind is FaultKind.SOURCE_CHANGED
     assert "ends at byte 3; expected 4" in fault.detail
     await source.close()
@@ -150,10 +188,10 @@ async def test_another_file_at_the_path_is_the_one_that_is_read_once_it_was_seen
     before = await source.identity()
     place.disk.rename(place.path, place.path + ".old")
     place.put(b"other")
-    assert await source.read(0, 5) == [b"first"]
+    assert await source.read(0, 5, (), Buffers()) == [b"first"]
     after = await source.identity()
     assert after != before
-    assert await source.read(0, 5) == [b"other"]
+    assert await source.read(0, 5, (), Buffers()) == [b"other"]
     assert await source.identity() == after
     await source.close()
 
@@ -198,7 +236,7 @@ async def test_symbolic_links_are_followed(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     (tmp_path / "link").symlink_to("file")
     source = await open_file(OsDisk(), Workers(), str(tmp_path / "link"))
-    assert await source.read(0, 3) == [b"abc"]
+    assert await source.read(0, 3, (), Buffers()) == [b"abc"]
     await source.close()
 
 
@@ -253,7 +291,7 @@ class Plain:
         return self.version
 
     def read(self, offset, size):
-        assert 0 < size <= BLOCK
+        assert 0 < size <= BUFFER
         return self.content[offset : offset + min(size, 1000)]
 
 
@@ -284,10 +322,10 @@ async def test_an_application_s_source_is_read_as_a_file_is(make):
     content = os.urandom(10_000)
     source = await open_source(Workers(), "source 'db'", make(content))
     hasher = hashlib.md5(usedforsecurity=False)
-    assert b"".join(await source.read(10, 9_990, [hasher])) == content[10:]
+    assert b"".join(await source.read(10, 9_990, [hasher], Buffers())) == content[10:]
     assert hasher.hexdigest() == hashlib.md5(content[10:], usedforsecurity=False).hexdigest()
     assert (await source.identity()).size == 10_000
-    assert (await refusal(source.read(9_000, 1_001))).kind is FaultKind.SOURCE_CHANGED
+    assert (await refusal(source.read(9_000, 1_001, (), Buffers()))).kind is FaultKind.SOURCE_CHANGED
     async with Reading(source) as reader:
         with reader.part(0, 0, 10_000) as part:
             assert await joined(part) == content
@@ -335,7 +373,7 @@ async def test_nonsense_of_an_application_s_source_is_named(method, answer, says
     plain = Plain(b"abc")
     setattr(plain, method, lambda *_: answer)
     source = await open_source(Workers(), "source 'db'", plain)
-    fault = await refusal(source.read(0, 3) if method == "read" else source.identity())
+    fault = await refusal(source.read(0, 3, (), Buffers()) if method == "read" else source.identity())
     assert fault.kind is FaultKind.INTERNAL
     assert fault.detail.startswith(f"source 'db': {method}() returned")
     assert says in fault.detail
@@ -359,7 +397,7 @@ async def test_what_an_application_s_source_raises_is_told_without_its_text(make
 
     source = make(b"abc")
     source.read = fail if make is Plain else fail_later
-    fault = await refusal((await open_source(Workers(), "source 'db'", source)).read(0, 3))
+    fault = await refusal((await open_source(Workers(), "source 'db'", source)).read(0, 3, (), Buffers()))
     assert fault.kind is kind
     assert says in fault.detail
     assert "secret" not in fault.detail
@@ -409,7 +447,7 @@ def test_a_part_yields_its_bytes_and_knows_their_digests(data, content, memory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_parts, "STEP", 7)
         patch.setattr(source_parts, "KEPT", 20)
-        patch.setattr("meowcat.transfer.sources.BLOCK", 3)
+        patch.setattr("meowcat.transfer.sources.BUFFER", 3)
         anyio.run(run)
 
 
@@ -530,7 +568,7 @@ async def test_a_limited_rate_makes_chunks_small_and_each_is_asked_for(place):
     ("size", "seconds", "following"),
     [
         (FIRST, 0.01, 2 * FIRST),
-        (BLOCK, 0.01, BLOCK),
+        (BUFFER, 0.01, BUFFER),
         (FIRST, 0.5, FIRST),
         (FIRST, 3.0, FIRST // 2),
         (LEAST, 3.0, LEAST),
@@ -541,15 +579,15 @@ def test_chunks_follow_the_speed_of_the_line(size, seconds, following):
 
 
 async def test_a_line_that_takes_chunks_at_once_gets_larger_ones(place):
-    source = await opened(place, bytes(5 * BLOCK))
+    source = await opened(place, bytes(5 * BUFFER))
     async with Reading(source) as reader:
-        with reader.part(0, 0, 5 * BLOCK) as part:
+        with reader.part(0, 0, 5 * BUFFER) as part:
             sizes = [len(chunk) async for chunk in part.body()]
         reader.chunk = LEAST
-        with reader.part(0, 0, 5 * BLOCK) as part:
+        with reader.part(0, 0, 5 * BUFFER) as part:
             assert len(await anext(part.body())) == LEAST
     assert sizes[0] == FIRST
-    assert max(sizes) <= BLOCK
+    assert max(sizes) <= BUFFER
     await source.close()
 
 
@@ -728,7 +766,7 @@ def test_a_proof_reads_what_was_recorded_and_finds_every_other_byte(content, pie
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("meowcat.transfer.source_proof.STEP", 17)
-        patch.setattr("meowcat.transfer.sources.BLOCK", 5)
+        patch.setattr("meowcat.transfer.sources.BUFFER", 5)
         anyio.run(run)
 
 
@@ -745,8 +783,8 @@ async def test_what_changes_behind_a_proof_s_back_is_looked_at_again(place):
     grid, digests = Grid(STEP, STEP), {0: blake3(content).digest()}
 
     class Meddled(type(source)):
-        async def read(self, offset, size, hashers=()):
-            blocks = await super().read(offset, size, hashers)
+        async def read(self, *what):
+            blocks = await super().read(*what)
             if changes:
                 place.put(changes.pop())
             return blocks
@@ -830,8 +868,8 @@ async def test_a_gibibyte_is_read_within_a_few_megabytes(tmp_path):
     class Holes(OsDisk):
         """Spares the system the pages of a file that has none."""
 
-        def pread(self, fd, size, offset):
-            return bytes(size)
+        def preadv(self, fd, buffer, offset):
+            return len(buffer)
 
     path = tmp_path / "sparse"
     size = 1 << 30

@@ -13,7 +13,7 @@ from meowcat.core.values import Fault
 from meowcat.protocols.contract import Tools
 from meowcat.protocols.credentials import AccessKey, Credential
 from meowcat.protocols.wire import Reply, call
-from meowcat.transport.contract import HttpRequest
+from meowcat.transport.contract import Chunk, HttpRequest
 
 __all__ = ["Client", "Signer", "Trials", "Unsigned", "needs_of", "whole"]
 
@@ -150,7 +150,7 @@ class Client:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: Callable[[], AsyncIterator[bytes]] | None = None,
+        body: Callable[[], AsyncIterator[Chunk]] | None = None,
         length: int | None = None,
         payload: str | None = None,
     ) -> Reply:

@@ -22,7 +22,7 @@ from meowcat.testing.checklist import Lacking
 from meowcat.testing.protocol.harness import ProtocolHarness
 from meowcat.testing.protocol.troubles import Harm, TroubledTransport
 from meowcat.transfer.digests import new
-from meowcat.transport.contract import TransportFault
+from meowcat.transport.contract import Chunk, TransportFault
 
 __all__ = [
     "APART",
@@ -80,7 +80,7 @@ class Offered:
         digest.update(self.data if self.promised is None else self.promised)
         return digest.hexdigest()
 
-    def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncIterator[Chunk]:
         self.taken.append(0)
         return _Body(self, len(self.taken) - 1)
 
@@ -92,7 +92,7 @@ class _Body:
     def __aiter__(self) -> "_Body":
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> Chunk:
         part, at = self._part, self._at
         part.pulls += 1
         await anyio.lowlevel.checkpoint()
@@ -101,7 +101,7 @@ class _Body:
         if part.stalls is not None and at >= part.stalls:
             part.stalled.set()
             await anyio.sleep_forever()
-        chunk = part.data[at : at + CHUNK]
+        chunk = memoryview(bytearray(part.data[at : at + CHUNK]))  # as those of a file's parts are
         if not chunk:
             raise StopAsyncIteration
         self._at += len(chunk)
