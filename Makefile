@@ -38,7 +38,7 @@ format: $(VENV)/.stamp-lint  ## put the code into shape
 	$(BIN)/ruff format .
 
 coverage: $(VENV)/.stamp-test  ## every branch of the pure core is tested
-	$(PYTEST) tests/unit tests/specs tests/simulation -m "not soak" -n $(WORKERS) --dist loadfile -q \
+	$(PYTEST) tests/unit tests/specs -m "not soak" -n $(WORKERS) --dist loadfile -q \
 		--cov=meowcat.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 bench: $(VENV)/.stamp-test  ## measure; on a quiet machine

@@ -17,3 +17,4 @@ class TestAzure(UploadKills):
     """There is nothing to be aborted."""
 
     protocol = "azure"
+    kills = 5

@@ -374,6 +374,7 @@ class UploadKills:
     """What holds for every protocol."""
 
     protocol = ""
+    kills = 10
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -407,8 +408,8 @@ class UploadKills:
             killed += max(1, upload_with_kills(folder, content, where, number, chance, 3))
 
     @pytest.mark.timeout(600)
-    def test_ten_kills(self, tmp_path, content, where):
-        self.kill_cycles(tmp_path, content, where, 10)
+    def test_kills(self, tmp_path, content, where):
+        self.kill_cycles(tmp_path, content, where, self.kills)
 
     @pytest.mark.soak
     @pytest.mark.timeout(7200)

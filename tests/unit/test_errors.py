@@ -1,6 +1,14 @@
 """Errors carry the numbers that applications branch on."""
 
-from meowcat.core.errors import Code, JournalOwned, MeowcatError, RetryLater, TransferCanceled, TransferFailed
+from meowcat.core.errors import (
+    Code,
+    FetchFailed,
+    JournalOwned,
+    MeowcatError,
+    RetryLater,
+    TransferCanceled,
+    TransferFailed,
+)
 
 
 def test_a_failure_has_the_code_of_its_fault():
@@ -31,3 +39,9 @@ def test_codes_are_unique_and_every_error_has_one():
         return [kind, *(deeper for each in kind.__subclasses__() for deeper in below(each))]
 
     assert all(isinstance(kind.code, Code) for kind in below(MeowcatError))
+
+
+def test_a_fetch_that_failed_says_why_by_the_reason_s_own_number():
+    assert FetchFailed("no", code=Code.STATUS, status=504).code is Code.STATUS
+    assert FetchFailed("no", status=404).status == 404
+    assert FetchFailed("no").code is FetchFailed.code
