@@ -41,6 +41,9 @@ _PARTIAL: Final = 206
 _PRECONDITION_FAILED: Final = 412
 _RANGE_NOT_SATISFIABLE: Final = 416
 
+LARGE: Final = 1 << 20
+"""Bytes of a content whose replies are worth a thread each."""
+
 
 class Asked(Struct, frozen=True):
     """What a request asked for."""
@@ -56,6 +59,11 @@ class Asked(Struct, frozen=True):
     keep_encoding: bool = False
     """Take coded bytes as they are. No Range is sent then: ranges of coded bytes change with the coder."""
     method: str = "GET"
+
+    @property
+    def large(self) -> bool:
+        """Whether it asks for a part of what is known to be large."""
+        return self.pinned is not None and self.stop is not None and (self.pinned.size or 0) >= LARGE
 
 
 class Partial(Struct, frozen=True, tag="partial"):

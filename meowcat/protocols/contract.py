@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -23,7 +23,7 @@ from meowcat.core.values import Checksum, TaskId
 from meowcat.protocols.credentials import Credentials
 from meowcat.protocols.refreshers import Refreshers
 from meowcat.protocols.refused import Refused
-from meowcat.transport.contract import Chunk, Transport
+from meowcat.transport.contract import Chunk, Pours, Transport
 
 __all__ = [
     "Answer",
@@ -34,6 +34,7 @@ __all__ = [
     "Orphan",
     "Outcome",
     "Part",
+    "Pouring",
     "Prepared",
     "Reconciled",
     "Refused",
@@ -63,6 +64,15 @@ class Answer(Protocol):
         Raises:
             TransportFault: the body broke off, or fell silent.
         """
+
+
+@runtime_checkable
+class Pouring(Protocol):
+    """What an `Answer` may be besides: one whose body can be read by a thread."""
+
+    @property
+    def pours(self) -> Pours | None:
+        """The reply, if its length is known and its transport can."""
 
 
 class Asking(Protocol):

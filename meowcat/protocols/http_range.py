@@ -15,7 +15,7 @@ from meowcat.core.http_rules import (
 )
 from meowcat.core.values import Checksum
 from meowcat.protocols.contract import Asking, DownloadJob, DownloadProtocol, Tools
-from meowcat.transport.contract import Chunk, HttpReply
+from meowcat.transport.contract import Chunk, HttpReply, Pours
 from meowcat.transport.redirects import Following, Route
 
 __all__ = ["HttpRange"]
@@ -52,7 +52,7 @@ class HttpRange(DownloadProtocol):
 
     def ask(self, asked: Asked) -> Asking:
         asked = self._completed(asked)
-        exchange = self._route.open(asked.method, self._headers(asked))
+        exchange = self._route.open(asked.method, self._headers(asked), large=asked.large)
         return HttpAsking(exchange, asked, self.tools.wall)
 
     def _completed(self, asked: Asked) -> Asked:
@@ -92,6 +92,7 @@ class HttpAnswer:
 
     def __init__(self, reply: HttpReply, asked: Asked, now_ms: int) -> None:
         self._reply = reply
+        self._framed = any(name.lower() == "content-length" for name, _ in reply.headers)
         self.verdict: Verdict = judge(asked, reply.status, reply.headers, now_ms)
 
     @property
@@ -101,3 +102,7 @@ class HttpAnswer:
 
     async def read(self, size: int) -> Chunk:
         return await self._reply.read(size)
+
+    @property
+    def pours(self) -> Pours | None:
+        return self._reply if self._framed and isinstance(self._reply, Pours) else None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from meowcat.core.http_rules import Asked
 from meowcat.core.pieces import Grid, IntervalSet, Lease, Leased, Split, next_lease
 from meowcat.core.values import Generation
+from meowcat.transfer.pouring import Span
 from meowcat.transfer.writers import Stream
 from meowcat.transport.contract import Chunk
 
@@ -36,6 +37,8 @@ class Part:
         self.at = start
         """The next byte to come."""
         self.stream: Stream | None = None
+        self.span: Span | None = None
+        """What a thread is reading, without telling of each chunk: `Board.catch_up` asks."""
         self.whole = False
         """Whether its reply brings all of the content from byte 0, whatever was asked for."""
         self.withheld = IntervalSet()
@@ -79,6 +82,7 @@ class Board:
         """The next part to ask for; None while nothing more can be given out. The grid is laid."""
         assert self.grid is not None  # noqa: S101  # the caller's order
         free = self.connections - len(self.parts)
+        self.catch_up()
         if self.streaming or not self.missing:
             return None
         leased = [self._leased(part) for part in self.parts]
@@ -86,7 +90,8 @@ class Board:
         if isinstance(lease, Split):
             if (lease.given.stop - lease.given.first) * self.grid.piece < WORTH_SPLITTING:
                 return None
-            self._shorten(lease)
+            if not self._shorten(lease):
+                return None
             lease = lease.given
         return None if lease is None else self.add(lease)
 
@@ -99,11 +104,21 @@ class Board:
         assert self.grid is not None  # noqa: S101  # the caller's order
         return Leased(part.lease, part.lease.stop if part.firm else part.at // self.grid.piece)
 
-    def _shorten(self, split: Split) -> None:
+    def _shorten(self, split: Split) -> bool:
+        """Cut the running part short; False if its thread has got beyond that by now."""
+        assert self.grid is not None  # noqa: S101  # as in `next`
+        part = next(part for part in self.parts if part.lease == split.running)
+        if part.span is not None and not part.span.cut(split.at * self.grid.piece):
+            return False
+        part.lease = split.kept
+        part.claims = IntervalSet.of((part.lease.first, part.lease.stop))
+        return True
+
+    def catch_up(self) -> None:
+        """Take in what threads have brought."""
         for part in self.parts:
-            if part.lease == split.running:
-                part.lease = split.kept
-                part.claims = IntervalSet.of((part.lease.first, part.lease.stop))
+            if part.span is not None:
+                self.came(part, part.span.at - part.at)
 
     def widen(self, part: Part) -> None:
         """Its reply brings everything from byte 0: it takes whatever is missing and not another part's."""

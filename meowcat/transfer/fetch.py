@@ -18,16 +18,17 @@ from meowcat.core.state import NOTHING, TaskState
 from meowcat.core.transfers import Download
 from meowcat.core.values import Fault, FaultKind, Generation
 from meowcat.core.wanted import Fetch
-from meowcat.protocols.contract import Answer, DownloadProtocol, Refused
+from meowcat.protocols.contract import Answer, DownloadProtocol, Pouring, Refused
 from meowcat.transfer.board import FIRST_BYTES, FIRST_PIECES, Board, Part
 from meowcat.transfer.context import Errand, World
 from meowcat.transfer.disk import FileFault
 from meowcat.transfer.files import PartFile, check_target
 from meowcat.transfer.flush import Flusher
+from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
 from meowcat.transfer.publish import discard
 from meowcat.transfer.recheck import Rechecker
 from meowcat.transfer.writers import WriteFailed, Writers
-from meowcat.transport.contract import Chunk, TransportFault
+from meowcat.transport.contract import Chunk, Pours, TransportFault
 
 __all__ = ["FetchOperation"]
 
@@ -342,7 +343,10 @@ class FetchOperation:
         if digest is not None:
             part.checked = part.firm = True
             self._writers.expect(part.stream, digest)
-        if await self._drain_body(part, answer, stop) and digest is not None:
+        pours = None if digest is not None or stop is None else self._pours(part, answer)
+        if pours is not None and stop is not None:
+            await self._pour(part, pours, stop)
+        elif await self._drain_body(part, answer, stop) and digest is not None:
             if not await self._writers.confirm(part.stream):
                 detail = f"the body from the server has not the {digest.algorithm} that its head says"
                 raise Refused(_fault(FaultKind.CHECKSUM, detail))
@@ -350,6 +354,30 @@ class FetchOperation:
         if self._board.grid is None:
             self._writers.end(part.stream)
             self._ended_at = part.at
+
+    def _pours(self, part: Part, answer: Answer) -> Pours | None:
+        """The reply, if a thread can read it: it brings what is missing without a gap, and no limit of rate
+        makes it wait."""
+        if not self._threads or part.whole or self._board.grid is None or len(part.claims.pairs) != 1:
+            return None
+        unlimited = self._errand.throttle.rate is None
+        return answer.pours if unlimited and isinstance(answer, Pouring) else None
+
+    async def _pour(self, part: Part, reply: Pours, stop: int) -> None:
+        """Have a thread read, write and hash."""
+        assert part.stream is not None  # noqa: S101  # made before anything is read
+        limit = self._board.stop_of(part)
+        part.span = Span(part.at, stop if limit is None else min(limit, stop))
+        held = min(MOST_BLOCK, part.span.stop - part.span.at)
+        await self._writers.hand_over(part.stream)
+        await self._world.budget.take(held)
+        try:
+            await reply.pour(Pourer(self._writers, part.stream, part.span))
+        finally:
+            self._world.budget.give(held)
+            self._board.catch_up()
+            part.span = None
+        await self._writers.room()
 
     async def _drain_body(self, part: Part, answer: Answer, stop: int | None) -> bool:
         """Read until the part has what it is for; whether the body was read to its end."""

@@ -167,6 +167,14 @@ class Writers:
             await self._moved.wait()
         return answer[0]
 
+    async def hand_over(self, stream: Stream) -> None:
+        """Wait until all that was put is written: another thread may have the stream then."""
+        if 0 <= stream.lane < self._running:
+            mark = anyio.Event()
+            self._lanes[stream.lane].put((self._wake, (mark,)))
+            await mark.wait()
+            self._check()
+
     def end(self, stream: Stream) -> None:
         """A stream of unknown size is over: what there is of its last piece is a piece."""
         self._do(stream, self._close_piece, (stream,))
@@ -244,7 +252,19 @@ class Writers:
         if self._done or self._failure is not None:
             self._finished()
 
-    # Of the threads
+    # Of the threads, its own and those that read a body
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be written."""
+        return self._stopped or self._failure is not None
+
+    def store(self, stream: Stream, offset: int, chunk: memoryview) -> None:
+        """Write and hash at once, for a thread that was handed the stream. The memory stays the caller's."""
+        done = len(self._done)
+        self._perform(self._place, (stream, offset, chunk))
+        if len(self._done) != done or self._failure is not None:
+            self._tell()
 
     def _work(self, lane: int) -> None:
         jobs = self._lanes[lane]
@@ -272,12 +292,15 @@ class Writers:
 
     def _store(self, stream: Stream, offset: int, chunk: Chunk) -> None:
         try:
-            if not self._stopped and self._failure is None:
-                self._write(offset, chunk)
-                self._hash(stream, offset, memoryview(chunk))
+            self._place(stream, offset, memoryview(chunk))
         finally:
             with self._lock:
                 self._written += len(chunk)
+
+    def _place(self, stream: Stream, offset: int, chunk: memoryview) -> None:
+        if not self.over:
+            self._write(offset, chunk)
+            self._hash(stream, offset, chunk)
 
     def _hash(self, stream: Stream, offset: int, chunk: memoryview) -> None:
         if stream.body is not None:

@@ -43,6 +43,8 @@ class HttpRequest(Struct, frozen=True):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Callable[[], AsyncIterator[Chunk]] | None = None
     body_length: int | None = None
+    large: bool = False
+    """Whether it is of a content so large that a thread to each reply is worth it (`Pours`)."""
 
 
 class TransportFault(MeowcatError):  # it carries a Fault, and is named after it
@@ -76,6 +78,31 @@ class HttpReply(Protocol):
 
         Raises:
             TransportFault: DISCONNECTED or TIMEOUT.
+
+        """
+
+
+class Sink(Protocol):
+    """Where a thread puts a body. Both are called in that thread, by turns, and raise nothing."""
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes go; None where no more are wanted."""
+
+    def came(self, count: int) -> None:
+        """So many bytes stand at the beginning of what `room` gave."""
+
+
+@runtime_checkable
+class Pours(Protocol):
+    """What an `HttpReply` may be besides: one whose body is read by a thread, without the event loop."""
+
+    async def pour(self, sink: Sink) -> bool:
+        """Read the body until it ends or the sink has no more room; returns whether it ended.
+
+        Canceled, it comes back once the thread is out of the sink: at once, unless the sink takes long.
+
+        Raises:
+            TransportFault: as `HttpReply.read`.
 
         """
 

@@ -10,6 +10,7 @@ import httpx
 from meowcat.core.errors import InvalidArgument
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.httpx import HttpxTransport
+from meowcat.transport.large import LargeBodies
 
 
 def transport_for(
@@ -23,7 +24,7 @@ def transport_for(
     """The transport, and whether it is ours to close.
 
     pyreqwest on asyncio, httpx on every other loop, on platforms that have no pyreqwest, and in a fork of a
-    process that has used it.
+    process that has used it. Large bodies go past either, unless there is a proxy or HTTP/2 is asked for.
 
     Raises:
         InvalidArgument: `given` is something else; or the CA bundle can't be read.
@@ -34,15 +35,22 @@ def transport_for(
         return given, False
     if given is not None:
         raise InvalidArgument(f"http_client {given!r}: expected an httpx.AsyncClient or a Transport")
+    own = _own(timeouts, http2=http2, ca_bundle=ca_bundle, proxy=proxy)
+    if http2 or proxy is not None:
+        return own, True
+    return LargeBodies(own, timeouts, verify=ca_bundle or True), True
+
+
+def _own(timeouts: Timeouts, *, http2: bool, ca_bundle: str | None, proxy: str | None) -> Transport:
     if not _on_trio() and _has_pyreqwest():
         from meowcat.transport.reqwest import ReqwestTransport  # noqa: PLC0415  # absent on some platforms
 
         try:
-            return ReqwestTransport(timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy), True
+            return ReqwestTransport(timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy)
         except RuntimeError:  # its threads are those of a process that this one is a fork of
             if os.getpid() == _LOADED_BY:
                 raise
-    return HttpxTransport(None, timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy), True
+    return HttpxTransport(None, timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy)
 
 
 _LOADED_BY = os.getpid()

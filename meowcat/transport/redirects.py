@@ -39,9 +39,11 @@ class Route:
         self.max_hops = max_hops
         self.pinned: Hop | None = None
 
-    def open(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> "Following":
-        """An exchange with the place that the redirects lead to."""
-        return Following(self, method, headers or {})
+    def open(
+        self, method: str = "GET", headers: Mapping[str, str] | None = None, *, large: bool = False
+    ) -> "Following":
+        """An exchange with the place that the redirects lead to. `large`: see `HttpRequest`."""
+        return Following(self, method, headers or {}, large)
 
 
 def open_following(
@@ -61,10 +63,11 @@ class Following:
     journaled or shown.
     """
 
-    def __init__(self, route: Route, method: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, route: Route, method: str, headers: Mapping[str, str], large: bool) -> None:
         self._route = route
         self._method = method
         self._headers = headers
+        self._large = large
         self._exchange: Exchange | None = None
         self.url = route.url
 
@@ -102,7 +105,9 @@ class Following:
     async def _enter(self, hop: Hop) -> HttpReply:
         headers = {**self._route.headers, **self._headers} if hop.same_origin else self._headers
         self.url = hop.url
-        self._exchange = self._route.transport.send(HttpRequest(self._method, hop.url, headers))
+        self._exchange = self._route.transport.send(
+            HttpRequest(self._method, hop.url, headers, large=self._large)
+        )
         return await self._exchange.__aenter__()
 
     async def _leave(self, reply: HttpReply) -> None:

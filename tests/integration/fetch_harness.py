@@ -26,6 +26,7 @@ from meowcat.transfer.operations import operation_for
 from meowcat.transfer.sources import Sources
 from meowcat.transport.contract import Timeouts
 from meowcat.transport.httpx import HttpxTransport
+from meowcat.transport.large import LargeBodies
 from meowcat.transport.reqwest import ReqwestTransport
 
 PIECE = 64 << 10
@@ -33,13 +34,14 @@ TIMEOUTS = Timeouts(connect=5, read=5)
 
 
 def transport_for(backend, timeouts=TIMEOUTS):
-    """pyreqwest on asyncio, httpx on trio."""
-    return HttpxTransport(timeouts=timeouts) if backend == "trio" else ReqwestTransport(timeouts)
+    """pyreqwest on asyncio, httpx on trio, and past both what is large."""
+    small = HttpxTransport(timeouts=timeouts) if backend == "trio" else ReqwestTransport(timeouts)
+    return LargeBodies(small, timeouts)
 
 
 @asynccontextmanager
 async def world_of(backend, *, timeouts=TIMEOUTS, memory=64 << 20, **settings):
-    transport = transport_for(backend, timeouts)
+    transport = settings.get("transport") or transport_for(backend, timeouts)
     fields = {
         "transport": transport,
         "disk": OsDisk(),

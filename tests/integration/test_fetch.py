@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
-from fetch_harness import PIECE, Drive, world_of
+from fetch_harness import PIECE, Drive, transport_for, world_of
 
 from meowcat.core import messages as msg
 from meowcat.core.errors import Code
@@ -75,6 +75,65 @@ async def test_large_pieces_are_brought_by_several_requests(world, tmp_path):
         drive = await fetched(world, server, content, tmp_path / "file", piece_size=16 * MIB)
         assert drive.stored_pieces == 2
         assert server.bytes_sent_twice() == 0
+
+
+class Unread:
+    """A transport whose large replies can be poured and not read."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.poured = 0
+
+    def send(self, request):
+        return UnreadExchange(self, self.inner.send(request)) if request.large else self.inner.send(request)
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+
+class UnreadExchange:
+    def __init__(self, transport, exchange):
+        self.transport = transport
+        self.exchange = exchange
+
+    async def __aenter__(self):
+        self.reply = await self.exchange.__aenter__()
+        self.status, self.headers, self.version = self.reply.status, self.reply.headers, self.reply.version
+        return self
+
+    async def __aexit__(self, *exc):
+        await self.exchange.__aexit__(*exc)
+
+    async def read(self, size):
+        raise AssertionError("the event loop has nothing to do with this body")
+
+    async def pour(self, sink):
+        ended = await self.reply.pour(sink)
+        self.transport.poured += ended
+        return ended
+
+
+async def test_large_bodies_never_meet_the_event_loop(anyio_backend_name, tmp_path):
+    unread = Unread(transport_for(anyio_backend_name))
+    content = Content(20 * MIB + 1)
+    async with world_of(anyio_backend_name, transport=unread) as world:
+        with RangeServer(content) as server:
+            await fetched(world, server, content, tmp_path / "file", piece_size=MIB)
+    assert unread.poured >= 4
+    await unread.aclose()
+
+
+async def test_a_body_that_a_thread_reads_is_paused_at_once_and_goes_on_later(world, tmp_path):
+    content = Content(64 * MIB)
+    with RangeServer(content, connection_rate=16 * MIB) as server:
+        drive = await paused_midway(world, server, tmp_path / "file", connections=4, piece_size=256 << 10)
+        assert drive.operation.quiet
+        assert await server.until(lambda s: s.open_sockets <= 1, 1.0)
+        server.connection_rate = None
+        drive.resume()
+        await drive.run()
+    finished(drive, content)
+    assert drive.lost_pieces == 0
 
 
 async def test_a_server_without_ranges_sends_one_stream(world, tmp_path):

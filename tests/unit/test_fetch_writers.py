@@ -1,5 +1,7 @@
 """The writer threads of a download: what is stopped ends."""
 
+import threading
+
 import anyio
 import pytest
 
@@ -47,4 +49,23 @@ async def test_without_threads_all_is_written_when_it_is_put_whatever_its_size()
         assert written == [0]
         assert [each.index for each in writers.take()] == [0]
         await writers.drain()
+        writers.stop()
+
+
+async def test_a_stream_is_handed_over_only_once_its_own_thread_has_written_all_of_it():
+    goes_on, written = threading.Event(), []
+
+    def write(offset, chunk):
+        goes_on.wait(5)
+        written.append(offset)
+
+    async with anyio.create_task_group() as group:
+        writers = Writers(group, write, 1 << 20, 1, lambda count: None, lambda: None)
+        stream = writers.stream(1 << 20, 1 << 20, None)
+        for offset in (0, 10, 20):
+            writers.put(stream, offset, bytes(10))
+        assert written == []
+        goes_on.set()
+        await writers.hand_over(stream)
+        assert written == [0, 10, 20]
         writers.stop()

@@ -16,7 +16,7 @@ from meowcat.protocols.credentials import Credential
 from meowcat.protocols.http_range import HttpAnswer, HttpRange
 from meowcat.protocols.objects.exchange import Signer, Trials, Unsigned, needs_of
 from meowcat.protocols.wire import Reply
-from meowcat.transport.contract import Chunk, Exchange, Headers, HttpReply, HttpRequest, Transport
+from meowcat.transport.contract import Chunk, Exchange, Headers, HttpReply, HttpRequest, Pours, Transport
 
 __all__ = ["SignedDownload"]
 
@@ -86,7 +86,7 @@ class SignedAsking:
 
     async def _send(self, transport: Transport) -> tuple[HttpReply, Credential | None]:
         url, headers, key = await self._signer.sign(self._unsigned)
-        exchange = transport.send(HttpRequest(self._unsigned.method, url, headers))
+        exchange = transport.send(HttpRequest(self._unsigned.method, url, headers, large=self._asked.large))
         reply = await exchange.__aenter__()
         self._exchange = exchange
         return reply, key
@@ -112,6 +112,10 @@ class SignedAnswer:
 
     async def read(self, size: int) -> Chunk:
         return await self._answer.read(size)
+
+    @property
+    def pours(self) -> Pours | None:
+        return self._answer.pours
 
 
 async def _beginning(reply: HttpReply) -> bytes:

@@ -1,0 +1,84 @@
+"""What a thread that reads a body does with its bytes: it puts them at their offset and hashes the pieces,
+block after block, without the event loop. Where its range ends can be changed meanwhile.
+"""
+
+from threading import Lock
+from time import perf_counter
+
+from meowcat.transfer.writers import Stream, Writers
+
+__all__ = ["MOST_BLOCK", "Pourer", "Span"]
+
+LEAST_BLOCK = 16 << 10
+FIRST_BLOCK = 64 << 10
+MOST_BLOCK = 1 << 20
+"""Bytes that are read before they are written: few where they come slowly, so that what came is not held
+back; many where they come fast, since each block costs two calls and a turn at the interpreter's lock."""
+
+SOON, LATE = 0.02, 0.2
+"""Seconds for a block: the next is twice as large if it took less, half as large if it took more."""
+
+
+class Span:
+    """The bytes that one reply is still to bring. Its thread moves `at`, and anybody may move `stop` down."""
+
+    def __init__(self, at: int, stop: int) -> None:
+        self._lock = Lock()
+        self.at = at
+        """All before it has come."""
+        self.stop = stop
+
+    def cut(self, stop: int) -> bool:
+        """End it at `stop`; whether it had not come so far yet."""
+        with self._lock:
+            if stop <= self.at:
+                return False
+            self.stop = min(self.stop, stop)
+            return True
+
+    def claim(self, count: int) -> tuple[int, int]:
+        """Of `count` bytes that came: how many are wanted, and where they belong."""
+        with self._lock:
+            at = self.at
+            kept = max(0, min(count, self.stop - at))
+            self.at += kept
+            return kept, at
+
+
+class Pourer:
+    """The sink of one reply (`transport.contract.Sink`).
+
+    Args:
+        writers: what is written goes through them, and they know when to stop.
+        stream: which is this thread's alone.
+        span: the bytes that are wanted.
+
+    """
+
+    def __init__(self, writers: Writers, stream: Stream, span: Span) -> None:
+        self._writers = writers
+        self._stream = stream
+        self._span = span
+        self._buffer = memoryview(bytearray(min(MOST_BLOCK, span.stop - span.at)))
+        self._block = FIRST_BLOCK
+        self._asked_at = 0.0
+
+    def room(self) -> memoryview | None:
+        span = self._span
+        left = span.stop - span.at
+        if left <= 0 or self._writers.over:
+            return None
+        # Not beyond the piece in work, which is never cut off: what comes could be another part's by then.
+        within = self._stream.piece - span.at % self._stream.piece
+        self._asked_at = perf_counter()
+        return self._buffer[: min(self._block, left, within)]
+
+    def came(self, count: int) -> None:
+        took = perf_counter() - self._asked_at
+        if took < SOON:
+            self._block = min(self._block * 2, MOST_BLOCK)
+        elif took > LATE:
+            self._block = max(self._block // 2, LEAST_BLOCK)
+        kept, at = self._span.claim(count)
+        if kept:
+            self._writers.store(self._stream, at, self._buffer[:kept])

@@ -1,0 +1,90 @@
+"""Which requests go through sockets and threads of one's own, and which through the ordinary client."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Timeouts, Transport
+from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
+
+__all__ = ["LargeBodies"]
+
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*)?(\?[!-~]*)?")
+"""One that every client sends as it stands: no name or password, nothing to be encoded. What comes after `#`
+is not sent."""
+
+_READS = frozenset({"GET", "HEAD"})
+
+_DOTS = re.compile(r"/(\.|%2e){1,2}(/|\?|$)", re.IGNORECASE)
+"""Parts of a path that some clients resolve and others don't: another file, perhaps."""
+
+
+class LargeBodies:
+    """A transport that has large replies read by threads, where it can, and leaves all else to `rest`.
+
+    Args:
+        rest: the client for everything else. It is closed along with this.
+        timeouts: seconds.
+        verify: as `SocketTransport`.
+
+    """
+
+    def __init__(
+        self, rest: Transport, timeouts: Timeouts, *, verify: bool | str | Path | bytes = True
+    ) -> None:
+        self._rest = rest
+        self._sockets = SocketTransport(timeouts, verify=verify)
+        self._proxies = {scheme for scheme in getproxies() if scheme != "no"}
+        self._unsuited: set[str] = set()
+        """Origins that this way did not lead to."""
+
+    def send(self, request: HttpRequest) -> Exchange:
+        """Prepare an exchange."""
+        if not request.large or request.method not in _READS or not self._suits(request.url):
+            return self._rest.send(request)
+        return _Exchange(self, request, self._sockets.send(request))
+
+    def _suits(self, url: str) -> bool:
+        if not _PLAIN_URL.fullmatch(url) or "#" in url or _DOTS.search(url):
+            return False
+        try:
+            parts = urlsplit(url)
+            named = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            return False
+        if not named:
+            return False
+        if self._proxies & {parts.scheme, "all"} and not proxy_bypass(parts.netloc):
+            return False
+        return parts.netloc not in self._unsuited
+
+    def otherwise(self, request: HttpRequest) -> Exchange:
+        """The exchange through the ordinary client, for this and for all that follow."""
+        self._unsuited.add(urlsplit(request.url).netloc)
+        return self._rest.send(request)
+
+    async def aclose(self) -> None:
+        """Close idle connections. Exchanges under way end by themselves."""
+        await self._sockets.aclose()
+        await self._rest.aclose()
+
+
+class _Exchange:
+    def __init__(self, transport: LargeBodies, request: HttpRequest, exchange: SocketExchange) -> None:
+        self._transport = transport
+        self._request = request
+        self._exchange: Exchange = exchange
+
+    async def __aenter__(self) -> HttpReply:
+        try:
+            return await self._exchange.__aenter__()
+        except Unsuited:
+            self._exchange = self._transport.otherwise(self._request)
+        return await self._exchange.__aenter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._exchange.__aexit__(*exc)
+
+    async def dead(self) -> None:
+        await self._exchange.dead()

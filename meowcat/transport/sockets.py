@@ -1,0 +1,374 @@
+"""GETs of large contents over HTTP/1.1: a thread to each, which reads from its socket into the buffers of
+whoever writes the bytes.
+
+A client that hands each chunk to an event loop copies it once more and wakes the loop for it, which doubles
+the processor time of a large download. Here the bytes of a body never meet the loop (`contract.Pours`). What
+is small, has a body of its own, or goes through a proxy is left to another client: see `transport.large`.
+
+Stopping is simple with a socket of one's own: it is shut down, and the thread that waits for its bytes comes
+back at once, also where it waits for a head.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.contract import (
+    USER_AGENT,
+    Headers,
+    HttpRequest,
+    Sink,
+    Timeouts,
+    TransportFault,
+)
+from meowcat.transport.faults import describe
+from meowcat.transport.idle import IdleSockets, Origin
+from meowcat.transport.trust import read_certificates
+
+__all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited"]
+
+T = TypeVar("T")
+
+MOST_THREADS = 256
+"""At once: as many as `Config.max_requests` allows requests."""
+
+NEXT_ADDRESS = 1.0
+"""Seconds after which the next address of a host is tried, where it has several: the way to one may be
+broken. The one that answered goes first from then on."""
+
+
+class Unsuited(Exception):
+    """The client can't send the request, and has sent nothing of it."""
+
+
+class SocketTransport:
+    """A client for GETs whose replies are large, for any event loop.
+
+    Args:
+        timeouts: seconds; `read` is the longest silence, the head included.
+        verify: True for the authorities that Python knows, a path to (or the bytes of) a PEM bundle of
+            further ones, False for no verification at all.
+
+    """
+
+    def __init__(self, timeouts: Timeouts | None = None, *, verify: bool | str | Path | bytes = True) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self.idle = IdleSockets()
+        self.threads = anyio.CapacityLimiter(MOST_THREADS)
+        self._verify = verify is not False
+        self._authorities = [] if isinstance(verify, bool) else read_certificates(verify)
+        self._context: ssl.SSLContext | None = None
+        self._preferred: dict[Origin, Any] = {}
+        self._lock = Lock()
+
+    def send(self, request: HttpRequest) -> "SocketExchange":
+        """Prepare an exchange; `request` has no body. Entering it may raise `Unsuited`."""
+        return SocketExchange(self, request)
+
+    async def aclose(self) -> None:
+        """Close idle connections. Exchanges under way end by themselves."""
+        self.idle.close()
+
+    # Of the threads
+
+    def connect(self, origin: Origin, hold: Callable[[socket.socket], None]) -> socket.socket:
+        """A connection, secured where the scheme says so; `hold` is given the socket as soon as there is one.
+
+        Raises:
+            OSError: there is none.
+            Unsuited: it can't be secured. Another client may know more authorities, and judges for itself.
+
+        """
+        sock = self._reach(origin, hold)
+        if origin[0] == "https":
+            try:
+                sock = self._tls().wrap_socket(sock, server_hostname=origin[1], do_handshake_on_connect=False)
+                hold(sock)
+                sock.do_handshake()
+            except ssl.SSLError:
+                raise Unsuited from None
+        sock.settimeout(self.timeouts.read)
+        return sock
+
+    def _reach(self, origin: Origin, hold: Callable[[socket.socket], None]) -> socket.socket:
+        """A TCP connection to the first of the host's addresses that answers."""
+        _, host, port = origin
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found.sort(key=lambda each: each[4] != self._preferred.get(origin))
+        connect = self.timeouts.connect
+        failure: OSError | None = None
+        for number, (family, kind, protocol, _, address) in enumerate(found, 1):
+            sock = socket.socket(family, kind, protocol)
+            hold(sock)
+            try:
+                sock.settimeout(connect if number == len(found) else min(NEXT_ADDRESS, connect))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                failure = error
+            else:
+                sock.settimeout(connect)
+                self._preferred[origin] = address
+                return sock
+        raise failure or OSError("no address")
+
+    def _tls(self) -> ssl.SSLContext:
+        with self._lock:  # reading the authorities takes a while, and is done once
+            if self._context is None:
+                context = ssl.create_default_context()
+                for certificate in self._authorities:
+                    context.load_verify_locations(cadata=certificate.decode("ascii", "replace"))
+                if not self._verify:
+                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                context.set_alpn_protocols(["http/1.1"])
+                self._context = context
+            return self._context
+
+
+class SocketExchange:
+    """A GET or HEAD. All that blocks is done by one thread after the other."""
+
+    def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
+        self._transport = transport
+        self._request = request
+        self._url = urlsplit(request.url)
+        self._origin = _origin(self._url)
+        self._lock = Lock()
+        self._sock: socket.socket | None = None
+        self._response: HTTPResponse | None = None
+        self._stopped = False
+        self._busy = False
+        """Whether a thread has the socket in its hands."""
+
+    async def __aenter__(self) -> "SocketReply":
+        reply = await self.do(self._begin)
+        if isinstance(reply, Fault):
+            self._stop()
+            raise TransportFault(reply)
+        return reply
+
+    async def __aexit__(self, *exc: object) -> None:
+        response, sock = self._response, self._sock
+        if response is not None and sock is not None and _ended(response) and not response.will_close:
+            response.close()
+            self._transport.idle.put(self._origin, sock)
+            self._sock = None
+        self._stop()
+
+    async def dead(self) -> None:
+        """At once: a socket that was shut down sends nothing."""
+
+    async def do(self, call: Callable[[], T]) -> T:
+        """Have a thread do it. A cancellation shuts the socket down, and waits for the thread if that has
+        it; one that still looks for a connection is left alone, and gives up by itself.
+        """
+        over, tell = anyio.Event(), _caller()
+
+        def work() -> T | None:
+            with self._lock:
+                if self._stopped:
+                    return None  # nobody waits for it
+                self._busy = True
+            try:
+                return call()
+            finally:
+                self._let_go()
+                try:
+                    tell(over.set)
+                except RuntimeError:  # the loop has ended, and with it whoever might have waited
+                    pass
+
+        try:
+            done = await anyio.to_thread.run_sync(
+                work, abandon_on_cancel=True, limiter=self._transport.threads
+            )
+        except BaseException:  # raised again: a cancellation, most of the time
+            if self._stop():
+                with anyio.CancelScope(shield=True):
+                    await over.wait()
+            raise
+        return done  # type: ignore[return-value]  # None only after a stop, and then nobody is here
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._busy = False
+            if self._stopped:
+                self._close()
+
+    def _stop(self) -> bool:
+        """Send and receive nothing more; whether a thread still has the socket."""
+        with self._lock:
+            self._stopped = True
+            if self._busy:
+                if self._sock is not None:
+                    _shut(self._sock)
+                return self._sock is not None
+            self._close()
+            return False
+
+    def _close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        if self._sock is not None:
+            _shut(self._sock)  # closing alone would leave it open where a forked child has a copy
+            self._sock.close()
+            self._sock = None
+
+    # Of the threads
+
+    def _hold(self, sock: socket.socket) -> None:
+        with self._lock:
+            if self._sock is not None and self._sock is not sock:
+                self._sock.close()  # of an address that did not answer, or one that the server had closed
+            self._sock = sock
+            if self._stopped:
+                raise ConnectionAbortedError
+
+    def _begin(self) -> "SocketReply | Fault":
+        idle = self._transport.idle.take(self._origin)
+        if idle is not None:
+            try:
+                self._hold(idle)
+                return self._ask(idle)
+            except ConnectionError:
+                pass  # closed by the server just now; the request has no effect, so it is sent again
+            except (OSError, HTTPException) as error:
+                return _judge(error, self._request.url)
+        try:
+            sock = self._transport.connect(self._origin, self._hold)
+        except OSError as error:
+            reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
+            return describe(FaultKind.UNREACHABLE, self._request.url, reason)
+        try:
+            return self._ask(sock)
+        except (OSError, HTTPException) as error:
+            return _judge(error, self._request.url)
+
+    def _ask(self, sock: socket.socket) -> "SocketReply":
+        connection = HTTPConnection("")
+        connection.sock = sock
+        target = self._url.path or "/"
+        if self._url.query:
+            target = f"{target}?{self._url.query}"
+        try:
+            connection.putrequest(self._request.method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in _complete(self._request.headers, self._url.netloc).items():
+                connection.putheader(name, value)
+        except (ValueError, HTTPException):
+            raise Unsuited from None  # characters that http.client refuses
+        connection.endheaders()
+        self._response = connection.getresponse()
+        return SocketReply(self, self._response, self._request.url)
+
+
+class SocketReply:
+    """The head of a reply, and its body, which a thread reads: piece by piece, or all of it (`pour`)."""
+
+    def __init__(self, exchange: SocketExchange, response: HTTPResponse, url: str) -> None:
+        self._exchange = exchange
+        self._response = response
+        self._url = url
+        self.status: int = response.status
+        self.headers: Headers = response.getheaders()
+        self.version = "HTTP/1.0" if response.version == 10 else "HTTP/1.1"  # noqa: PLR2004  # as http.client has it
+
+    async def read(self, size: int) -> bytes:
+        """See `HttpReply.read`."""
+        return await self._do(lambda: self._read(size))
+
+    async def pour(self, sink: Sink) -> bool:
+        """See `Pours`."""
+        return await self._do(lambda: self._pour(sink))
+
+    async def _do(self, call: Callable[[], T]) -> T:
+        done = await self._exchange.do(lambda: self._judged(call))
+        if isinstance(done, Fault):
+            raise TransportFault(done)
+        return done
+
+    # Of the threads
+
+    def _judged(self, call: Callable[[], T]) -> T | Fault:
+        try:
+            return call()
+        except (OSError, HTTPException) as error:
+            return describe(
+                FaultKind.TIMEOUT if isinstance(error, TimeoutError) else FaultKind.DISCONNECTED, self._url
+            )
+
+    def _read(self, size: int) -> bytes:
+        chunk = self._response.read1(size)
+        if not chunk and self._response.length:
+            raise ConnectionResetError
+        return chunk
+
+    def _pour(self, sink: Sink) -> bool:
+        response = self._response
+        while not _ended(response):
+            room = sink.room()
+            if room is None:
+                return False
+            # Fills all of it, so that a write is worth its call; ends early with the body.
+            count = response.readinto(room)
+            sink.came(count)
+            if count < len(room) and response.length:
+                raise ConnectionResetError
+        return True
+
+
+def _ended(response: HTTPResponse) -> bool:
+    """Whether the body was read to its end; http.client closes the reply only after most ways of doing so."""
+    return response.isclosed() or response.length == 0
+
+
+def _complete(headers: Mapping[str, str], host: str) -> dict[str, str]:
+    named = {name.lower() for name in headers}
+    own = {"Host": host, "User-Agent": USER_AGENT, "Accept": "*/*"}
+    return {name: value for name, value in own.items() if name.lower() not in named} | dict(headers)
+
+
+def _origin(url: SplitResult) -> Origin:
+    return url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+
+
+def _judge(error: OSError | HTTPException, url: str) -> Fault:
+    """What a failure between the request and its head means."""
+    if isinstance(error, TimeoutError):
+        return describe(FaultKind.TIMEOUT, url)
+    if isinstance(error, OSError):
+        return describe(FaultKind.DISCONNECTED, url, _reason(error))
+    return describe(FaultKind.REPLY, url)
+
+
+def _reason(error: OSError) -> str:
+    """The system's own words: those of an `ssl` error or of http.client may quote the peer."""
+    plain = error.errno is not None and not isinstance(error, ssl.SSLError | HTTPException)
+    return error.strerror or "" if plain else ""
+
+
+def _shut(sock: socket.socket) -> None:
+    """Wake whoever reads from it. Not `SSLSocket.shutdown`: that forgets the encryption first, and the thread
+    that reads would take what is still coming in for content.
+    """
+    try:
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except OSError:
+        pass  # not connected yet, or not any more
+
+
+def _caller() -> Callable[[Callable[[], object]], object]:
+    """How a thread has something called on this loop without waiting for it, on asyncio and trio."""
+    loop: Any = anyio.lowlevel.current_token().native_token
+    name = "call_soon_threadsafe" if hasattr(loop, "call_soon_threadsafe") else "run_sync_soon"
+    call: Callable[[Callable[[], object]], object] = getattr(loop, name)
+    return call

@@ -1,0 +1,201 @@
+"""The transport contract where large bodies are read by threads, and what only that has to prove."""
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from meowcat.testing.servers import Content, RangeServer, Trouble
+from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite
+from meowcat.transport.contract import HttpRequest, Pours, TransportFault
+from meowcat.transport.httpx import HttpxTransport
+from meowcat.transport.large import LargeBodies
+from meowcat.transport.sockets import SocketTransport, Unsuited
+
+pytestmark = pytest.mark.anyio
+
+
+def transport(timeouts=PATIENT, **options):
+    return LargeBodies(HttpxTransport(None, timeouts, **options), timeouts, **options)
+
+
+class AllAreLarge:
+    """Says of every request that its reply is large, so that the suite meets the threads."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def send(self, request):
+        return self.inner.send(replace(request, large=True))
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+
+class TestLargeBodies(TransportSuite):
+    http2 = False
+
+    def make(self, timeouts, **options):
+        return AllAreLarge(transport(timeouts, **options))
+
+
+class Taken:
+    """A sink that keeps what comes, `most` bytes of it."""
+
+    def __init__(self, most=1 << 40):
+        self.body = bytearray()
+        self.most = most
+        self.block = memoryview(bytearray(100_000))
+        self.began = anyio.Event()
+
+    def room(self):
+        left = self.most - len(self.body)
+        return self.block[:left] if left > 0 else None
+
+    def came(self, count):
+        self.body += self.block[:count]
+
+
+async def pour(url, sink, client=None, headers=None):
+    """Whether the body was read to its end."""
+    client = client or transport()
+    try:
+        async with client.send(HttpRequest("GET", url, headers or {}, large=True)) as reply:
+            assert isinstance(reply, Pours)
+            return await reply.pour(sink)
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_a_body_is_poured_to_its_end_however_it_is_framed(framing):
+    content = Content(3 * MIB + 17)
+    with RangeServer(content, script=[Trouble(framing=framing)]) as server:
+        sink = Taken()
+        assert await pour(server.url, sink)
+    assert bytes(sink.body) == content.bytes()
+
+
+async def test_a_sink_that_wants_no_more_leaves_the_rest_unread():
+    content = Content(64 * MIB)
+    with RangeServer(content) as server:
+        sink = Taken(most=150_000)
+        assert not await pour(server.url, sink)
+        assert await server.until(lambda s: s.open_sockets == 0)
+        assert server.bytes_served() < 32 * MIB
+    assert bytes(sink.body) == content.bytes(0, 150_000)
+
+
+@pytest.mark.parametrize(("end", "kind"), [("close", "disconnected"), ("reset", "disconnected")])
+async def test_a_body_that_breaks_off_is_a_fault_and_what_came_is_poured(end, kind):
+    content = Content(MIB)
+    with RangeServer(content, script=[Trouble(after=300_000, then=end)]) as server:
+        sink = Taken()
+        with pytest.raises(TransportFault) as caught:
+            await pour(server.url, sink)
+    assert caught.value.fault.kind == kind
+    assert bytes(sink.body) == content.bytes(0, len(sink.body))
+
+
+async def test_silence_in_a_body_is_a_timeout():
+    script = [Trouble(after=9, then="stall")]
+    with RangeServer(Content(MIB), script=script) as server, pytest.raises(TransportFault) as caught:
+        await pour(server.url, Taken(), transport(SHORT))
+    assert caught.value.fault.kind == "timeout"
+
+
+async def test_a_stop_in_the_middle_of_a_body_closes_its_socket_and_leaves_no_thread_in_the_sink():
+    for trouble in (Trouble(after=1000, then="stall"), None):
+        with RangeServer(Content(512 * MIB), script=[trouble]) as server:
+            sink = Taken()
+            async with anyio.create_task_group() as group:
+                group.start_soon(pour, server.url, sink)
+                assert await server.until(lambda s: s.bytes_served() >= 1000)
+                group.cancel_scope.cancel()
+            had = len(sink.body)
+            assert await server.until(lambda s: s.open_sockets == 0, 1.0)
+            assert len(sink.body) == had
+
+
+async def test_a_connection_is_used_again_after_a_body_was_poured_to_its_end():
+    with RangeServer(Content(300_000)) as server:
+        client = transport()
+        for _ in range(5):
+            async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+                assert await reply.pour(Taken())
+        await client.aclose()
+        assert server.connections == 1
+        assert await server.until(lambda s: s.open_sockets == 0, 1.0)
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():
+    with RangeServer(Content(300_000)) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+            assert await reply.pour(Taken())
+        port = server.port
+    with RangeServer(Content(300_000), port=port) as server:
+        sink = Taken()
+        assert await pour(server.url, sink, client)
+    assert len(sink.body) == 300_000
+
+
+async def test_an_encrypted_body_is_poured_and_its_server_has_to_be_trusted():
+    content = Content(2 * MIB)
+    with RangeServer(content, tls=True) as server:
+        sink = Taken()
+        assert await pour(server.url, sink, transport(verify=server.ca_pem))
+        assert bytes(sink.body) == content.bytes()
+        with pytest.raises(Unsuited):
+            async with SocketTransport(PATIENT).send(HttpRequest("GET", server.url)):
+                pass
+        assert len(server.requests) == 1, "nothing is said to a server that is not trusted"
+
+
+async def test_what_python_does_not_trust_is_left_to_the_other_client():
+    """Whose authorities may be others; it judges by itself."""
+    content = Content(2 * MIB)
+    with RangeServer(content, tls=True) as server:
+        rest = HttpxTransport(None, PATIENT, verify=server.ca_pem)
+        client = LargeBodies(rest, PATIENT)
+        for _ in range(2):
+            async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+                assert await reply.read(10) == content.bytes(0, 10)
+                assert not isinstance(reply, Pours)
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "path", ["/a/../b", "/a/./b", "/a/%2e%2E/b", "/sp ace", "/ümlaut", '/"quoted"', "/a|b", "/a#b"]
+)
+async def test_a_url_that_clients_may_rewrite_goes_where_its_first_request_went(path):
+    with RangeServer(Content(10)) as server:
+        client = transport()
+        seen = []
+        for large in (False, True):
+            request = HttpRequest("GET", server.origin + path, large=large)
+            async with client.send(request) as reply:
+                assert not isinstance(reply, Pours)
+            seen.append(server.requests[-1].target)
+        await client.aclose()
+    assert seen[0] == seen[1]
+
+
+async def test_proxies_of_the_environment_are_the_other_clients_affair(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "example.org")
+    client = transport()
+    proxied = client.send(HttpRequest("GET", "http://example.com/x", large=True))
+    direct = client.send(HttpRequest("GET", "http://example.org/x", large=True))
+    assert type(proxied) is not type(direct)
+    await client.aclose()
+
+
+async def test_a_shut_socket_gives_no_encrypted_bytes_away_as_content():
+    """`SSLSocket.shutdown` would: it forgets the encryption, and what is still buffered reads as it came."""
+    with RangeServer(Content(512 * MIB), tls=True) as server:
+        sink = Taken()
+        async with anyio.create_task_group() as group:
+            group.start_soon(pour, server.url, sink, transport(verify=server.ca_pem))
+            assert await server.until(lambda s: s.bytes_served() > 4 * MIB)
+            group.cancel_scope.cancel()
+        assert bytes(sink.body) == Content(512 * MIB).bytes(0, len(sink.body))

@@ -1,0 +1,132 @@
+"""What a reading thread may write, and where, while its range is cut short under its hands."""
+
+from itertools import pairwise
+
+import anyio
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
+from meowcat.transfer.writers import WriteFailed, Writers
+
+pytestmark = pytest.mark.anyio
+
+PIECE = 1000
+
+
+class Poured:
+    """A file in memory, and a pourer that writes to it."""
+
+    def __init__(self, group, span, size, write=None):
+        self.file = bytearray(size)
+        self.news = anyio.Event()
+        self.writers = Writers(group, write or self.write, 1 << 20, 2, lambda count: None, self.tell)
+        self.stream = self.writers.stream(PIECE, size, None)
+        self.pourer = Pourer(self.writers, self.stream, span)
+
+    def write(self, offset, chunk):
+        self.file[offset : offset + len(chunk)] = chunk
+
+    def tell(self):
+        self.news.set()
+
+    def bring(self, content, at, most):
+        """One block, as its thread would; how many bytes of it came."""
+        room = self.pourer.room()
+        if room is None:
+            return 0
+        count = min(len(room), most)
+        room[:count] = content[at : at + count]
+        self.pourer.came(count)
+        return count
+
+
+@given(
+    start=st.integers(0, 3),
+    steps=st.lists(st.tuples(st.integers(1, 900), st.one_of(st.none(), st.integers(0, 9000))), min_size=1),
+)
+def test_what_is_written_is_what_the_range_had_left_when_it_came(start, steps):
+    content = bytes(index % 251 for index in range(8500))
+    begin = start * PIECE
+
+    async def go():
+        async with anyio.create_task_group() as group:
+            span = Span(begin, len(content))
+            poured = Poured(group, span, len(content))
+            at, stop = begin, span.stop
+            for most, cut in steps:
+                if cut is not None and span.cut(cut):
+                    assert cut > at, "what has come is not given away"
+                    stop = min(stop, cut)
+                count = poured.bring(content, at, most)
+                at = min(stop, at + count)
+            assert span.at == at <= stop == span.stop
+            assert poured.file[begin:at] == content[begin:at]
+            assert not any(poured.file[at:]), "nothing stands behind the cut"
+            assert not any(poured.file[:begin])
+            for done in poured.writers.take():
+                assert done.stop <= at
+                assert done.digest == blake3(content[done.start : done.stop]).digest()
+            poured.writers.stop()
+
+    anyio.run(go)
+
+
+async def test_a_block_ends_with_its_piece_so_that_what_is_cut_off_was_never_asked_for():
+    async with anyio.create_task_group() as group:
+        poured = Poured(group, Span(300, 5000), 5000)
+        ends = [300]
+        while count := poured.bring(bytes(5000), ends[-1], 1 << 20):
+            ends.append(ends[-1] + count)
+        assert all(begin // PIECE == (end - 1) // PIECE for begin, end in pairwise(ends))
+        assert ends[-1] == 5000
+        poured.writers.stop()
+
+
+async def test_nothing_is_taken_or_written_after_a_stop():
+    async with anyio.create_task_group() as group:
+        poured = Poured(group, Span(0, 5000), 5000)
+        room = poured.pourer.room()
+        room[:] = b"x" * len(room)
+        poured.writers.stop()
+        poured.pourer.came(len(room))
+        assert poured.pourer.room() is None
+        assert not any(poured.file)
+        assert poured.writers.take() == []
+
+
+async def test_a_write_that_fails_ends_the_reading_and_reaches_the_loop():
+    def write(offset, chunk):
+        raise OSError(28, "full")
+
+    async with anyio.create_task_group() as group:
+        poured = Poured(group, Span(0, 5000), 5000, write)
+        await anyio.to_thread.run_sync(poured.bring, bytes(5000), 0, 100)
+        assert poured.pourer.room() is None
+        with pytest.raises(WriteFailed, match="full"):
+            await poured.writers.room()
+        with anyio.fail_after(1):
+            await poured.news.wait()
+        poured.writers.stop()
+
+
+async def test_finished_pieces_reach_the_loop_and_others_do_not_wake_it():
+    async with anyio.create_task_group() as group:
+        poured = Poured(group, Span(0, 5000), 5000)
+        for begin in range(0, 900, 100):
+            await anyio.to_thread.run_sync(poured.bring, bytes(5000), begin, 100)
+        await anyio.wait_all_tasks_blocked()
+        assert not poured.news.is_set()
+        await anyio.to_thread.run_sync(poured.bring, bytes(5000), 900, 100)
+        with anyio.fail_after(1):
+            await poured.news.wait()
+        assert [done.index for done in poured.writers.take()] == [0]
+        poured.writers.stop()
+
+
+def test_a_small_range_takes_no_more_memory_than_it_has_bytes():
+    span = Span(0, 5000)
+    assert len(Pourer(None, None, span)._buffer) == 5000
+    assert len(Pourer(None, None, Span(0, 1 << 40))._buffer) == MOST_BLOCK
