@@ -22,7 +22,7 @@ from meowcat.transport.contract import Chunk
 
 __all__ = ["SourcePart", "SourceReader", "next_chunk"]
 
-STEP = 4 << 20
+STEP = 8 << 20
 """Bytes that are read and hashed in one trip to a worker thread, which costs some 100 us."""
 
 KEPT = 16 << 20

@@ -64,11 +64,11 @@ TICK_NS = 2_000_000_000
 MAX_IDENTITY = 1_000
 """Characters of what an application's source calls its version: it stands in the journal."""
 
-BUFFER = 2 << 20
-"""Bytes in one system call, and at most in one chunk of a request's body. Each chunk costs some 100 us of the
-processor on its way through the event loop, however large it is, and the transport has a copy of it."""
+BUFFER = 4 << 20
+"""Bytes in one system call, and at most in one chunk of a request's body: each chunk costs some 100 us of the
+processor on its way through the event loop, however large it is."""
 
-SPARE = 16
+SPARE = 8
 """Buffers that wait to be used again."""
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)

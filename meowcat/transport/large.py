@@ -5,7 +5,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from meowcat.core.http_rules import LARGE
 from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Timeouts, Transport
+from meowcat.transport.socket_uploads import SocketUpload
 from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 
 __all__ = ["LargeBodies"]
@@ -21,7 +23,7 @@ _DOTS = re.compile(r"/(\.|%2e){1,2}(/|\?|$)", re.IGNORECASE)
 
 
 class LargeBodies:
-    """A transport that has large replies read by threads, where it can, and leaves all else to `rest`.
+    """A transport that has threads read and send large bodies, where it can, and leaves all else to `rest`.
 
     Args:
         rest: the client for everything else. It is closed along with this.
@@ -41,9 +43,10 @@ class LargeBodies:
 
     def send(self, request: HttpRequest) -> Exchange:
         """Prepare an exchange."""
-        if not request.large or request.method not in _READS or not self._suits(request.url):
+        if not _is_large(request) or not self._suits(request.url):
             return self._rest.send(request)
-        return _Exchange(self, request, self._sockets.send(request))
+        exchange = SocketExchange if request.body is None else SocketUpload
+        return _Exchange(self, request, exchange(self._sockets, request))
 
     def _suits(self, url: str) -> bool:
         if not _PLAIN_URL.fullmatch(url) or "#" in url or _DOTS.search(url):
@@ -68,6 +71,12 @@ class LargeBodies:
         """Close idle connections. Exchanges under way end by themselves."""
         await self._sockets.aclose()
         await self._rest.aclose()
+
+
+def _is_large(request: HttpRequest) -> bool:
+    if request.body is None:
+        return request.large and request.method in _READS
+    return request.body_length is not None and request.body_length >= LARGE
 
 
 class _Exchange:

@@ -11,7 +11,7 @@ back at once, also where it waits for a head.
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from threading import Lock
@@ -35,7 +35,7 @@ from meowcat.transport.faults import describe
 from meowcat.transport.idle import IdleSockets, Origin
 from meowcat.transport.trust import read_certificates
 
-__all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited"]
+__all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge"]
 
 T = TypeVar("T")
 
@@ -182,11 +182,11 @@ class SocketExchange:
             try:
                 return call()
             finally:
-                self._let_go()
-                try:
-                    tell(over.set)
-                except RuntimeError:  # the loop has ended, and with it whoever might have waited
-                    pass
+                if self._let_go():
+                    try:
+                        tell(over.set)
+                    except RuntimeError:  # the loop has ended, and with it whoever might have waited
+                        pass
 
         try:
             done = await anyio.to_thread.run_sync(
@@ -199,11 +199,13 @@ class SocketExchange:
             raise
         return done  # type: ignore[return-value]  # None only after a stop, and then nobody is here
 
-    def _let_go(self) -> None:
+    def _let_go(self) -> bool:
+        """The thread has done its work; whether somebody waits for that, who has stopped it."""
         with self._lock:
             self._busy = False
             if self._stopped:
                 self._close()
+            return self._stopped
 
     def _stop(self) -> bool:
         """Send and receive nothing more; whether a thread still has the socket."""
@@ -243,18 +245,25 @@ class SocketExchange:
             except ConnectionError:
                 pass  # closed by the server just now; the request has no effect, so it is sent again
             except (OSError, HTTPException) as error:
-                return _judge(error, self._request.url)
+                return judge(error, self._request.url)
         try:
             sock = self._transport.connect(self._origin, self._hold)
         except OSError as error:
-            reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
-            return describe(FaultKind.UNREACHABLE, self._request.url, reason)
+            return self._unreachable(error)
         try:
             return self._ask(sock)
         except (OSError, HTTPException) as error:
-            return _judge(error, self._request.url)
+            return judge(error, self._request.url)
+
+    def _unreachable(self, error: OSError) -> Fault:
+        reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
+        return describe(FaultKind.UNREACHABLE, self._request.url, reason)
 
     def _ask(self, sock: socket.socket) -> "SocketReply":
+        self._response = self._send_head(sock).getresponse()
+        return SocketReply(self, self._response, self._request.url)
+
+    def _send_head(self, sock: socket.socket) -> HTTPConnection:
         connection = HTTPConnection("")
         connection.sock = sock
         target = self._url.path or "/"
@@ -262,13 +271,12 @@ class SocketExchange:
             target = f"{target}?{self._url.query}"
         try:
             connection.putrequest(self._request.method, target, skip_host=True, skip_accept_encoding=True)
-            for name, value in _complete(self._request.headers, self._url.netloc).items():
+            for name, value in _complete(self._request, self._url.netloc).items():
                 connection.putheader(name, value)
         except (ValueError, HTTPException):
             raise Unsuited from None  # characters that http.client refuses
         connection.endheaders()
-        self._response = connection.getresponse()
-        return SocketReply(self, self._response, self._request.url)
+        return connection
 
 
 class SocketReply:
@@ -331,17 +339,19 @@ def _ended(response: HTTPResponse) -> bool:
     return response.isclosed() or response.length == 0
 
 
-def _complete(headers: Mapping[str, str], host: str) -> dict[str, str]:
-    named = {name.lower() for name in headers}
+def _complete(request: HttpRequest, host: str) -> dict[str, str]:
+    named = {name.lower() for name in request.headers}
     own = {"Host": host, "User-Agent": USER_AGENT, "Accept": "*/*"}
-    return {name: value for name, value in own.items() if name.lower() not in named} | dict(headers)
+    if request.body_length is not None:
+        own["Content-Length"] = str(request.body_length)
+    return {name: value for name, value in own.items() if name.lower() not in named} | dict(request.headers)
 
 
 def _origin(url: SplitResult) -> Origin:
     return url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
 
 
-def _judge(error: OSError | HTTPException, url: str) -> Fault:
+def judge(error: OSError | HTTPException, url: str) -> Fault:
     """What a failure between the request and its head means."""
     if isinstance(error, TimeoutError):
         return describe(FaultKind.TIMEOUT, url)

@@ -1,0 +1,190 @@
+"""What only uploads by threads have to prove: a server that answers, or hangs up, before it has all."""
+
+import socket
+import ssl
+import threading
+
+import anyio
+import pytest
+import trustme
+
+from meowcat.testing.servers import Content, RangeServer
+from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, read_all, upload
+from meowcat.transport.contract import TransportFault
+from meowcat.transport.httpx import HttpxTransport
+from meowcat.transport.large import LargeBodies
+from meowcat.transport.socket_uploads import SocketUpload
+from meowcat.transport.sockets import SocketTransport
+
+pytestmark = pytest.mark.anyio
+
+NO = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large"
+YES = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+class Scripted:
+    """Takes one connection, and does as `talk(connection, head)` says."""
+
+    def __init__(self, talk, tls):
+        self.talk = talk
+        self.authority = trustme.CA() if tls else None
+        self.ca_pem = self.authority.cert_pem.bytes() if tls else True
+        self.got = 0
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        host = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.url = f"{'https' if self.authority else 'http'}://{host}/x"
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.thread.join(10)
+        self.listener.close()
+        assert not self.thread.is_alive()
+
+    def serve(self):
+        connection, _ = self.listener.accept()
+        if self.authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.authority.issue_cert("127.0.0.1").configure_cert(context)
+            connection = context.wrap_socket(connection, server_side=True)
+        with connection:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(1000)
+            self.got = len(head.partition(b"\r\n\r\n")[2])
+            self.talk(self, connection)
+
+    def take(self, connection, size):
+        """Read until so many bytes of the body have come, or the client has gone."""
+        while self.got < size:
+            try:
+                chunk = connection.recv(min(MIB, size - self.got))
+            except OSError:
+                return
+            if not chunk:
+                return
+            self.got += len(chunk)
+
+
+class Given:
+    """A body that says how much of it was taken."""
+
+    def __init__(self, count, size=MIB):
+        self.left, self.size = count, size
+        self.taken = 0
+
+    def __call__(self):
+        return self
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await anyio.lowlevel.checkpoint()
+        if not self.left:
+            raise StopAsyncIteration
+        self.left -= 1
+        self.taken += self.size
+        return memoryview(bytearray(self.size))
+
+
+async def send(url, body, length, verify=True, timeouts=PATIENT):
+    client = SocketTransport(timeouts, verify=verify)
+    try:
+        async with SocketUpload(client, upload(url, body, length)) as reply:
+            return reply.status, await reply.read(100)
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_an_answer_in_the_middle_of_a_body_is_heard_and_ends_it(tls):
+    def refuse(server, connection):
+        connection.sendall(NO)
+        server.take(connection, 1 << 40)
+
+    with Scripted(refuse, tls) as server:
+        body = Given(4096)
+        assert await send(server.url, body, 4096 * MIB, server.ca_pem) == (413, b"too large")
+    assert body.taken < 4096 * MIB
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_server_that_hangs_up_with_an_answer_is_heard(tls):
+    def refuse(server, connection):
+        server.take(connection, MIB)
+        connection.sendall(NO)
+        connection.shutdown(socket.SHUT_WR)
+        server.take(connection, 1 << 40)
+
+    with Scripted(refuse, tls) as server:
+        assert (await send(server.url, Given(4096), 4096 * MIB, server.ca_pem))[0] == 413
+
+
+async def test_a_server_that_hangs_up_without_a_word_is_a_broken_connection():
+    with (
+        Scripted(lambda server, connection: server.take(connection, MIB), tls=False) as server,
+        pytest.raises(TransportFault) as caught,
+    ):
+        await send(server.url, Given(64), 64 * MIB)
+    assert caught.value.fault.kind == "disconnected"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n"]
+)
+async def test_an_interim_answer_is_no_answer(tls, interim):
+    def answer(server, connection):
+        connection.sendall(interim)
+        server.take(connection, 8 * MIB)
+        connection.sendall(interim + YES)
+
+    with Scripted(answer, tls) as server:
+        assert await send(server.url, Given(8), 8 * MIB, server.ca_pem) == (200, b"")
+    assert server.got == 8 * MIB
+
+
+@pytest.mark.parametrize(("chunks", "length"), [(1, 2 * MIB), (3, 2 * MIB)])
+async def test_a_body_of_another_length_than_was_announced_never_arrives_as_a_whole(chunks, length):
+    with RangeServer(Content(0)) as server:
+        with pytest.raises(TransportFault) as caught:
+            await send(server.url, Given(chunks, MIB + 1 if chunks > 2 else MIB), length)
+        assert "2,097,152 bytes" in caught.value.fault.detail
+        assert await server.until(lambda s: s.open_sockets == 0)
+        assert not any(request.complete for request in server.requests)
+
+
+async def test_a_connection_is_used_again_after_an_upload():
+    with RangeServer(Content(0)) as server:
+        client = LargeBodies(HttpxTransport(None, PATIENT), PATIENT)
+        for _ in range(3):
+            async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
+                assert await read_all(reply) == b"received 2097152\n"
+        await client.aclose()
+        assert server.connections == 1
+        assert server.bytes_received() == 6 * MIB
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():
+    with RangeServer(Content(0)) as server:
+        client = LargeBodies(HttpxTransport(None, PATIENT), PATIENT)
+        async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
+            assert await read_all(reply) == b"received 2097152\n"
+        port = server.port
+    with RangeServer(Content(0), port=port) as server:
+        async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
+            assert reply.status == 200
+        await client.aclose()
+
+
+async def test_a_server_that_takes_nothing_more_is_a_timeout():
+    done = threading.Event()
+    with Scripted(lambda _server, _connection: done.wait(10), tls=False) as server:
+        with pytest.raises(TransportFault) as caught:
+            await send(server.url, Given(64), 64 * MIB, timeouts=SHORT)
+        done.set()
+    assert caught.value.fault.kind == "timeout"
