@@ -65,6 +65,7 @@ from meowcat.streams import Stream, batches
 from meowcat.task import Result, Task
 from meowcat.transfer.context import Plugins, World
 from meowcat.transfer.disk import Disk, OsDisk
+from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.sources import Source, Sources
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Timeouts, Transport
@@ -174,9 +175,10 @@ class Engine:
         )
         if ours:
             stack.push_async_callback(transport.aclose)
+        disk, workers = self._disk or OsDisk(), self._workers or Workers()
         world = World(
             transport=transport,
-            disk=self._disk or OsDisk(),
+            disk=disk,
             budget=budget(config),
             durability=config.durability,
             flush_bytes=config.flush_bytes,
@@ -195,7 +197,8 @@ class Engine:
                 ),
                 sources=self._sources,
             ),
-            workers=self._workers or Workers(),
+            workers=workers,
+            rounds=Rounds(disk, workers, config.durability),
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         runtime = Runtime(locate(self._where), config, world, self.clock, tasks, self._audit)

@@ -24,6 +24,8 @@ class Refusal(Struct, frozen=True):
 class Decision(Struct, frozen=True):
     events: tuple[ev.Event, ...] = ()
     refusal: Refusal | None = None
+    tasks: tuple[TaskState, ...] = ()
+    """The task after each of the events, where whoever decided has folded them; else nothing."""
 
 
 NOTHING_HAPPENED = Decision()
@@ -35,16 +37,18 @@ class Story:
     def __init__(self, task: TaskState) -> None:
         self.task = task
         self.events: list[ev.Event] = []
+        self._tasks: list[TaskState] = []
 
     def tell(self, event: ev.Event) -> None:
         self.events.append(event)
         self.task = evolve(self.task, event)
+        self._tasks.append(self.task)
 
     def moved(self, trigger: Trigger) -> State:
         return step(self.task.state, trigger)
 
     def end(self) -> Decision:
-        return Decision(tuple(self.events))
+        return Decision(tuple(self.events), tasks=tuple(self._tasks))
 
 
 def admitted(story: Story) -> None:

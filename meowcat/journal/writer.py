@@ -119,6 +119,21 @@ class Writer:
         assert outcome is not None  # noqa: S101  # a batch that is done has an outcome
         return outcome
 
+    @property
+    def idle(self) -> bool:
+        """Whether `append_now` may be called: writes are made on the loop, and nobody waits for one."""
+        return self._thread is None and not self._busy
+
+    def append_now(self, entries: Sequence[Entry]) -> Position:
+        """`append` without waiting, for who has gathered a group already. While the writer is `idle`."""
+        self._refuse_use()
+        batch = Batch(entries)
+        self._committer.commit([batch])
+        if isinstance(batch.outcome, Exception):
+            raise batch.outcome
+        assert batch.outcome is not None  # noqa: S101  # as above
+        return batch.outcome
+
     async def run(self, work: Callable[[], T]) -> T:
         """Call `work` between two groups: for the journal's `set_cursor`, `put_snapshot` and the like."""
         self._refuse_use()

@@ -54,6 +54,29 @@ def as_error(refusal: Refusal) -> MeowcatError:
     return kind(refusal.detail)
 
 
+class Latch:
+    """An event that few wait for: it costs nothing before somebody does."""
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._event: anyio.Event | None = None
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        if not self._is_set:
+            self._event = self._event or anyio.Event()
+            await self._event.wait()
+
+
 @dataclass(slots=True, eq=False)
 class Live:
     """An operation at work."""
@@ -61,7 +84,7 @@ class Live:
     operation: AnyOperation
     running: Running
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    over: anyio.Event = field(default_factory=anyio.Event)
+    over: Latch = field(default_factory=Latch)
     reported: bool = False
 
 

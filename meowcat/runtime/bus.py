@@ -28,7 +28,8 @@ class Feed:
         self.version = 0
         """Raised with each state: whoever has seen one waits for a later one."""
         self._clock = clock
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
+        """Made by the first who waits: most tasks have no watcher but the engine itself."""
         self._error: MeowcatError | None = None
         self._samples: deque[tuple[float, int]] = deque([(clock(), task.bytes_stored)])
         self._pid = os.getpid()
@@ -46,8 +47,9 @@ class Feed:
         self._tell()
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     def fail(self, error: MeowcatError) -> None:
         """There will be no later state."""
@@ -64,6 +66,8 @@ class Feed:
         while self.version <= version:
             if self._error is not None:
                 raise self._error
+            if self._changed is None:
+                self._changed = anyio.Event()
             await self._changed.wait()
 
     def rate(self) -> float:

@@ -1,8 +1,8 @@
 """The loop of all actors: take a message, decide, append, evolve, publish, reconcile.
 
-Each turn steps every actor that has a message by exactly one, and appends all that happened in one batch:
-group commit without a second queue. Nothing is answered, published or started before its events are
-durable. A rejected append leaves every message at the head of its mailbox; an uncertain one is resolved by
+Each turn steps every actor that has a message by one, and appends all that happened in one batch: group
+commit without a second queue. What one operation has reported in a row is one step, since nobody could come
+between. Nothing is answered, published or started before its events are durable. A rejected append leaves every message at the head of its mailbox; an uncertain one is resolved by
 reading what is stored before anything else happens.
 """
 
@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import anyio
@@ -29,8 +30,7 @@ from meowcat.core.errors import (
 from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.state import TaskState, evolve
-from meowcat.core.story import Decision
-from meowcat.core.values import TaskId
+from meowcat.core.values import Instant, TaskId
 from meowcat.journal.codec import encode
 from meowcat.journal.contract import Entry
 from meowcat.journal.writer import Writer
@@ -62,16 +62,21 @@ class _Step:
     """One actor's part of a turn."""
 
     actor: Actor
-    envelope: Envelope
-    decision: Decision
+    messages: int
+    """How many of its mailbox are dealt with."""
+    events: Sequence[Event]
     entries: list[Entry]
+    after: TaskState
 
 
-def entries_of(task: TaskState | None, events: Sequence[Event], at: int) -> tuple[list[Entry], TaskState]:
-    """The journal entries of events that follow on `task`, and the task after them."""
+def entries_of(
+    task: TaskState | None, events: Sequence[Event], at: int, folded: Sequence[TaskState] = ()
+) -> tuple[list[Entry], TaskState]:
+    """The journal entries of events that follow on `task`, and the task after them; `folded` is the task after
+    each of them, where whoever decided has it."""
     entries = []
-    for event in events:
-        task = evolve(task, event)
+    for number, event in enumerate(events):
+        task = folded[number] if folded else evolve(task, event)
         kind, version, body = encode(event)
         entries.append(Entry(task.id, task.seq, task.open, kind, version, at, body))
     assert task is not None  # noqa: S101  # there is at least one event
@@ -235,19 +240,48 @@ class Dispatcher:
             )
             return None
         if decision.events:
-            entries, _ = entries_of(actor.task, decision.events, now.at)
-            if max(len(entry.body) for entry in entries) <= self._max_record:
-                return _Step(actor, envelope, decision, entries)
+            entries, after = entries_of(actor.task, decision.events, now.at, decision.tasks)
+            if self._fit(entries):
+                step = _Step(actor, 1, decision.events, entries, after)
+                return step if envelope.source is None else self._with_more(step, envelope.source, now)
             self._done(actor, (), JournalRejected("a record of the command is larger than the journal takes"))
             return None
         self._done(actor, (), as_error(decision.refusal) if decision.refusal else None)
         return None
 
+    def _fit(self, entries: Sequence[Entry]) -> bool:
+        return all(len(entry.body) <= self._max_record for entry in entries)
+
+    def _with_more(self, step: _Step, source: Live, now: Instant) -> _Step:
+        """With what the same operation has reported behind it, as far as all of it makes events."""
+        for envelope in islice(step.actor.mailbox, 1, None):
+            if envelope.source is not source or envelope.stale:
+                break
+            try:
+                decision = decide(step.after, envelope.message, now)
+            except Exception:  # noqa: BLE001  # it is told when the message is the first
+                break
+            if not decision.events:
+                break
+            entries, after = entries_of(step.after, decision.events, now.at, decision.tasks)
+            if not self._fit(entries):
+                break
+            step.messages += 1
+            step.events = (*step.events, *decision.events)
+            step.entries += entries
+            step.after = after
+        return step
+
+    def _took(self, step: _Step) -> None:
+        """The step's events are durable."""
+        for _ in range(step.messages - 1):  # reports of operations, which wait for no answer
+            step.actor.mailbox.popleft()
+        step.actor.task = step.after
+        self._done(step.actor, step.events)
+
     def _done(self, actor: Actor, events: Sequence[Event], error: MeowcatError | None = None) -> None:
-        """The first message is dealt with."""
+        """The first message is dealt with, and the actor has the task that follows."""
         answer = actor.mailbox.popleft().answer
-        for event in events:
-            actor.task = evolve(actor.task, event)
         if answer is not None and error is not None:
             answer.refuse(error)
             answer = None
@@ -258,7 +292,10 @@ class Dispatcher:
     async def _commit(self, steps: list[_Step]) -> None:
         entries = [entry for step in steps for entry in step.entries]
         try:
-            await self._writer.append(entries)
+            if self._writer.idle:
+                self._writer.append_now(entries)
+            else:
+                await self._writer.append(entries)
         except JournalFenced as lost:
             self.give_up(lost)
         except JournalClosed:
@@ -273,7 +310,7 @@ class Dispatcher:
             await self._resolve(steps, uncertain)
         else:
             for step in steps:
-                self._done(step.actor, step.decision.events)
+                self._took(step)
             self._accepted()
 
     async def _put_back(self, steps: list[_Step], rejected: JournalRejected) -> None:
@@ -313,7 +350,7 @@ class Dispatcher:
                 await anyio.sleep(REFUSED_PAUSE[1])
         for step, is_stored in zip(steps, stored, strict=True):
             if is_stored:
-                self._done(step.actor, step.decision.events)
+                self._took(step)
             else:
                 self._list(step.actor)
         self._accepted()

@@ -7,6 +7,7 @@ heard again. It decides nothing: `wanted`, `wants_slot` and `due` do.
 import heapq
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 
 import anyio
@@ -35,10 +36,12 @@ from meowcat.core.wanted import (
 )
 from meowcat.runtime.actor import Actor, Answer, Live
 from meowcat.runtime.dispatcher import Dispatcher
+from meowcat.runtime.pool import Pool
 from meowcat.runtime.registry import Registry, Row
 from meowcat.runtime.scheduler import Scheduler
 from meowcat.runtime.world import Clock
 from meowcat.transfer.context import Running
+from meowcat.transfer.small import SmallDownload
 
 log = logging.getLogger("meowcat.task")
 
@@ -64,6 +67,7 @@ class Reconciler:
         per_host: int | None,
     ) -> None:
         self._tasks = tasks
+        self.pool = Pool(tasks)
         self._clock = clock
         self._registry = registry
         self._start_operation = start
@@ -149,9 +153,10 @@ class Reconciler:
             self.dispatcher.dismiss(actor)
 
     def _steer(self, live: Live, task: TaskState, want: Wanted | None) -> None:
-        if want is None or want.operation != live.operation:
+        if want is None or not _does(live, want.operation):
             live.scope.cancel()
         elif not live.scope.cancel_called:
+            live.operation = want.operation
             live.running.update(task, hold=self._must_hold(task, want))
 
     def _must_hold(self, task: TaskState, want: Wanted) -> bool:
@@ -213,7 +218,7 @@ class Reconciler:
             return
         live = Live(want.operation, running)
         actor.live = live
-        self._tasks.start_soon(self._operate, actor, live, report)
+        self.pool.start(partial(self._operate, actor, live, report))
 
     async def _operate(self, actor: Actor, live: Live, report: Callable[[msg.Message], None]) -> None:
         try:
@@ -282,6 +287,13 @@ class Reconciler:
             if actor.task is not None and actor.task.state in ACTIVE:
                 self.reconcile(actor)
         self.grant()
+
+
+def _does(live: Live, operation: AnyOperation) -> bool:
+    """Whether what runs is what is wanted, or goes on as that."""
+    if operation == live.operation:
+        return True
+    return isinstance(live.running, SmallDownload) and live.running.goes_on_as(operation)
 
 
 def _defect(operation: AnyOperation, detail: str) -> msg.Message:

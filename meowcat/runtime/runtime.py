@@ -199,6 +199,7 @@ class Runtime:
         with anyio.move_on_after(CLOSE_WITHIN, shield=True) as patience:
             await self.fetches.close()
             await self._stop_operations()
+        self.reconciler.pool.close()
         if patience.cancelled_caught:
             log.warning("closing: not everything ended within %.0f s", CLOSE_WITHIN)
         await self.deliveries.close()

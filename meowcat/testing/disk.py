@@ -336,6 +336,21 @@ class SimulatedDisk:
             self._file(fd).unsynced.clear()
             raise
 
+    def sync_system(self, fd: int) -> None:
+        try:
+            with self.power.call("sync_system", fd):
+                self._file(fd)
+                for inode in self._inodes.values():
+                    inode.sync()
+                for naming in self._unsynced_names:
+                    _rename(self._stable_names, naming)
+                self._unsynced_names, self._unsynced_folders = [], []
+                self._free_unnamed()
+        except OSError:
+            for inode in self._inodes.values():
+                inode.unsynced.clear()
+            raise
+
     def fsync_folder(self, path: str) -> None:
         with self.power.call("fsync_folder", path):
             if path not in self._folders:
@@ -425,6 +440,9 @@ class SimulatedDisk:
                 for name in (*self._names, *self._folders)
                 if os.path.dirname(name) == path != name
             ]
+
+    def part_names(self, folder: str, stem: str, own: str) -> list[str]:
+        return [name for name in self.list_folder(folder) if name.startswith(stem) and name != own]
 
     def writable(self, folder: str) -> bool:
         with self.power.call("writable", folder):

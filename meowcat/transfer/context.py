@@ -11,6 +11,7 @@ from meowcat.core.state import TaskState
 from meowcat.protocols.contract import Tools
 from meowcat.protocols.registry import Protocols
 from meowcat.transfer.disk import Disk
+from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.sources import Sources
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Transport
@@ -90,6 +91,8 @@ class World:
     sleep: Callable[[float], Awaitable[None]]
     plugins: Plugins
     workers: Workers = Workers()  # noqa: RUF009  # it has no state
+    rounds: Rounds | None = None
+    """How small files go to the disk; without it they go there like large ones."""
 
 
 @dataclass(frozen=True)

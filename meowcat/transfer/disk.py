@@ -8,17 +8,19 @@ the calls they stand for do; `guarded` is the one place where that becomes a `Fi
 import ctypes
 import errno
 import os
+import re
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
+from types import TracebackType
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from meowcat.core.errors import MeowcatError
 from meowcat.core.values import Fault, FaultKind, FileIdentity
+from meowcat.transfer.part_names import PartNames
 
 if sys.platform != "win32":
     import fcntl
@@ -36,6 +38,9 @@ UNSUPPORTED = frozenset(
 )
 """What a file system says that has no hard links, or no rename that refuses to replace. EPERM is what link(2)
 says on FAT; where it means a missing permission, the next call says so again."""
+
+PART = ".part"
+"""What the names of part files end with."""
 
 _LOCKED: set[int] = set()
 """Descriptors that hold a lock. A forked child closes its copies at once: the lock is the parent's, and would
@@ -104,6 +109,11 @@ class Disk(Protocol):
     def fdatasync(self, fd: int) -> None:
         """Return once the content and the size would survive a power loss."""
 
+    def sync_system(self, fd: int) -> None:
+        """Return once all that was written to the file system of this file would survive a power loss. Where
+        that is not supported, an error for which `lacks` is true.
+        """
+
     def fsync_folder(self, path: str) -> None:
         """Return once the names in the folder would survive a power loss."""
 
@@ -144,6 +154,10 @@ class Disk(Protocol):
     def list_folder(self, path: str) -> list[str]:
         """The names in it, in any order."""
 
+    def part_names(self, folder: str, stem: str, own: str) -> list[str]:
+        """The names in it that begin with `stem` and a dot and end as part files do, but for `own`, which
+        stands there; others may be among them."""
+
     def writable(self, folder: str) -> bool:
         """Whether this user may create files there."""
 
@@ -153,13 +167,23 @@ def lacks(error: OSError) -> bool:
     return error.errno in UNSUPPORTED
 
 
-@contextmanager
-def guarded(path: str, gone: FaultKind = FaultKind.LOCAL_REMOVED) -> Iterator[None]:
+class guarded:  # noqa: N801  # used like a function; a generator in its place takes three times as long
     """Turn every OSError within into a FileFault about `path`; `gone` is what ENOENT means here."""
-    try:
-        yield
-    except OSError as error:
-        raise FileFault(_kind(error, gone), f"{path}: {_reason(error)}") from error
+
+    __slots__ = ("_gone", "_path")
+
+    def __init__(self, path: str, gone: FaultKind = FaultKind.LOCAL_REMOVED) -> None:
+        self._path = path
+        self._gone = gone
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise FileFault(_kind(error, self._gone), f"{self._path}: {_reason(error)}") from error
 
 
 def _kind(error: OSError, gone: FaultKind) -> FaultKind:
@@ -185,6 +209,7 @@ class OsDisk:
     def __init__(self) -> None:
         if sys.platform == "win32":
             raise MeowcatError("meowcat moves files on Linux and macOS only; on Windows nothing is written")
+        self._part_names = PartNames(PART, os.listdir)
 
     def open(self, path: str, flags: int, mode: int = 0o666) -> int:
         return os.open(path, flags, mode)  # Python adds O_CLOEXEC (PEP 446)
@@ -207,6 +232,12 @@ class OsDisk:
             _full_sync(fd)
         else:
             os.fdatasync(fd)
+
+    def sync_system(self, fd: int) -> None:
+        call = _sync_system()
+        if call is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        call(fd)
 
     def fsync_folder(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -266,6 +297,9 @@ class OsDisk:
     def list_folder(self, path: str) -> list[str]:
         return os.listdir(path)
 
+    def part_names(self, folder: str, stem: str, own: str) -> list[str]:
+        return self._part_names.find(folder, stem, own)
+
     def writable(self, folder: str) -> bool:
         return os.access(folder, os.W_OK | os.X_OK)
 
@@ -314,6 +348,33 @@ def _exclusive_rename() -> Any:
             raise OSError(number, os.strerror(number), os.fsdecode(source), None, os.fsdecode(target))
 
     return call
+
+
+REPORTS_ERRORS = (5, 8)
+"""The Linux whose syncfs(2) says that bytes could not be written; before, it was silent about it."""
+
+
+@cache
+def _sync_system() -> Callable[[int], None] | None:
+    """syncfs(2) on Linux; None without, as on macOS."""
+    if sys.platform != "linux" or _release() < REPORTS_ERRORS:
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if function is None:
+        return None
+    function.argtypes = [ctypes.c_int]
+
+    def call(fd: int) -> None:
+        if function(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def _release() -> tuple[int, ...]:
+    """The kernel's version, as far as it is numbers."""
+    return tuple(int(each) for each in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _close_locked() -> None:

@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
-from meowcat.transfer.disk import Buffer, Disk, FileFault, FileStatus, guarded
+from meowcat.transfer.disk import PART, Buffer, Disk, FileFault, FileStatus, guarded
 
 __all__ = ["Durability", "PartFile", "check_target", "let_go", "open_part", "part_path"]
 
@@ -24,7 +24,7 @@ Durability = Literal["power", "process"]
 NAME_BYTES = 255
 """The longest name that file systems take (NAME_MAX); bytes on Linux, fewer than that of UTF-16 on macOS."""
 
-_SUFFIX = ".part"
+_SUFFIX = PART
 _ID_LENGTH = 26
 _ID_LETTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 _FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
@@ -113,7 +113,7 @@ class PartFile:
         """Whether nothing stood there: whatever was stored before is lost."""
         self._disk = disk
         self._fd = fd
-        self._durability = durability
+        self.durability = durability
         self._lock = Lock()
         self._high = status.size
         """The file was at least this long: if it is shorter, somebody truncated it."""
@@ -165,6 +165,50 @@ class PartFile:
                 raise
         return part
 
+    @classmethod
+    def store(cls, disk: Disk, target: str, task: TaskId, durability: Durability, content: Buffer) -> Self:
+        """Create the part file with all that it will ever hold; nothing is synced.
+
+        What stood there of the same task, recorded by nobody, is dropped.
+
+        Raises:
+            FileFault: as `open`.
+
+        """
+        path = part_path(target, task)
+        with guarded(path, gone=FaultKind.FILE_NOT_FOUND):
+            try:
+                fd = disk.open(path, _FLAGS | os.O_CREAT | os.O_EXCL)
+            except FileExistsError:
+                fd = -1
+            if fd >= 0:
+                part = cls._lock_new(disk, path, fd, durability)
+        if fd < 0:
+            part = cls.open(disk, target, task, durability, fresh=True, size=len(content))
+        try:
+            with guarded(path):
+                if fd >= 0:
+                    _refuse_others(disk, target, task)
+                part._put(0, memoryview(content).cast("B"))
+            part.check(len(content))
+        except BaseException:  # raised again: as in `open`
+            try:
+                disk.unlink(path)
+            finally:
+                part.close()
+            raise
+        return part
+
+    @classmethod
+    def _lock_new(cls, disk: Disk, path: str, fd: int, durability: Durability) -> Self:
+        try:
+            if not disk.flock(fd):
+                raise _open_elsewhere(path)
+            return cls(disk, path, fd, durability, created=True)
+        except BaseException:  # raised again: a descriptor left open would keep the file locked
+            disk.close(fd)
+            raise
+
     def reserve(self, size: int) -> None:
         """See that a content of `size` bytes has room: what the file takes already is not counted again.
 
@@ -191,16 +235,19 @@ class PartFile:
 
         """
         view = memoryview(data).cast("B")
-        stop = offset + len(view)
         with guarded(self.path):
             # A write behind the end would make a truncated file long again, with a hole that nobody notices.
             high = self._high  # before the look: other threads make the file longer meanwhile
             self._check_length(self._disk.fstat(self._open_fd()).size, high)
-            while view:
-                written = self._disk.pwrite(self._open_fd(), view, stop - len(view))
-                if written <= 0:
-                    raise FileFault(FaultKind.IO, f"{self.path}: a write of {len(view)} bytes wrote nothing")
-                view = view[written:]
+            self._put(offset, view)
+
+    def _put(self, offset: int, view: memoryview) -> None:
+        stop = offset + len(view)
+        while view:
+            written = self._disk.pwrite(self._open_fd(), view, stop - len(view))
+            if written <= 0:
+                raise FileFault(FaultKind.IO, f"{self.path}: a write of {len(view)} bytes wrote nothing")
+            view = view[written:]
         with self._lock:
             self._high = max(self._high, stop)
 
@@ -230,7 +277,7 @@ class PartFile:
         if self._broken is not None:
             detail = f"an earlier sync failed, and nothing can be synced here any more ({self._broken})"
             raise FileFault(self._broken.fault.kind, detail)
-        if self._durability != "power":
+        if self.durability != "power":
             return
         try:
             with guarded(self.path):
@@ -238,6 +285,12 @@ class PartFile:
         except FileFault as fault:
             self._broken = fault
             raise
+
+    def flush_system(self) -> None:
+        """`flush` of every file on the same file system, whoever wrote it. May raise an OSError for which
+        `lacks` is true, and has done nothing then.
+        """
+        self._disk.sync_system(self._open_fd())
 
     def check(self, at_least: int = 0) -> None:
         """See that the path still leads to this file, and that it is as long as it was, and as `at_least`.
@@ -265,6 +318,12 @@ class PartFile:
         with guarded(self.path), self._lock:
             self._disk.ftruncate(self._open_fd(), size)
             self._high = size
+
+    def remove(self) -> bool:
+        """Take the file's name away, from whoever asks for the same target next; True."""
+        with guarded(self.path):
+            self._disk.unlink(self.path)
+        return True
 
     def close(self) -> None:
         """Let go of the file and its lock; what was not flushed is not lost, but not durable either.
@@ -340,10 +399,14 @@ def _lock(disk: Disk, path: str, fd: int) -> bool:
     if not status.is_file:
         raise FileFault(FaultKind.IO, f"{path} is not a regular file, so nothing can be stored in it")
     if not disk.flock(fd):
-        detail = f"{path} is open elsewhere: another process, or another engine, works on the same task"
-        raise FileFault(FaultKind.TARGET_OWNED, detail)
+        raise _open_elsewhere(path)
     standing = disk.stat(path)
     return standing is not None and standing.identity == status.identity
+
+
+def _open_elsewhere(path: str) -> FileFault:
+    detail = f"{path} is open elsewhere: another process, or another engine, works on the same task"
+    return FileFault(FaultKind.TARGET_OWNED, detail)
 
 
 def _refuse_others(disk: Disk, target: str, task: TaskId) -> None:
@@ -354,7 +417,7 @@ def _refuse_others(disk: Disk, target: str, task: TaskId) -> None:
     """
     folder = os.path.dirname(target)
     stem = _stem(target, task)
-    for name in disk.list_folder(folder):
+    for name in disk.part_names(folder, stem, f"{stem}.{task}{_SUFFIX}"):
         owner = name[len(stem) + 1 : -len(_SUFFIX)]
         if owner == task or len(owner) != _ID_LENGTH or name != f"{stem}.{owner}{_SUFFIX}":
             continue

@@ -8,6 +8,7 @@ from meowcat.transfer.plugged import download_protocol_for
 from meowcat.transfer.remote import AbortOperation, CommitOperation
 from meowcat.transfer.send import SendOperation
 from meowcat.transfer.settle import DiscardOperation, PublishOperation
+from meowcat.transfer.small import SmallDownload, is_fresh
 from meowcat.transfer.verify import VerifyOperation
 
 __all__ = ["operation_for"]
@@ -29,7 +30,10 @@ def operation_for(world: World, errand: Errand, operation: AnyOperation) -> Runn
     request = errand.task.request
     assert isinstance(request, Download)  # noqa: S101  # no upload demands any of these
     if isinstance(operation, Fetch):
-        return FetchOperation(world, errand, operation, download_protocol_for(world, errand, request))
+        protocol = download_protocol_for(world, errand, request)
+        if world.rounds is not None and is_fresh(errand, protocol):
+            return SmallDownload(world, world.rounds, errand, operation, protocol)
+        return FetchOperation(world, errand, operation, protocol)
     if isinstance(operation, Verify):
         return VerifyOperation(world, errand, operation)
     if isinstance(operation, Publish):

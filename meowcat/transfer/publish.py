@@ -26,9 +26,9 @@ from typing import Literal
 from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
 from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded, lacks
-from meowcat.transfer.files import Durability, let_go, open_part, part_path
+from meowcat.transfer.files import Durability, PartFile, let_go, open_part, part_path
 
-__all__ = ["Outcome", "discard", "outcome", "publish"]
+__all__ = ["Outcome", "discard", "outcome", "publish", "rename_part"]
 
 Outcome = Literal["published", "part", "gone"]
 
@@ -74,8 +74,22 @@ def publish(
             if power:
                 _sync(disk, part, fd)
             _move(disk, part, target, identity, overwrite, power)
+            if power:
+                disk.fsync_folder(os.path.dirname(target))
         finally:
             let_go(disk, fd)
+
+
+def rename_part(disk: Disk, part: PartFile, target: str, size: int, overwrite: Overwrite) -> None:
+    """`publish` for who has held the part file open and locked since its bytes became durable. The target's
+    name is durable only after a sync of its folder, which is the caller's.
+    """
+    with guarded(part.path):
+        if not _agrees(disk.stat(part.path), part.identity, size):
+            raise FileFault(
+                FaultKind.LOCAL_REMOVED, f"{part.path} is not the file of {size} bytes that was verified"
+            )
+        _move(disk, part.path, target, part.identity, overwrite, part.durability == "power")
 
 
 def outcome(disk: Disk, target: str, task: TaskId, identity: FileIdentity, size: int) -> Outcome:
@@ -147,20 +161,17 @@ def _sync(disk: Disk, part: str, fd: int) -> None:
 def _move(
     disk: Disk, part: str, target: str, identity: FileIdentity, overwrite: Overwrite, power: bool
 ) -> None:
-    folder = os.path.dirname(target)
     there = disk.stat(target)
     if there is not None and there.is_folder:
         raise _exists(target)
     if there is not None and there.identity == identity:
         # Two names of one file: a link was made, and the crash came before the other name went. A rename of
         # one to the other would do nothing and report success (rename(2)).
-        _drop_name(disk, part, folder, power)
+        _drop_name(disk, part, os.path.dirname(target), power)
     elif overwrite == "replace":
         disk.rename(part, target)
     else:
         _move_new(disk, part, target, power)
-    if power:
-        disk.fsync_folder(folder)
 
 
 def _move_new(disk: Disk, part: str, target: str, power: bool) -> None:

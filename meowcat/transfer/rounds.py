@@ -1,0 +1,194 @@
+"""Small files go to the disk in rounds: what is ready together takes one trip to a thread, and few syncs.
+
+A sync costs a small file more than all else, and many files that are synced together cost little more than
+one. So under `power` a round makes the calls of all jobs that wait, then syncs what they wrote (the file
+system as a whole, where there are several and it can be), then each folder that got or lost a name, and only
+then are the jobs done. Under `process` nothing is synced, and a job takes some microseconds: it is done on
+the loop, as long as the disk lets the loop go on.
+"""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from meowcat.core.values import FaultKind
+from meowcat.transfer.disk import Disk, FileFault, guarded, lacks
+from meowcat.transfer.files import Durability, PartFile
+from meowcat.transfer.workers import Workers
+
+__all__ = ["Rounds"]
+
+T = TypeVar("T")
+
+TOGETHER = 4
+"""Files from which on their file system is synced in place of each of them."""
+
+STALL = 0.002
+"""Seconds that a job may take on the loop, by the average of the last dozen or so: a single longer one may be
+the processor's doing. After that, jobs go to a thread …"""
+RESPITE = 1.0
+"""… for so many seconds."""
+_WEIGHT = 1 / 16
+"""Of the newest job in the average."""
+
+
+class _Job(Generic[T]):
+    """One call, and what is to be durable after it."""
+
+    def __init__(self, call: Callable[[], T], folder: str, part: Callable[[T], PartFile] | None) -> None:
+        self._call = call
+        self.folder = folder
+        self._part = part
+        self.outcome: T | Exception | None = None
+        self.leads = False
+        self.turn = anyio.Event()
+        """Set when it is done, or when it is to lead the next round."""
+
+    def attempt(self) -> None:
+        try:
+            self.outcome = self._call()
+        except Exception as error:  # noqa: BLE001  # raised again where the job is waited for
+            self.outcome = error
+
+    @property
+    def failed(self) -> bool:
+        return isinstance(self.outcome, Exception)
+
+    @property
+    def part(self) -> PartFile | None:
+        """The file whose bytes are to be durable."""
+        if self._part is None or self.outcome is None or isinstance(self.outcome, Exception):
+            return None
+        return self._part(self.outcome)
+
+    def result(self) -> T:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        assert self.outcome is not None  # noqa: S101  # whoever is done has an outcome
+        return self.outcome
+
+
+class Rounds:
+    """Rounds of one engine, one after the other."""
+
+    def __init__(self, disk: Disk, workers: Workers, durability: Durability) -> None:
+        self._disk = disk
+        self._workers = workers
+        self._syncs = durability == "power"
+        self._limiter = anyio.CapacityLimiter(1)
+        self._several = anyio.CapacityLimiter(4)
+        self._waiting: list[_Job[object]] = []
+        self._busy = False
+        self._average = 0.0
+        """Seconds that a job takes on the loop."""
+        self._inline_from = 0.0
+        """When jobs may be done on the loop again, by `perf_counter`."""
+
+    async def do(
+        self, call: Callable[[], T], folder: str, part: Callable[[T], PartFile] | None = None
+    ) -> T:
+        """Make a blocking call that changes names in `folder`; durable on return, to the level of `durability`.
+
+        Once begun it is seen through, also when canceled.
+
+        Args:
+            call: must not return None.
+            folder: an absolute path.
+            part: gives the file whose bytes have to be durable as well.
+
+        Raises:
+            FileFault: a sync failed: nothing may be relied on. And whatever `call` raises.
+        """
+        if self._syncs:
+            with anyio.CancelScope(shield=True):
+                job = _Job(call, folder, part)
+                await self._join(job)
+                return job.result()
+        return await self.brief(call)
+
+    async def brief(self, call: Callable[[], T]) -> T:
+        """Make a blocking call of some microseconds that makes nothing durable."""
+        if not self._workers.threaded or perf_counter() < self._inline_from:
+            with anyio.CancelScope(shield=True):
+                return await self._workers.run(call, self._several)
+        began = perf_counter()
+        try:
+            return call()
+        finally:
+            ended = perf_counter()
+            self._average += (ended - began - self._average) * _WEIGHT
+            if self._average > STALL:
+                self._average, self._inline_from = STALL / 2, ended + RESPITE
+
+    async def _join(self, job: _Job[T]) -> None:
+        self._waiting.append(job)  # type: ignore[arg-type]  # a round does not look at results
+        if self._busy:
+            await job.turn.wait()
+            if not job.leads:
+                return
+        else:
+            self._busy = True
+            await anyio.lowlevel.checkpoint()  # so that all who are ready come into the round
+        await self._lead()
+
+    async def _lead(self) -> None:
+        jobs, self._waiting = self._waiting, []
+        try:
+            await self._workers.run(lambda: self._round(jobs), self._limiter)
+        except Exception as error:  # noqa: BLE001  # there was no thread: each job raises it again
+            _fail([job for job in jobs if job.outcome is None], error)
+        finally:
+            for job in jobs:
+                job.leads = False
+                job.turn.set()
+            if self._waiting:
+                self._waiting[0].leads = True
+                self._waiting[0].turn.set()
+            else:
+                self._busy = False
+
+    # Of the thread
+
+    def _round(self, jobs: Sequence[_Job[object]]) -> None:
+        for job in jobs:
+            job.attempt()
+        self._sync_bytes([(job, part) for job in jobs if (part := job.part) is not None])
+        for folder in dict.fromkeys(job.folder for job in jobs if not job.failed):
+            try:
+                with guarded(folder, gone=FaultKind.FILE_NOT_FOUND):
+                    self._disk.fsync_folder(folder)
+            except FileFault as fault:
+                _fail([job for job in jobs if job.folder == folder], fault)
+
+    def _sync_bytes(self, jobs: Sequence[tuple[_Job[object], PartFile]]) -> None:
+        systems: dict[int, list[tuple[_Job[object], PartFile]]] = {}
+        for job, part in jobs:
+            systems.setdefault(part.identity.device, []).append((job, part))
+        for some in systems.values():
+            if len(some) < TOGETHER or not self._sync_system(some):
+                for job, part in some:
+                    try:
+                        part.flush()
+                    except FileFault as fault:
+                        _fail([job], fault)
+
+    def _sync_system(self, jobs: Sequence[tuple[_Job[object], PartFile]]) -> bool:
+        """Sync the file system that all of them are on; whether that is possible."""
+        part = jobs[0][1]
+        try:
+            with guarded(part.path):
+                part.flush_system()
+        except FileFault as fault:
+            if isinstance(fault.__cause__, OSError) and lacks(fault.__cause__):
+                return False
+            _fail([job for job, _ in jobs], fault)
+        return True
+
+
+def _fail(jobs: Sequence[_Job[object]], error: Exception) -> None:
+    for job in jobs:
+        if not job.failed:
+            job.outcome = error

@@ -1,0 +1,306 @@
+"""Small downloads: one request, one write and one rename, in one go.
+
+A content of which nothing is known yet is asked for here. Is it small and comes whole with the first reply,
+its bytes are kept in memory until all have come, then written, hashed and reported at once: one append tells
+that it was started, stored and is to be published. The part file stays open and locked until then, and the
+operation goes on as the one that publishes. Anything else is handed over, with the reply in hand, to a
+`FetchOperation`, which can do all.
+"""
+# ruff: noqa: PTH120  # paths are the user's, byte for byte; pathlib would rewrite them
+
+import os
+import sys
+from contextlib import suppress
+from types import TracebackType
+
+import anyio
+from blake3 import blake3
+
+from meowcat.core.events import PublishIntended
+from meowcat.core.http_rules import Asked, Empty, Partial, Verdict, Whole, Wrong
+from meowcat.core.messages import Faulted, Flushed, Probed, Published, PublishFailed
+from meowcat.core.pieces import DEFAULT_PIECE, Grid, choose_piece_size
+from meowcat.core.state import TaskState
+from meowcat.core.transfers import Download
+from meowcat.core.values import Checksum, Fault, FaultKind
+from meowcat.core.wanted import AnyOperation, Fetch, Publish
+from meowcat.protocols.contract import Answer, Asking, DownloadProtocol, Refused
+from meowcat.transfer.board import FIRST_BYTES, FIRST_PIECES
+from meowcat.transfer.context import Errand, World
+from meowcat.transfer.digests import new
+from meowcat.transfer.disk import FileFault
+from meowcat.transfer.fetch import READ, FetchOperation
+from meowcat.transfer.files import PartFile, check_target
+from meowcat.transfer.publish import rename_part
+from meowcat.transfer.rounds import Rounds
+from meowcat.transport.contract import TransportFault
+
+__all__ = ["SMALL", "SmallDownload", "is_fresh"]
+
+SMALL = 256 * 1024
+"""Bytes of a content that is held in memory as a whole."""
+
+
+def is_fresh(errand: Errand, protocol: DownloadProtocol) -> bool:
+    """Whether nothing is known of the content, and nothing keeps it from being read in one go."""
+    task = errand.task
+    known = task.generation is not None or task.file is not None or bool(task.stored)
+    return not known and not protocol.looks_first and errand.throttle.rate is None
+
+
+class SmallDownload:
+    """`wanted.Fetch` of an unknown content, and the `wanted.Publish` that follows; see `context.Running`."""
+
+    def __init__(
+        self, world: World, rounds: Rounds, errand: Errand, operation: Fetch, protocol: DownloadProtocol
+    ) -> None:
+        task = errand.task
+        assert isinstance(task.request, Download)  # noqa: S101  # only downloads are fetched
+        self._world = world
+        self._rounds = rounds
+        self._errand = errand
+        self._operation = operation
+        self._protocol = protocol
+        self._request: Download = task.request
+        self._task = task
+        self._hold = False
+        self._large: FetchOperation | None = None
+        self._part: PartFile | None = None
+        self._size = 0
+        self._reported = False
+        self._publishing = False
+        self._moved = anyio.Event()
+        self._over = False
+
+    # Of the runtime
+
+    def update(self, task: TaskState, *, hold: bool) -> None:
+        self._task, self._hold = task, hold
+        if self._large is not None:
+            self._large.update(task, hold=hold)
+
+    def goes_on_as(self, operation: AnyOperation) -> bool:
+        """Whether it does this operation as well, and is about to."""
+        if self._reported and isinstance(operation, Publish):
+            self._publishing = operation.restarts == self._operation.restarts
+            self._moved.set()
+        return self._publishing
+
+    @property
+    def quiet(self) -> bool:
+        return self._over if self._large is None else self._large.quiet
+
+    async def run(self) -> None:
+        try:
+            await self._fetch()
+            if self._reported:
+                await self._moved.wait()
+                await self._publish()
+        except (TransportFault, Refused, FileFault) as failure:
+            run, restarts = self._operation.run, self._operation.restarts
+            self._errand.report(Faulted(run=run, restarts=restarts, fault=failure.fault))
+        finally:
+            if self._part is not None:
+                self._part.close()
+            self._over = True
+
+    # Fetching
+
+    async def _fetch(self) -> None:
+        disk, request = self._world.disk, self._request
+        await self._rounds.brief(lambda: check_target(disk, request.to, request.overwrite) or True)
+        first = _First(self._protocol, self._first())
+        await self._world.budget.acquire()
+        bound = True
+        try:
+            answer = await first.enter()
+            if isinstance(answer.verdict, Wrong):
+                raise Refused(answer.verdict.fault)
+            size = size_of(answer.verdict)
+            if size is not None:
+                await self._take(answer, size)
+                return
+            self._world.budget.release()
+            bound = False
+            self._large = FetchOperation(self._world, self._errand, self._operation, first)
+            self._large.update(self._task, hold=self._hold)
+            await self._large.run()
+        finally:
+            if bound:
+                self._world.budget.release()
+            await first.leave()
+
+    def _first(self) -> Asked:
+        """What a `FetchOperation` asks for first."""
+        piece = self._request.piece_size or DEFAULT_PIECE
+        return Asked(0, min(FIRST_PIECES * piece, FIRST_BYTES), None)
+
+    async def _take(self, answer: Answer, size: int) -> None:
+        """Take a small content to the disk, and report it."""
+        await self._world.budget.take(size)
+        try:
+            content = await read_whole(answer, size)
+            check_body(answer, content)
+            await self._store(content)
+        finally:
+            self._world.budget.give(size)
+        assert self._part is not None  # noqa: S101  # stored
+        self._size = size
+        generation = answer.verdict.generation  # type: ignore[union-attr]  # a verdict that has a size has one
+        piece = choose_piece_size(size, self._request.piece_size)
+        count = Grid(size, piece).count
+        digests = b"".join(
+            blake3(content[piece * index : piece * (index + 1)]).digest() for index in range(count)
+        )
+        run, restarts = self._operation.run, self._operation.restarts
+        # Together, so that one append has both.
+        self._errand.report(Probed(run=run, restarts=restarts, generation=generation))
+        self._errand.report(
+            Flushed(
+                run=run,
+                restarts=restarts,
+                pieces=((0, count),) if count else (),
+                digests=digests,
+                file=self._part.identity,
+                size=0 if isinstance(answer.verdict, Empty) else None,
+            )
+        )
+        self._reported = True
+
+    async def _store(self, content: bytes | memoryview) -> None:
+        world, to = self._world, self._request.to
+
+        def store() -> PartFile:
+            self._part = PartFile.store(world.disk, to, self._task.id, world.durability, content)
+            return self._part
+
+        try:
+            await self._rounds.do(store, os.path.dirname(to), lambda part: part)
+        except FileFault:
+            if self._part is not None:  # it could not be made durable, so nothing of it counts
+                with suppress(FileFault):
+                    await self._rounds.brief(self._part.remove)
+            raise
+
+    # Publishing
+
+    async def _publish(self) -> None:
+        """The intent is durable."""
+        intent, part, request = self._task.intent, self._part, self._request
+        assert isinstance(intent, PublishIntended)  # noqa: S101  # publishing is wanted because of it
+        assert part is not None  # noqa: S101  # stored
+
+        def rename() -> bool:
+            rename_part(self._world.disk, part, request.to, self._size, request.overwrite)
+            part.close()
+            return True
+
+        try:
+            await self._rounds.do(rename, os.path.dirname(request.to))
+        except FileFault as failure:
+            self._errand.report(PublishFailed(fault=failure.fault))
+        else:
+            self._errand.report(Published())
+
+
+class _First(DownloadProtocol):
+    """A protocol whose first question is asked already, for whoever asks the same."""
+
+    tag = ""
+
+    def __init__(self, protocol: DownloadProtocol, asked: Asked) -> None:
+        super().__init__(protocol.job, protocol.tools)
+        self._protocol = protocol
+        self._asked = asked
+        self._asking: Asking | None = protocol.ask(asked)
+        self._answer: Answer
+
+    async def enter(self) -> Answer:
+        assert self._asking is not None  # noqa: S101  # entered once
+        try:
+            self._answer = await self._asking.__aenter__()
+        except BaseException:  # raised again: what was not entered is not left
+            self._asking = None
+            raise
+        return self._answer
+
+    async def leave(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            await asking.__aexit__(*sys.exc_info())
+
+    @property
+    def looks_first(self) -> bool:
+        return self._protocol.looks_first
+
+    def look(self) -> Asking:
+        return self._protocol.look()
+
+    def ask(self, asked: Asked) -> Asking:
+        if self._asking is None or asked != self._asked:
+            return self._protocol.ask(asked)
+        asking, self._asking = self._asking, None
+        return _Entered(asking, self._answer)
+
+
+class _Entered:
+    """An asking whose answer has come."""
+
+    def __init__(self, asking: Asking, answer: Answer) -> None:
+        self._asking = asking
+        self._answer = answer
+
+    async def __aenter__(self) -> Answer:
+        return self._answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._asking.__aexit__(kind, error, trace)
+
+
+def size_of(verdict: Verdict) -> int | None:
+    """The size of a content that is small and comes whole; None where it is not, or that is not certain."""
+    if isinstance(verdict, Empty):
+        return 0
+    if isinstance(verdict, Whole):
+        size = verdict.length
+    elif isinstance(verdict, Partial) and verdict.start == 0 and verdict.stop == verdict.generation.size:
+        size = verdict.stop
+    else:
+        return None
+    return size if size is not None and size <= SMALL else None
+
+
+async def read_whole(answer: Answer, size: int) -> bytes | memoryview:
+    """The body of `size` bytes.
+
+    Raises:
+        Refused: it has more or fewer. TransportFault: it broke off.
+    """
+    chunks, came = [], 0
+    while size and (chunk := await answer.read(READ)):
+        chunks.append(chunk)
+        came += len(chunk)
+        if came > size:
+            raise Refused(Fault(kind=FaultKind.REPLY, detail=f"more bytes than the {size} that its head says"))
+    if came < size:
+        detail = f"the body ended at byte {came}; its head says {size}"
+        raise Refused(Fault(kind=FaultKind.DISCONNECTED, detail=detail))
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def check_body(answer: Answer, content: bytes | memoryview) -> None:
+    """Compare a part's own digest; that of a whole is compared with the file.
+
+    Raises:
+        Refused: it has another one.
+    """
+    digest = answer.digest if isinstance(answer.verdict, Partial) else None
+    if digest is None:
+        return
+    hasher = new(digest.algorithm)
+    hasher.update(content)
+    if Checksum(digest.algorithm, hasher.hexdigest()) != digest:
+        detail = f"the body from the server has not the {digest.algorithm} that its head says"
+        raise Refused(Fault(kind=FaultKind.CHECKSUM, detail=detail))
