@@ -41,6 +41,9 @@ def _refuse(code: Code, detail: str) -> Decision:
     return Decision(refusal=Refusal(code, detail))
 
 
+_TRUTHS = (msg.Flushed, msg.Proved, msg.Confirmed)
+
+
 def _current(task: TaskState, report: msg.Report) -> bool:
     """Whether a report belongs to what the task is about now.
 
@@ -50,7 +53,7 @@ def _current(task: TaskState, report: msg.Report) -> bool:
     """
     if (report.run, report.restarts) != (task.run, task.restarts) or task.intent is not None:
         return False
-    if isinstance(report, msg.Flushed | msg.Proved | msg.Confirmed):
+    if isinstance(report, _TRUTHS):
         # Without its generation (the head came after a pause, and was dropped) a piece could be of any.
         return task.state not in ENDED and task.generation is not None
     return task.state in ACTIVE

@@ -86,6 +86,9 @@ def expected_digests(task: TaskState) -> tuple[Checksum, ...]:
 def digest_algorithms(task: TaskState) -> tuple[str, ...]:
     """What to compute over the whole: to compare with what is expected, and because it was asked for."""
     assert isinstance(task.request, Download)  # noqa: S101  # as above
+    offered = task.generation is not None and task.generation.digests
+    if not (task.request.checksum or task.request.digest or offered):
+        return ()  # as of most
     expected = [each.algorithm for each in expected_digests(task)]
     asked = [task.request.digest] if task.request.digest else []
     return tuple(dict.fromkeys((*expected, *asked)))

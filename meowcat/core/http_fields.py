@@ -19,6 +19,16 @@ from meowcat.core.values import Checksum
 Headers = Sequence[tuple[str, str]]
 
 
+class Fields(list[tuple[str, str]]):
+    """Header fields of one reply, of which many are asked for: found without a look at each."""
+
+    def __init__(self, headers: Headers) -> None:
+        super().__init__(headers)
+        self.found: dict[str, list[str]] = {}
+        for field, value in headers:
+            self.found.setdefault(field.lower(), []).append(value.strip(" \t"))
+
+
 class FieldError(ValueError):
     """A field that breaks its grammar, or contradicts its repetition."""
 
@@ -27,7 +37,7 @@ class RangeFieldError(FieldError):
     """A Content-Range that gives the body no place."""
 
 
-class ContentRange(Struct, frozen=True):
+class ContentRange(Struct, frozen=True, gc=False):
     """A satisfied Content-Range (RFC 9110 14.4): bytes `start` up to `stop` of `total`; None for `*`."""
 
     start: int
@@ -46,12 +56,15 @@ _ENTITY_TAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\U0010ffff]*"')
 _BYTE_SEQUENCE = re.compile(r"([a-z*][a-z0-9_.*-]*)[ \t]*=[ \t]*:([A-Za-z0-9+/=]*):")
 _INSTANCE_DIGEST = re.compile(r"([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)")
 _STRONG_AGE_MS = 60_000
+_FEW_DIGITS = len(str(MAX_SIZE))
 _DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5": "md5", "crc32c": "crc32c"}
 """Keys of the IANA registries "Hash Algorithms for HTTP Digest Fields" and "HTTP Digest Algorithm Values"."""
 
 
 def values(headers: Headers, name: str) -> list[str]:
     """The values of all lines called `name`, in order."""
+    if isinstance(headers, Fields):
+        return headers.found.get(name, [])
     return [value.strip(" \t") for field, value in headers if field.lower() == name]
 
 
@@ -60,20 +73,29 @@ def agreed(headers: Headers, name: str) -> str | None:
 
     A validator that a reply gives twice with different values validates nothing.
     """
-    found = set(values(headers, name))
-    return (found.pop() or None) if len(found) == 1 else None
+    found = values(headers, name)
+    if len(found) > 1:
+        found = list(set(found))
+    return (found[0] or None) if len(found) == 1 else None
 
 
 def tokens(headers: Headers, name: str) -> list[str]:
     """The members of a comma-separated list of tokens, in lower case, from all lines."""
-    members = (member.strip(" \t").lower() for value in values(headers, name) for member in value.split(","))
+    found = values(headers, name)
+    if not found:
+        return []
+    members = (member.strip(" \t").lower() for value in found for member in value.split(","))
     return [member for member in members if member]
 
 
 def number(text: str) -> int | None:
     """A decimal of plain digits from 0 to 2^63-1; None for anything else."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text) < _FEW_DIGITS:
+        return int(text)
     digits = text.lstrip("0") or "0"
-    if not (text.isascii() and text.isdigit()) or len(digits) > len(str(MAX_SIZE)):
+    if len(digits) > len(str(MAX_SIZE)):  # int() takes quadratic time
         return None
     return int(digits) if int(digits) <= MAX_SIZE else None
 
@@ -89,6 +111,9 @@ def content_length(headers: Headers) -> int | None:
     """
     if values(headers, "transfer-encoding"):
         return None
+    said_once = values(headers, "content-length")
+    if len(said_once) == 1 and (length := number(said_once[0])) is not None:
+        return length
     lengths = {number(member) for member in _members(headers, "content-length")}
     if len(lengths) > 1 or None in lengths:
         said = ", ".join(values(headers, "content-length"))[:60]
@@ -112,20 +137,21 @@ def content_range(headers: Headers) -> ContentRange | Unsatisfied | None:
         raise RangeFieldError(
             f"content-range {said!r}: expected one 'bytes FIRST-LAST/TOTAL' or 'bytes */TOTAL'"
         )
-    first, last, complete, unsatisfied = (number(part) if part else None for part in match.groups())
-    if match[4]:
+    first, last, complete, unsatisfied = match.groups()
+    if unsatisfied:
         return Unsatisfied(_inside(unsatisfied, text))
     start, stop = _inside(first, text), _inside(last, text) + 1
-    total = None if match[3] == "*" else _inside(complete, text)
+    total = None if complete == "*" else _inside(complete, text)
     if start >= stop or stop > (MAX_SIZE if total is None else total):
         raise RangeFieldError(f"content-range {text!r}: the range does not lie inside its own total")
     return ContentRange(start, stop, total)
 
 
-def _inside(number: int | None, text: str) -> int:
-    if number is None:
+def _inside(digits: str, text: str) -> int:
+    found = number(digits)
+    if found is None:
         raise RangeFieldError(f"content-range {text[:80]!r}: expected numbers up to 2^63-1")
-    return number
+    return found
 
 
 def content_codings(headers: Headers) -> list[str]:
@@ -159,6 +185,8 @@ def dictionary_digests(headers: Headers, name: str) -> dict[str, Checksum]:
 
     Members that can't be read, or whose algorithm is unknown, are left out: a digest is an offer.
     """
+    if not values(headers, name):
+        return {}
     found = (_BYTE_SEQUENCE.match(member) for member in _members(headers, name))
     return _by_algorithm((match[1], match[2]) for match in found if match)
 
@@ -171,7 +199,8 @@ def instance_digests(headers: Headers) -> dict[str, Checksum]:
 
 def body_md5(headers: Headers) -> dict[str, Checksum]:
     """Content-MD5 (RFC 1864): of the body that it stands on, be it a part or the whole."""
-    return _by_algorithm(("md5", value) for value in values(headers, "content-md5"))
+    found = values(headers, "content-md5")
+    return _by_algorithm(("md5", value) for value in found) if found else {}
 
 
 def _members(headers: Headers, name: str) -> list[str]:

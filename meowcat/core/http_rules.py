@@ -45,7 +45,7 @@ LARGE: Final = 1 << 20
 """Bytes of a content whose replies are worth a thread each."""
 
 
-class Asked(Struct, frozen=True):
+class Asked(Struct, frozen=True, gc=False):
     """What a request asked for."""
 
     start: int
@@ -66,7 +66,7 @@ class Asked(Struct, frozen=True):
         return self.pinned is not None and self.stop is not None and (self.pinned.size or 0) >= LARGE
 
 
-class Partial(Struct, frozen=True, tag="partial"):
+class Partial(Struct, frozen=True, gc=False, tag="partial"):
     """The body is bytes `start` up to `stop` of the content, and of the pinned generation."""
 
     generation: Generation
@@ -74,7 +74,7 @@ class Partial(Struct, frozen=True, tag="partial"):
     stop: int
 
 
-class Whole(Struct, frozen=True, tag="whole"):
+class Whole(Struct, frozen=True, gc=False, tag="whole"):
     """The body is the whole content from byte 0; `length` is None where only its end will tell.
 
     Where something else was asked for, the server did not look at Range: the body may be used from 0, or
@@ -85,7 +85,7 @@ class Whole(Struct, frozen=True, tag="whole"):
     length: int | None
 
 
-class Empty(Struct, frozen=True, tag="empty"):
+class Empty(Struct, frozen=True, gc=False, tag="empty"):
     """The content has no bytes at all."""
 
     generation: Generation

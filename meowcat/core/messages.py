@@ -13,7 +13,7 @@ from meowcat.core.transfers import Request
 from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, SourceIdentity, TaskId
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """The base of all messages."""
 
 

@@ -161,7 +161,7 @@ def _check_run(start: int, stop: int) -> None:
         raise InvalidArgument(f"run ({start}, {stop}): expected 0 <= start <= stop")
 
 
-class Grid(Struct, frozen=True):
+class Grid(Struct, frozen=True, gc=False):
     """A content of `size` bytes cut into pieces of `piece` bytes, the last of which may be shorter."""
 
     size: int

@@ -26,7 +26,7 @@ _PORTS = {"http": 80, "https": 443}
 _LEGAL = "!#$%&'()*+,/:;=?@[]~"
 
 
-class Hop(Struct, frozen=True):
+class Hop(Struct, frozen=True, gc=False):
     """The next request of a redirected one."""
 
     url: str

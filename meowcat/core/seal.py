@@ -75,7 +75,7 @@ def seal(request: Transfer) -> tuple[Transfer, Secrets]:
 
 def missing(needs: tuple[str, ...], secrets: Secrets | None) -> tuple[str, ...]:
     """Those of a request's `needs` that `secrets` does not have: what is to be supplied."""
-    if secrets is None:
+    if secrets is None or not needs:
         return needs
     known = {_need(name) for name in secrets.headers}
     known |= {"url"} if secrets.url else set()
@@ -100,7 +100,9 @@ def unseal(request: Request, secrets: Secrets | None) -> tuple[str, dict[str, st
     Raises:
         InvalidArgument: something that the request needs is not there; the message names it.
     """
-    names = missing(tuple(each for each in request.needs if each not in registered(request.needs)), secrets)
+    names = request.needs and missing(
+        tuple(each for each in request.needs if each not in registered(request.needs)), secrets
+    )
     if names:
         raise InvalidArgument(
             f"{', '.join(names)}: never stored, and not supplied since; supply what is named"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -105,7 +106,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
         """The grid of pieces, once the size is known and what a piece is."""
         if self.generation is None or self.generation.size is None or not self.piece_size:
             return None
-        return Grid(self.generation.size, self.piece_size)
+        return _grid(self.generation.size, self.piece_size)
 
     @property
     def covered(self) -> bool:
@@ -178,7 +179,11 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def open(self) -> bool:
         """Whether there is, or may be, work left: what an opening loads. A Failed task can be retried."""
-        return self.state not in (State.COMPLETE, State.CANCELED) or self.owes
+        return self.state not in _ENDS or self.owes
+
+
+_ENDS = (State.COMPLETE, State.CANCELED)
+_grid = lru_cache(1024)(Grid)  # asked for several times at each step, and made with a check
 
 
 Fields = dict[str, Any]

@@ -21,7 +21,7 @@ class Refusal(Struct, frozen=True):
     detail: str
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     events: tuple[ev.Event, ...] = ()
     refusal: Refusal | None = None
     tasks: tuple[TaskState, ...] = ()

@@ -26,7 +26,7 @@ Position = NewType("Position", int)
 """A record's place in its journal: 1 for the first; 0 means "before the first"."""
 
 
-class Instant(Struct, frozen=True):
+class Instant(Struct, frozen=True, gc=False):
     """Now, as the world hands it to the core, together with the only randomness the core ever sees."""
 
     at: int
@@ -118,7 +118,7 @@ class Fault(Struct, frozen=True, kw_only=True):
         return _CODES[self.kind]
 
 
-class FileIdentity(Struct, frozen=True):
+class FileIdentity(Struct, frozen=True, gc=False):
     """Which file a path led to: proof that a rename did happen, or that somebody replaced the file."""
 
     device: int
@@ -142,7 +142,7 @@ class SourceIdentity(Struct, frozen=True, kw_only=True):
     upload goes by keeps this for ever: it can be judged at the time of the look alone."""
 
 
-class Checksum(Struct, frozen=True):
+class Checksum(Struct, frozen=True, gc=False):
     """A digest of a whole content: `algorithm` in lower case (`sha256`), `hex` in lower case."""
 
     algorithm: str
@@ -152,7 +152,7 @@ class Checksum(Struct, frozen=True):
         return f"{self.algorithm}:{self.hex}"
 
 
-class Generation(Struct, frozen=True, kw_only=True):
+class Generation(Struct, frozen=True, kw_only=True, gc=False):
     """One version of a remote content, pinned by what the server said of it in the first reply."""
 
     size: int | None

@@ -10,7 +10,7 @@ from meowcat.core.machine import ACTIVE, State
 from meowcat.core.state import Phase, TaskState
 
 
-class Operation(Struct, frozen=True):
+class Operation(Struct, frozen=True, gc=False):
     """The base: equal operations are the same operation."""
 
     run: int
@@ -29,7 +29,7 @@ class Send(Operation, frozen=True, tag="send"):
     """Byte work: have a session opened, and bring to the server what it has not got."""
 
 
-class Settling(Struct, frozen=True):
+class Settling(Struct, frozen=True, gc=False):
     """The base of what needs no slot and is wanted whatever the state."""
 
 
@@ -58,7 +58,7 @@ class Abort(Settling, frozen=True, tag="abort"):
 AnyOperation = Fetch | Verify | Send | Publish | Discard | Commit | Abort
 
 
-class Wanted(Struct, frozen=True):
+class Wanted(Struct, frozen=True, gc=False):
     operation: AnyOperation
     hold: bool = False
     """A delay is under way: what runs may go on, and nothing new may start."""

@@ -5,6 +5,7 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
+from meowcat.core.http_fields import Fields
 from meowcat.core.http_rules import (
     Asked,
     Verdict,
@@ -57,6 +58,9 @@ class HttpRange(DownloadProtocol):
 
     def _completed(self, asked: Asked) -> Asked:
         """With what the request says of the content."""
+        request = self._request
+        if request.total_size is None and not request.keep_encoding:
+            return asked
         return replace(asked, total=self._request.total_size, keep_encoding=self._request.keep_encoding)
 
     def _headers(self, asked: Asked) -> dict[str, str]:
@@ -92,12 +96,13 @@ class HttpAnswer:
 
     def __init__(self, reply: HttpReply, asked: Asked, now_ms: int) -> None:
         self._reply = reply
-        self._framed = any(name.lower() == "content-length" for name, _ in reply.headers)
-        self.verdict: Verdict = judge(asked, reply.status, reply.headers, now_ms)
+        self._fields = Fields(reply.headers)
+        self._framed = "content-length" in self._fields.found
+        self.verdict: Verdict = judge(asked, reply.status, self._fields, now_ms)
 
     @property
     def digest(self) -> Checksum | None:
-        offered = {each.algorithm: each for each in content_digests(self._reply.headers)}
+        offered = {each.algorithm: each for each in content_digests(self._fields)}
         return next((offered[name] for name in _PREFERRED if name in offered), None)
 
     async def read(self, size: int) -> Chunk:

@@ -1,9 +1,10 @@
 """The loop of all actors: take a message, decide, append, evolve, publish, reconcile.
 
 Each turn steps every actor that has a message by one, and appends all that happened in one batch: group
-commit without a second queue. What one operation has reported in a row is one step, since nobody could come
-between. Nothing is answered, published or started before its events are durable. A rejected append leaves every message at the head of its mailbox; an uncertain one is resolved by
-reading what is stored before anything else happens.
+commit without a second queue. What one operation has reported in a row is one step: nobody could have come
+between. Nothing is answered, published or started before its events are durable. A rejected append leaves
+every message at the head of its mailbox; an uncertain one is resolved by reading what is stored before
+anything else happens.
 """
 
 import logging
@@ -36,6 +37,7 @@ from meowcat.journal.contract import Entry
 from meowcat.journal.writer import Writer
 from meowcat.runtime.actor import Actor, Answer, Envelope, Live, as_error
 from meowcat.runtime.world import Clock
+from meowcat.transfer.signal import Signal
 
 log = logging.getLogger("meowcat.journal")
 
@@ -45,8 +47,9 @@ REFUSED_PAUSE = (0.1, 5.0)
 Applied = Callable[[Actor, Sequence[Event], Answer | None], None]
 
 
-RESTED = 1024
-"""States that are remembered of tasks that have no actor now: a command soon after needs no reading."""
+RESTED = 8192
+"""States that are remembered of tasks that have no actor now: a command soon after, or a new task's slot,
+needs no reading. As a rule each has less than a kilobyte."""
 
 
 class LoadTasks(Protocol):
@@ -72,8 +75,8 @@ class _Step:
 def entries_of(
     task: TaskState | None, events: Sequence[Event], at: int, folded: Sequence[TaskState] = ()
 ) -> tuple[list[Entry], TaskState]:
-    """The journal entries of events that follow on `task`, and the task after them; `folded` is the task after
-    each of them, where whoever decided has it."""
+    """The journal entries of events that follow on `task`, and the task after them. `folded` is the task
+    after each of them, where whoever decided has it."""
     entries = []
     for number, event in enumerate(events):
         task = folded[number] if folded else evolve(task, event)
@@ -86,8 +89,9 @@ def entries_of(
 class Dispatcher:
     """Steps the actors.
 
-    `load` reads a task from the journal, `applied` is told of each message that was dealt with, and `accepts`
-    that the journal takes records again after it had refused some, and `lost` that it never will.
+    `load` reads a task from the journal, `applied` is told of each message that was dealt with, `turned` when
+    that was all for now, `accepts` that the journal takes records again after it had refused some, and `lost`
+    that it never will.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Dispatcher:
         max_record: int,
         load: LoadTasks,
         applied: Applied,
+        turned: Callable[[], None],
         accepts: Callable[[], None],
         lost: Callable[[MeowcatError], None],
     ) -> None:
@@ -105,12 +110,13 @@ class Dispatcher:
         self._max_record = max_record
         self._load = load
         self._applied = applied
+        self._turned = turned
         self._accepts = accepts
         self._lost = lost
         self.actors: dict[TaskId, Actor] = {}
         self._rested: OrderedDict[TaskId, TaskState] = OrderedDict()
         self._ready: deque[Actor] = deque()
-        self._wake = anyio.Event()
+        self._wake = Signal()
         self._refusals = 0
         self.refusal = ""
         """Why the journal takes no records now."""
@@ -144,6 +150,11 @@ class Dispatcher:
         self._rested.pop(task.id, None)
         return actor
 
+    def rest(self, task: TaskState) -> None:
+        """Remember the state of a new task, which may get its slot soon, as long as there is room."""
+        if len(self._rested) < RESTED:
+            self._rested[task.id] = task
+
     def state_of(self, task: TaskId) -> TaskState | None:
         """The task's newest state where it is in memory."""
         actor = self.actors.get(task)
@@ -171,13 +182,14 @@ class Dispatcher:
         if not actor.ready:
             actor.ready = True
             self._ready.append(actor)
-            self._wake.set()
+            if len(self._ready) == 1:
+                self._wake.set()
 
     async def run(self) -> None:
         """Turn until canceled or broken."""
         while self.broken is None:
             if not self._ready:
-                self._wake = anyio.Event()
+                self._wake = Signal()
                 await self._wake.wait()
             await self._turn()
 
@@ -189,9 +201,11 @@ class Dispatcher:
         if unknown:
             failed = await self._load_all(unknown)
             ready = [actor for actor in ready if actor.id not in failed]
-        steps = [step for actor in ready if (step := self._consider(actor)) is not None]
+        now = self._clock.now()
+        steps = [step for actor in ready if (step := self._consider(actor, now)) is not None]
         if steps:
             await self._commit(steps)
+        self._turned()
 
     async def _load_all(self, actors: Sequence[Actor]) -> set[TaskId]:
         """Read the states of actors, all with one call. Returns those that have none to work with now."""
@@ -224,13 +238,12 @@ class Dispatcher:
                 answer.refuse(error)
         self.dismiss(actor)
 
-    def _consider(self, actor: Actor) -> _Step | None:
+    def _consider(self, actor: Actor, now: Instant) -> _Step | None:
         """Decide on the first message; what makes no event is answered at once."""
         envelope = actor.mailbox[0]
         if envelope.stale:
             self._done(actor, ())
             return None
-        now = self._clock.now()
         try:
             decision = decide(actor.task, envelope.message, now)
         except Exception as defect:  # a defect in a rule must not end the loop of all other tasks
@@ -250,7 +263,7 @@ class Dispatcher:
         return None
 
     def _fit(self, entries: Sequence[Entry]) -> bool:
-        return all(len(entry.body) <= self._max_record for entry in entries)
+        return max([len(entry.body) for entry in entries]) <= self._max_record
 
     def _with_more(self, step: _Step, source: Live, now: Instant) -> _Step:
         """With what the same operation has reported behind it, as far as all of it makes events."""

@@ -47,13 +47,17 @@ class Budget:
     """Bounds over all tasks: requests under way, and bytes of bodies in memory."""
 
     def __init__(self, requests: int, memory: int) -> None:
-        self._requests = anyio.Semaphore(requests, max_value=requests)
+        self._requests = anyio.Semaphore(requests, max_value=requests, fast_acquire=True)
         self._memory = memory
         self._free = memory
-        self._freed = anyio.Event()
+        self._freed: anyio.Event | None = None
+        """Made by the first who waits."""
 
     async def acquire(self) -> None:
-        await self._requests.acquire()
+        try:
+            self._requests.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._requests.acquire()
 
     def release(self) -> None:
         self._requests.release()
@@ -62,6 +66,7 @@ class Budget:
         """Wait for room for `size` bytes; what is larger than the whole budget waits for all of it."""
         size = min(size, self._memory)
         while self._free < size:
+            self._freed = self._freed or anyio.Event()
             await self._freed.wait()
         self._free -= size
 
@@ -74,5 +79,6 @@ class Budget:
 
     def give(self, size: int) -> None:
         self._free = min(self._memory, self._free + size)
-        self._freed.set()
-        self._freed = anyio.Event()
+        freed, self._freed = self._freed, None
+        if freed is not None:
+            freed.set()

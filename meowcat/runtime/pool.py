@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.abc import TaskGroup
 
+from meowcat.transfer.signal import Signal
+
 IDLE = 64
 """Coroutines that are kept for later while there is nothing to do."""
 
@@ -15,7 +17,7 @@ class _Idle:
     __slots__ = ("called", "job")
 
     def __init__(self) -> None:
-        self.called = anyio.Event()
+        self.called = Signal()
         self.job: Callable[[], Awaitable[None]] | None = None
 
 

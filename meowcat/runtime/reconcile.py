@@ -48,6 +48,10 @@ log = logging.getLogger("meowcat.task")
 ANSWER_WITHIN = 0.15
 """Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
 
+_ANSWERS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent})
+"""Events that a host's answer leads to."""
+_OF_HOSTS = _ANSWERS | {ev.AttemptFailed}
+
 Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
 """Makes an operation for a task; it runs when `run` is called."""
 
@@ -84,17 +88,18 @@ class Reconciler:
     def applied(self, actor: Actor, events: Sequence[ev.Event], answer: Answer | None) -> None:
         """A message of the actor was dealt with; its events are durable."""
         assert actor.task is not None  # noqa: S101  # the dispatcher loads before it decides
-        for event in events:
-            self._heed_host(actor.task, event)
+        kinds = {type(event) for event in events}
+        if not kinds.isdisjoint(_OF_HOSTS):
+            for event in events:
+                self._heed_host(actor.task, event)
         live = actor.live
-        if any(isinstance(event, ev.Supplied) for event in events):
+        if ev.Supplied in kinds:
             # Byte work begins again with what was supplied; what has ended since then, too, may have
             # failures in the mailbox that are of before.
             for each in (live, *(envelope.source for envelope in actor.mailbox)):
                 if each is not None:
                     each.scope.cancel()
         self.reconcile(actor)
-        self.grant()
         if answer is None:
             return
         if live is not None and live.scope.cancel_called and not live.over.is_set():
@@ -111,18 +116,18 @@ class Reconciler:
         """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
         if isinstance(event, ev.AttemptFailed) and event.delay is not None:
             if event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
-                host, until = host_of(task.request.url), self._clock.ticks() + event.delay
+                host, until = self._host(task), self._clock.ticks() + event.delay
                 self.scheduler.hold_host(host, until)
                 self._set_timer(until, TaskId(""), 0)
                 self._nudge(host)
-        elif isinstance(event, ev.Started | ev.Stored | ev.SessionOpened | ev.Sent):
-            host = host_of(task.request.url)
+        elif type(event) in _ANSWERS:
+            host = self._host(task)
             if self.scheduler.release_host(host, task.id, self._clock.ticks()):
                 self._nudge(host)
 
     def _nudge(self, host: str) -> None:
         for actor in tuple(self.dispatcher.actors.values()):
-            if actor.task is not None and host_of(actor.task.request.url) == host:
+            if actor.task is not None and self._host(actor.task) == host:
                 self.reconcile(actor)
         self.grant()
 
@@ -170,7 +175,11 @@ class Reconciler:
         return self.scheduler.holds_slot(task.id) and not self._must_hold(task, want)
 
     def _may_send(self, task: TaskState) -> bool:
-        return self.scheduler.may_send(task.id, host_of(task.request.url), self._clock.ticks())
+        return self.scheduler.may_send(task.id, self._host(task), self._clock.ticks())
+
+    def _host(self, task: TaskState) -> str:
+        row = self._registry.get(task.id)
+        return row.host if row is not None and row.url == task.request.url else host_of(task.request.url)
 
     def _claim_slot(self, actor: Actor, task: TaskState) -> None:
         if actor.live is not None and not isinstance(actor.live.operation, Settling):
@@ -240,9 +249,7 @@ class Reconciler:
 
     def _held(self, actor: Actor) -> bool:
         task = actor.task
-        return task is not None and (
-            task.wait is not None or self.scheduler.is_held(host_of(task.request.url))
-        )
+        return task is not None and (task.wait is not None or self.scheduler.is_held(self._host(task)))
 
     # Time
 

@@ -1,6 +1,6 @@
 """One small row of memory for each task that has not ended; everything else of it is in the journal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
@@ -48,6 +48,10 @@ class Registry:
     def __iter__(self) -> Iterator[Row]:
         return iter(tuple(self._rows.values()))
 
+    def any(self, of: Callable[[Row], bool]) -> bool:
+        """Whether there is a row of which `of`, which changes none, is true. Copies none of them."""
+        return any(map(of, self._rows.values()))
+
     def get(self, task: TaskId) -> Row | None:
         return self._rows.get(task)
 
@@ -78,7 +82,7 @@ class Registry:
         if row is None:
             row = self._add(task)
         row.state, row.needs, row.priority = task.state, task.request.needs, task.request.priority
-        if row.url is not task.request.url:
+        if row.url != task.request.url:
             row.url, row.host = task.request.url, host_of(task.request.url)
         row.waits = task.wait is not None
         row.helpless = task.wait is not None and task.wait.delay is None

@@ -62,6 +62,8 @@ log = logging.getLogger("meowcat.engine")
 CLOSE_WITHIN = 10.0
 """Seconds that a close waits for operations to end and to be recorded."""
 
+NO_SECRETS = Secrets()
+
 PAGE = 1000
 """Records read from the journal at once."""
 
@@ -147,6 +149,7 @@ class Runtime:
             self.journal.max_record,
             self.load_all,
             self._applied,
+            self.reconciler.grant,
             self.reconciler.journal_accepts,
             self.bus.fail,
         )
@@ -322,6 +325,7 @@ class Runtime:
             row = self.registry.note(task)
             self.bus.publish(task)
             if row is not None and wants_slot(task):
+                self.dispatcher.rest(task)
                 self.reconciler.scheduler.request(row.demand())
         self.reconciler.grant()
         return tasks
@@ -392,12 +396,13 @@ class Runtime:
             self.bus.publish(actor.task)
             if actor.task.state not in ACTIVE:
                 actor.feed = None
-            elif actor.feed is None:
-                actor.feed = self.bus.watch(actor.task)
+            elif actor.feed is None and actor.task.generation is not None and actor.task.intent is None:
+                actor.feed = self.bus.watch(actor.task)  # bytes are on their way
             if not actor.task.open:
                 self._forget(actor.id)
-            for event in events:
-                log.debug("task %s: %s", actor.id, type(event).__name__)
+            if log.isEnabledFor(logging.DEBUG):
+                for event in events:
+                    log.debug("task %s: %s", actor.id, type(event).__name__)
         else:
             self.bus.stir()  # who waits until nothing moves waits for messages that come to nothing, too
         self.reconciler.applied(actor, events, answer)
@@ -500,7 +505,7 @@ class Runtime:
     def _errand(self, task: TaskState, report: Callable[[msg.Message], None]) -> Errand:
         return Errand(
             task=task,
-            secrets=self.secrets.get(task.id, Secrets()),
+            secrets=self.secrets.get(task.id, NO_SECRETS),
             report=report,
             history=partial(self.events_of, task.id),
             throttle=Throttle(self._task_bucket(task), self._engine_bucket),
@@ -601,7 +606,7 @@ class Runtime:
 
     async def drained(self) -> None:
         """Wait until nothing can happen any more without help from outside."""
-        while any(self._moves(row) for row in self.registry):
+        while self.registry.any(self._moves):
             await self.bus.stirred()
 
     def _moves(self, row: Row) -> bool:

@@ -95,7 +95,7 @@ class SimulatedDisk:
     Args:
         seed: of all choices; the same calls with the same seed end the same.
         capacity: bytes.
-        without: operations that this file system has not: `rename_new`, `link`.
+        without: operations that this file system has not: `rename_new`, `link`, `sync_system`.
         short_writes: whether writes may take a part of the bytes only.
         power: of the machine that the disk is a part of; by default it has its own.
         leftovers: whether sectors that were allocated and not written may show another file's bytes, as where
@@ -337,9 +337,12 @@ class SimulatedDisk:
             raise
 
     def sync_system(self, fd: int) -> None:
+        supported = "sync_system" not in self.without
         try:
             with self.power.call("sync_system", fd):
                 self._file(fd)
+                if not supported:
+                    raise _error(errno.ENOSYS, str(fd))
                 for inode in self._inodes.values():
                     inode.sync()
                 for naming in self._unsynced_names:
@@ -347,7 +350,7 @@ class SimulatedDisk:
                 self._unsynced_names, self._unsynced_folders = [], []
                 self._free_unnamed()
         except OSError:
-            for inode in self._inodes.values():
+            for inode in self._inodes.values() if supported else ():
                 inode.unsynced.clear()
             raise
 

@@ -60,7 +60,7 @@ class FileFault(MeowcatError):
         self.code = self.fault.code  # type: ignore[misc]  # a class constant, narrowed per fault on purpose
 
 
-class FileStatus(Struct, frozen=True):
+class FileStatus(Struct, frozen=True, gc=False):
     """What the inode says."""
 
     identity: FileIdentity

@@ -17,7 +17,16 @@ from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
 from meowcat.transfer.disk import PART, Buffer, Disk, FileFault, FileStatus, guarded
 
-__all__ = ["Durability", "PartFile", "check_target", "let_go", "open_part", "part_path"]
+__all__ = [
+    "Durability",
+    "PartFile",
+    "check_folder",
+    "check_place",
+    "check_target",
+    "let_go",
+    "open_part",
+    "part_path",
+]
 
 Durability = Literal["power", "process"]
 
@@ -61,27 +70,34 @@ def check_target(disk: Disk, target: str, overwrite: Overwrite) -> None:
             replaced (a folder or a device never may); IO where no file can be created.
 
     """
-    folder, name = os.path.split(target)
+    check_folder(disk, os.path.dirname(target))
+    check_place(disk, target, overwrite)
+
+
+def check_folder(disk: Disk, folder: str) -> None:
+    """Of `check_target`, what is the same for all files of a folder."""
+    with guarded(folder, gone=FaultKind.FILE_NOT_FOUND):
+        place = disk.stat(folder, follow=True)
+        if place is None:
+            raise FileFault(FaultKind.FILE_NOT_FOUND, f"the folder {folder} does not exist; create it first")
+        if not place.is_folder:
+            raise FileFault(FaultKind.IO, f"{folder} is not a folder, so no file can be put there")
+        if not disk.writable(folder):
+            raise FileFault(FaultKind.IO, f"no permission to create files in the folder {folder}")
+
+
+def check_place(disk: Disk, target: str, overwrite: Overwrite) -> None:
+    """Of `check_target`, what is left."""
+    name = os.path.basename(target)
     if not name or "\0" in target or len(os.fsencode(name)) > NAME_BYTES:
         raise FileFault(
             FaultKind.IO,
             f"{target!r} is no name for a file: expected 1 to {NAME_BYTES} bytes after the folder",
         )
     with guarded(target, gone=FaultKind.FILE_NOT_FOUND):
-        _check_folder(disk, folder)
         standing = disk.stat(target)
         if standing is not None:
             _check_standing(target, disk.stat(target, follow=True) or standing, overwrite)
-
-
-def _check_folder(disk: Disk, folder: str) -> None:
-    place = disk.stat(folder, follow=True)
-    if place is None:
-        raise FileFault(FaultKind.FILE_NOT_FOUND, f"the folder {folder} does not exist; create it first")
-    if not place.is_folder:
-        raise FileFault(FaultKind.IO, f"{folder} is not a folder, so no file can be put there")
-    if not disk.writable(folder):
-        raise FileFault(FaultKind.IO, f"no permission to create files in the folder {folder}")
 
 
 def _check_standing(target: str, standing: FileStatus, overwrite: Overwrite) -> None:
@@ -146,7 +162,7 @@ class PartFile:
         with guarded(path, gone=FaultKind.FILE_NOT_FOUND):
             fd, created = _open_or_create(disk, path)
             try:
-                _refuse_others(disk, target, task)
+                _refuse_others(disk, target, path)
                 if fresh and not created:
                     disk.ftruncate(fd, 0)
                 if durability == "power":
@@ -186,11 +202,10 @@ class PartFile:
         if fd < 0:
             part = cls.open(disk, target, task, durability, fresh=True, size=len(content))
         try:
-            with guarded(path):
-                if fd >= 0:
-                    _refuse_others(disk, target, task)
-                part._put(0, memoryview(content).cast("B"))
-            part.check(len(content))
+            if fd >= 0:
+                with guarded(path):
+                    _refuse_others(disk, target, path)
+            part.fill(content)
         except BaseException:  # raised again: as in `open`
             try:
                 disk.unlink(path)
@@ -202,8 +217,7 @@ class PartFile:
     @classmethod
     def _lock_new(cls, disk: Disk, path: str, fd: int, durability: Durability) -> Self:
         try:
-            if not disk.flock(fd):
-                raise _open_elsewhere(path)
+            _take_lock(disk, path, fd)
             return cls(disk, path, fd, durability, created=True)
         except BaseException:  # raised again: a descriptor left open would keep the file locked
             disk.close(fd)
@@ -240,6 +254,12 @@ class PartFile:
             high = self._high  # before the look: other threads make the file longer meanwhile
             self._check_length(self._disk.fstat(self._open_fd()).size, high)
             self._put(offset, view)
+
+    def fill(self, content: Buffer) -> None:
+        """Put all that a new file will hold. Raises as `write` and `check`."""
+        with guarded(self.path):
+            self._put(0, memoryview(content).cast("B"))
+        self.check(len(content))
 
     def _put(self, offset: int, view: memoryview) -> None:
         stop = offset + len(view)
@@ -398,33 +418,33 @@ def _lock(disk: Disk, path: str, fd: int) -> bool:
     status = disk.fstat(fd)
     if not status.is_file:
         raise FileFault(FaultKind.IO, f"{path} is not a regular file, so nothing can be stored in it")
-    if not disk.flock(fd):
-        raise _open_elsewhere(path)
+    _take_lock(disk, path, fd)
     standing = disk.stat(path)
     return standing is not None and standing.identity == status.identity
 
 
-def _open_elsewhere(path: str) -> FileFault:
-    detail = f"{path} is open elsewhere: another process, or another engine, works on the same task"
-    return FileFault(FaultKind.TARGET_OWNED, detail)
+def _take_lock(disk: Disk, path: str, fd: int) -> None:
+    if not disk.flock(fd):
+        detail = f"{path} is open elsewhere: another process, or another engine, works on the same task"
+        raise FileFault(FaultKind.TARGET_OWNED, detail)
 
 
-def _refuse_others(disk: Disk, target: str, task: TaskId) -> None:
-    """See that no other task has a part file for `target`.
+def _refuse_others(disk: Disk, target: str, path: str) -> None:
+    """See that no other task than that of the part file at `path` has one for `target`.
 
     The caller's own part file stands by now, so that of two tasks that begin at once at least one finds the
     other. Whether the other is at work is not asked: trying its lock could make it believe that it lost it.
     """
-    folder = os.path.dirname(target)
-    stem = _stem(target, task)
-    for name in disk.part_names(folder, stem, f"{stem}.{task}{_SUFFIX}"):
+    folder, own = os.path.split(path)
+    stem, task, _ = own.rsplit(".", 2)
+    for name in disk.part_names(folder, stem, own):
         owner = name[len(stem) + 1 : -len(_SUFFIX)]
         if owner == task or len(owner) != _ID_LENGTH or name != f"{stem}.{owner}{_SUFFIX}":
             continue
         if _ID_LETTERS.issuperset(owner):
-            path = os.path.join(folder, name)
+            place = os.path.join(folder, name)
             detail = (
-                f"task {owner} owns {target}, at work, paused or left over: its bytes are in {path}. "
+                f"task {owner} owns {target}, at work, paused or left over: its bytes are in {place}. "
                 "Resume or cancel that task; if no journal has it any more, delete that file"
             )
             raise FileFault(FaultKind.TARGET_OWNED, detail)

@@ -1,10 +1,10 @@
 """The names of part files in a folder, without reading all of the folder each time.
 
-Whoever begins a download looks for the part file of another task beside its own. One listing answers that, but
-its cost grows with the folder, so that many small files in one folder would take quadratic time. On Linux a
-folder that is asked about again is therefore listed once more and watched from then on (inotify(7)): the
-kernel has queued the event of a name before the call that made it returns, so a look behind one's own creation
-sees every name that was there by then, as a listing would.
+Whoever begins a download looks for the part file of another task beside its own. One listing answers that,
+but its cost grows with the folder, so that many small files in one folder would take quadratic time. On Linux
+a folder that is asked about again is therefore listed once more and watched from then on (inotify(7)): the
+kernel has queued the event of a name before the call that made it returns, so a look behind one's own
+creation sees every name that was there by then, as a listing would.
 
 That holds where all who write to the folder do so through this kernel: network file systems are listed.
 """
@@ -16,7 +16,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from time import monotonic
@@ -37,6 +37,7 @@ LOCAL = frozenset(
 _CREATED, _CAME, _ONLY_FOLDERS = 0x100, 0x80, 0x01000000
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _HEAD = struct.Struct("iIII")
+_HEAD_SIZE = _HEAD.size
 _READ = 1 << 16
 
 Names = Callable[[str], list[str]]
@@ -67,7 +68,7 @@ class PartNames:
     """
 
     def __init__(self, suffix: str, listing: Names) -> None:
-        self._suffix = suffix
+        self._suffix = suffix.encode()
         self._listing = listing
         self._lock = threading.Lock()
         self._asked: OrderedDict[str, float] = OrderedDict()
@@ -134,7 +135,7 @@ class PartNames:
         while len(self._folders) > MOST_FOLDERS:
             self._drop(next(iter(self._folders)))
         for name in self._listing(folder):
-            if name.endswith(self._suffix):
+            if os.fsencode(name).endswith(self._suffix):
                 known.note(name)
         return known
 
@@ -146,31 +147,32 @@ class PartNames:
 
     def _listen(self) -> None:
         """Take in what has happened since the last time."""
-        for watch, mask, name in self._events():
-            if mask & _OVERFLOW:
-                for folder in tuple(self._folders):
-                    self._drop(folder)
-            elif mask & _IGNORED:  # the folder is gone
-                path = self._paths.pop(watch, None)
-                if path is not None:
-                    del self._folders[path]
-            elif name.endswith(self._suffix) and watch in self._paths:
-                self._folders[self._paths[watch]].note(name)
-
-    def _events(self) -> Iterator[tuple[int, int, str]]:
         while True:
             try:
                 block = os.read(self._fd, _READ)
             except BlockingIOError:
                 return
-            at = 0
-            while at < len(block):
+            at, stop = 0, len(block)
+            while at < stop:
                 watch, mask, _, size = _HEAD.unpack_from(block, at)
-                at += _HEAD.size
-                yield watch, mask, os.fsdecode(block[at : at + size].rstrip(b"\0"))
-                at += size
-            if len(block) < _READ // 2:
+                at += _HEAD_SIZE + size
+                name = block[at - size : at].rstrip(b"\0")
+                if name.endswith(self._suffix) or not name:
+                    self._heed(watch, mask, os.fsdecode(name))
+            if stop < _READ // 2:
                 return
+
+    def _heed(self, watch: int, mask: int, name: str) -> None:
+        folder = self._paths.get(watch)
+        if mask & _OVERFLOW:
+            for each in tuple(self._folders):
+                self._drop(each)
+        elif folder is None:
+            return  # given up a moment ago
+        elif mask & _IGNORED:  # the folder is gone
+            del self._paths[watch], self._folders[folder]
+        elif name:
+            self._folders[folder].note(name)
 
 
 def stem_of(name: str) -> str:

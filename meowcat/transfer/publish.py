@@ -89,7 +89,10 @@ def rename_part(disk: Disk, part: PartFile, target: str, size: int, overwrite: O
             raise FileFault(
                 FaultKind.LOCAL_REMOVED, f"{part.path} is not the file of {size} bytes that was verified"
             )
-        _move(disk, part.path, target, part.identity, overwrite, part.durability == "power")
+        if overwrite == "replace":
+            _move(disk, part.path, target, part.identity, overwrite, part.durability == "power")
+        else:  # the file has one name yet, so that of another stands there or none
+            _move_new(disk, part.path, target, part.durability == "power")
 
 
 def outcome(disk: Disk, target: str, task: TaskId, identity: FileIdentity, size: int) -> Outcome:

@@ -16,7 +16,8 @@ import anyio.lowlevel
 
 from meowcat.core.values import FaultKind
 from meowcat.transfer.disk import Disk, FileFault, guarded, lacks
-from meowcat.transfer.files import Durability, PartFile
+from meowcat.transfer.files import Durability, PartFile, check_folder
+from meowcat.transfer.signal import Signal
 from meowcat.transfer.workers import Workers
 
 __all__ = ["Rounds"]
@@ -31,6 +32,10 @@ STALL = 0.002
 the processor's doing. After that, jobs go to a thread …"""
 RESPITE = 1.0
 """… for so many seconds."""
+LOOK_LASTS = 0.25
+"""Seconds for which a folder that was fine is taken to be fine; the creation of a file has the last word."""
+FOLDERS = 256
+"""Folders that are remembered so."""
 _WEIGHT = 1 / 16
 """Of the newest job in the average."""
 
@@ -38,13 +43,13 @@ _WEIGHT = 1 / 16
 class _Job(Generic[T]):
     """One call, and what is to be durable after it."""
 
-    def __init__(self, call: Callable[[], T], folder: str, part: Callable[[T], PartFile] | None) -> None:
+    def __init__(self, call: Callable[[], T], folder: str, *, holds_bytes: bool) -> None:
         self._call = call
         self.folder = folder
-        self._part = part
+        self._holds_bytes = holds_bytes
         self.outcome: T | Exception | None = None
         self.leads = False
-        self.turn = anyio.Event()
+        self.turn = Signal()
         """Set when it is done, or when it is to lead the next round."""
 
     def attempt(self) -> None:
@@ -60,9 +65,7 @@ class _Job(Generic[T]):
     @property
     def part(self) -> PartFile | None:
         """The file whose bytes are to be durable."""
-        if self._part is None or self.outcome is None or isinstance(self.outcome, Exception):
-            return None
-        return self._part(self.outcome)
+        return self.outcome if self._holds_bytes and isinstance(self.outcome, PartFile) else None
 
     def result(self) -> T:
         if isinstance(self.outcome, Exception):
@@ -82,32 +85,48 @@ class Rounds:
         self._several = anyio.CapacityLimiter(4)
         self._waiting: list[_Job[object]] = []
         self._busy = False
+        self._looked_at: dict[str, float] = {}
+        """Folders that were fine, and until when no other look is needed, by `perf_counter`."""
         self._average = 0.0
         """Seconds that a job takes on the loop."""
         self._inline_from = 0.0
         """When jobs may be done on the loop again, by `perf_counter`."""
 
-    async def do(
-        self, call: Callable[[], T], folder: str, part: Callable[[T], PartFile] | None = None
-    ) -> T:
-        """Make a blocking call that changes names in `folder`; durable on return, to the level of `durability`.
+    async def do(self, call: Callable[[], T], folder: str, *, holds_bytes: bool = False) -> T:
+        """Make a blocking call that changes names in `folder`; durable on return as far as `durability`
+        asks for that.
 
         Once begun it is seen through, also when canceled.
 
         Args:
             call: must not return None.
             folder: an absolute path.
-            part: gives the file whose bytes have to be durable as well.
+            holds_bytes: whether it returns a PartFile whose bytes have to be durable as well.
 
         Raises:
             FileFault: a sync failed: nothing may be relied on. And whatever `call` raises.
         """
         if self._syncs:
             with anyio.CancelScope(shield=True):
-                job = _Job(call, folder, part)
+                job = _Job(call, folder, holds_bytes=holds_bytes)
                 await self._join(job)
                 return job.result()
         return await self.brief(call)
+
+    def check_folder(self, folder: str) -> None:
+        """See that files can be made in the folder, unless it was looked at a moment ago.
+
+        Raises:
+            FileFault: they can't.
+
+        """
+        now = perf_counter()
+        if now < self._looked_at.get(folder, 0.0) and self._workers.threaded:
+            return
+        check_folder(self._disk, folder)
+        if len(self._looked_at) >= FOLDERS:
+            self._looked_at.clear()
+        self._looked_at[folder] = now + LOOK_LASTS
 
     async def brief(self, call: Callable[[], T]) -> T:
         """Make a blocking call of some microseconds that makes nothing durable."""

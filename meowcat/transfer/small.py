@@ -13,13 +13,12 @@ import sys
 from contextlib import suppress
 from types import TracebackType
 
-import anyio
 from blake3 import blake3
 
 from meowcat.core.events import PublishIntended
 from meowcat.core.http_rules import Asked, Empty, Partial, Verdict, Whole, Wrong
 from meowcat.core.messages import Faulted, Flushed, Probed, Published, PublishFailed
-from meowcat.core.pieces import DEFAULT_PIECE, Grid, choose_piece_size
+from meowcat.core.pieces import DEFAULT_PIECE, choose_piece_size
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Download
 from meowcat.core.values import Checksum, Fault, FaultKind
@@ -30,9 +29,10 @@ from meowcat.transfer.context import Errand, World
 from meowcat.transfer.digests import new
 from meowcat.transfer.disk import FileFault
 from meowcat.transfer.fetch import READ, FetchOperation
-from meowcat.transfer.files import PartFile, check_target
+from meowcat.transfer.files import PartFile, check_place
 from meowcat.transfer.publish import rename_part
 from meowcat.transfer.rounds import Rounds
+from meowcat.transfer.signal import Signal
 from meowcat.transport.contract import TransportFault
 
 __all__ = ["SMALL", "SmallDownload", "is_fresh"]
@@ -62,6 +62,7 @@ class SmallDownload:
         self._operation = operation
         self._protocol = protocol
         self._request: Download = task.request
+        self._folder = os.path.dirname(task.request.to)
         self._task = task
         self._hold = False
         self._large: FetchOperation | None = None
@@ -69,7 +70,7 @@ class SmallDownload:
         self._size = 0
         self._reported = False
         self._publishing = False
-        self._moved = anyio.Event()
+        self._moved = Signal()
         self._over = False
 
     # Of the runtime
@@ -107,8 +108,7 @@ class SmallDownload:
     # Fetching
 
     async def _fetch(self) -> None:
-        disk, request = self._world.disk, self._request
-        await self._rounds.brief(lambda: check_target(disk, request.to, request.overwrite) or True)
+        await self._rounds.brief(self._check)
         first = _First(self._protocol, self._first())
         await self._world.budget.acquire()
         bound = True
@@ -130,6 +130,11 @@ class SmallDownload:
                 self._world.budget.release()
             await first.leave()
 
+    def _check(self) -> bool:
+        self._rounds.check_folder(self._folder)
+        check_place(self._world.disk, self._request.to, self._request.overwrite)
+        return True
+
     def _first(self) -> Asked:
         """What a `FetchOperation` asks for first."""
         piece = self._request.piece_size or DEFAULT_PIECE
@@ -148,10 +153,8 @@ class SmallDownload:
         self._size = size
         generation = answer.verdict.generation  # type: ignore[union-attr]  # a verdict that has a size has one
         piece = choose_piece_size(size, self._request.piece_size)
-        count = Grid(size, piece).count
-        digests = b"".join(
-            blake3(content[piece * index : piece * (index + 1)]).digest() for index in range(count)
-        )
+        pieces = [content[start : start + piece] for start in range(0, size, piece)]
+        digests = b"".join([blake3(each).digest() for each in pieces])
         run, restarts = self._operation.run, self._operation.restarts
         # Together, so that one append has both.
         self._errand.report(Probed(run=run, restarts=restarts, generation=generation))
@@ -159,7 +162,7 @@ class SmallDownload:
             Flushed(
                 run=run,
                 restarts=restarts,
-                pieces=((0, count),) if count else (),
+                pieces=((0, len(pieces)),) if pieces else (),
                 digests=digests,
                 file=self._part.identity,
                 size=0 if isinstance(answer.verdict, Empty) else None,
@@ -175,7 +178,7 @@ class SmallDownload:
             return self._part
 
         try:
-            await self._rounds.do(store, os.path.dirname(to), lambda part: part)
+            await self._rounds.do(store, self._folder, holds_bytes=True)
         except FileFault:
             if self._part is not None:  # it could not be made durable, so nothing of it counts
                 with suppress(FileFault):
@@ -196,7 +199,7 @@ class SmallDownload:
             return True
 
         try:
-            await self._rounds.do(rename, os.path.dirname(request.to))
+            await self._rounds.do(rename, self._folder)
         except FileFault as failure:
             self._errand.report(PublishFailed(fault=failure.fault))
         else:
@@ -283,7 +286,9 @@ async def read_whole(answer: Answer, size: int) -> bytes | memoryview:
         chunks.append(chunk)
         came += len(chunk)
         if came > size:
-            raise Refused(Fault(kind=FaultKind.REPLY, detail=f"more bytes than the {size} that its head says"))
+            raise Refused(
+                Fault(kind=FaultKind.REPLY, detail=f"more bytes than the {size} that its head says")
+            )
     if came < size:
         detail = f"the body ended at byte {came}; its head says {size}"
         raise Refused(Fault(kind=FaultKind.DISCONNECTED, detail=detail))

@@ -35,7 +35,7 @@ class Timeouts(Struct, frozen=True):
     """Waiting for a free connection of the client's pool."""
 
 
-class HttpRequest(Struct, frozen=True):
+class HttpRequest(Struct, frozen=True, gc=False):
     """One request. `body` is called once per attempt and yields the body's chunks."""
 
     method: str

@@ -163,7 +163,11 @@ class ReqwestReply:
         take a server for silent that sends a blank now and then while it is at work, as S3 does during a
         commit."""
         if self._timeout is None:
+            if self.ended:
+                return None
             whole = await cancelable(self._reader.read(size))
+            # It waits for all of it, and a body that breaks off raises: who gets less has come to the end.
+            self.ended = whole is None or len(whole) < size
             return None if whole is None else memoryview(whole)
         while not self._rest:
             async with asyncio.timeout(self._timeout):

@@ -103,6 +103,7 @@ async def download_all(options, origin):
             profile.enable()
         began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
         thread = time.thread_time()
+        own = resource.getrusage(resource.RUSAGE_THREAD)
         await engine.submit_many(requests)
         submitted = time.perf_counter() - began
         await engine.drain()
@@ -119,10 +120,15 @@ async def download_all(options, origin):
         "submit_s": submitted,
         "cpu_us": cpu / options.files * 1e6,
         "loop_us": loop / options.files * 1e6,
+        "loop_sys_us": (resource.getrusage(resource.RUSAGE_THREAD).ru_stime - own.ru_stime)
+        / options.files
+        * 1e6,
         "rss_mb": after.ru_maxrss / 1024,
     }
     if counts is not None:
-        figures["counts"] = {name: round(number / options.files, 3) for name, number in sorted(counts.items())}
+        figures["counts"] = {
+            name: round(number / options.files, 3) for name, number in sorted(counts.items())
+        }
     return figures
 
 
@@ -168,9 +174,7 @@ def curl(options, origin, folder):
 def aria2c(options, origin, folder):
     listed = folder / "urls"
     listed.write_text(
-        "".join(
-            f"{origin}/{path_of(number)}\n out={number:06d}.bin\n" for number in range(options.files)
-        )
+        "".join(f"{origin}/{path_of(number)}\n out={number:06d}.bin\n" for number in range(options.files))
     )
     command = ["aria2c", "-q", "-i", str(listed), "-d", str(folder), "-j", str(min(options.at_once, 64))]
     return peer(options, folder, [*command, "--file-allocation=none", "--allow-overwrite=true"])
@@ -244,7 +248,10 @@ def tell(results, options):
             print("  of one task: ", "  ".join(f"{key} {value}" for key, value in runs[0]["counts"].items()))
     for name, runs in results.items():
         if name != "meowcat":
-            ratios = [theirs["seconds"] / mine["seconds"] for mine, theirs in zip(results["meowcat"], runs)]
+            ratios = [
+                theirs["seconds"] / mine["seconds"]
+                for mine, theirs in zip(results["meowcat"], runs, strict=True)
+            ]
             print(f"speed of {name}'s: {median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
 

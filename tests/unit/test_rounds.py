@@ -1,0 +1,227 @@
+"""Rounds: what is ready together shares a trip to a thread and its syncs, and each job hears of its own."""
+
+import errno
+
+import anyio
+import pytest
+
+from meowcat.core.values import FaultKind
+from meowcat.testing.disk import SimulatedDisk
+from meowcat.transfer import rounds as module
+from meowcat.transfer.disk import FileFault, OsDisk
+from meowcat.transfer.files import PartFile
+from meowcat.transfer.rounds import Rounds
+from meowcat.transfer.workers import Workers
+
+pytestmark = pytest.mark.anyio
+
+FOLDER = "/downloads"
+CONTENT = bytes(range(256)) * 20
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture
+def disk():
+    made = SimulatedDisk()
+    made.make_folder(FOLDER)
+    return made
+
+
+class CountingWorkers(Workers):
+    def __init__(self):
+        self.trips = 0
+
+    async def run(self, call, limiter):
+        self.trips += 1
+        return await super().run(call, limiter)
+
+
+def task_id(number):
+    return f"01JTASK{number:019d}"
+
+
+def storing(disk, number, durability="power"):
+    """A job that stores a part file."""
+    target = f"{FOLDER}/{number}"
+
+    def store():
+        return PartFile.store(disk, target, task_id(number), durability, CONTENT)
+
+    return store
+
+
+async def do_all(rounds, jobs):
+    """All at once; what came of each."""
+    outcomes = [None] * len(jobs)
+
+    async def one(number, job):
+        try:
+            outcomes[number] = await rounds.do(job, FOLDER, holds_bytes=True)
+        except (FileFault, OSError, ValueError) as error:
+            outcomes[number] = error
+
+    async with anyio.create_task_group() as group:
+        for number, job in enumerate(jobs):
+            group.start_soon(one, number, job)
+    return outcomes
+
+
+def calls(disk, name):
+    return sum(name in line for line in disk.power.trace)
+
+
+async def test_many_files_take_one_trip_one_sync_of_the_file_system_and_one_of_the_folder(disk):
+    workers = CountingWorkers()
+    parts = await do_all(Rounds(disk, workers, "power"), [storing(disk, number) for number in range(10)])
+    assert workers.trips == 1
+    assert (calls(disk, "sync_system"), calls(disk, "fdatasync"), calls(disk, "fsync_folder")) == (1, 0, 1)
+    names = disk.names(FOLDER)
+    lost = disk.restart("lost")
+    assert lost.names(FOLDER) == names
+    assert [lost.get(part.path) for part in parts] == [CONTENT] * 10
+
+
+async def test_few_files_are_synced_one_by_one(disk):
+    parts = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, number) for number in range(3)])
+    assert (calls(disk, "sync_system"), calls(disk, "fdatasync"), calls(disk, "fsync_folder")) == (0, 3, 1)
+    lost = disk.restart("lost")
+    assert [lost.get(part.path) for part in parts] == [CONTENT] * 3
+
+
+async def test_where_a_file_system_can_not_be_synced_as_a_whole_each_file_is():
+    disk = SimulatedDisk(without=frozenset({"sync_system"}))
+    disk.make_folder(FOLDER)
+    parts = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, number) for number in range(6)])
+    assert calls(disk, "fdatasync") == 6
+    lost = disk.restart("lost")
+    assert [lost.get(part.path) for part in parts] == [CONTENT] * 6
+
+
+async def test_what_comes_while_a_round_is_made_is_in_the_next(disk):
+    workers = CountingWorkers()
+    rounds = Rounds(disk, workers, "power")
+    late = []
+
+    async with anyio.create_task_group() as group:
+
+        def first():
+            anyio.from_thread.run_sync(group.start_soon, later)
+            return storing(disk, 1)()
+
+        async def later():
+            late.append(await rounds.do(storing(disk, 2), FOLDER, holds_bytes=True))
+
+        await rounds.do(first, FOLDER, holds_bytes=True)
+    assert workers.trips == 2
+    assert disk.restart("lost").get(late[0].path) == CONTENT
+
+
+async def test_a_job_that_fails_fails_alone(disk):
+    def wrong():
+        raise ValueError("mine alone")
+
+    outcomes = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, 1), wrong, storing(disk, 2)])
+    assert isinstance(outcomes[0], PartFile)
+    assert str(outcomes[1]) == "mine alone"
+    assert isinstance(outcomes[2], PartFile)
+
+
+@pytest.mark.parametrize("name", ["sync_system", "fsync_folder"])
+async def test_a_sync_that_fails_fails_all_that_it_was_for(disk, name):
+    failing = getattr(disk, name)
+
+    def fail(place):
+        failing(place)
+        raise OSError(errno.EIO, "I/O error")
+
+    setattr(disk, name, fail)
+    outcomes = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, number) for number in range(5)])
+    assert [each.fault.kind for each in outcomes] == [FaultKind.IO] * 5
+
+
+async def test_a_file_that_can_not_be_synced_fails_alone(disk):
+    failing, seen = disk.fdatasync, []
+
+    def fail(fd):
+        seen.append(fd)
+        if len(seen) == 1:
+            raise OSError(errno.EIO, "I/O error")
+        failing(fd)
+
+    disk.fdatasync = fail
+    outcomes = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, 1), storing(disk, 2)])
+    assert outcomes[0].fault.kind is FaultKind.IO
+    assert isinstance(outcomes[1], PartFile)
+
+
+async def test_under_process_nothing_is_synced_and_no_thread_is_used(disk):
+    workers = CountingWorkers()
+    jobs = [storing(disk, number, "process") for number in range(6)]
+    await do_all(Rounds(disk, workers, "process"), jobs)
+    assert workers.trips == 0
+    assert not any("sync" in line for line in disk.power.trace)
+
+
+async def test_a_disk_that_keeps_the_loop_waiting_gets_threads_for_a_while(disk, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    workers = CountingWorkers()
+    rounds = Rounds(disk, workers, "process")
+
+    def slow():
+        now[0] += 0.05
+        return "done"
+
+    assert await rounds.brief(slow) == "done"
+    assert workers.trips == 0
+    await rounds.brief(slow)
+    assert workers.trips == 1
+    now[0] += module.RESPITE
+    await rounds.brief(lambda: "quick")
+    assert workers.trips == 1
+
+
+async def test_a_single_stall_is_forgiven(disk, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    workers = CountingWorkers()
+    rounds = Rounds(disk, workers, "process")
+
+    def stalled():
+        now[0] += 0.02
+        return True
+
+    await rounds.brief(stalled)
+    for _ in range(40):
+        await rounds.brief(lambda: True)
+    await rounds.brief(stalled)
+    assert workers.trips == 0
+
+
+async def test_a_canceled_job_is_seen_through(disk):
+    rounds = Rounds(disk, Workers(), "power")
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await rounds.do(storing(disk, 1), FOLDER, holds_bytes=True)
+    assert disk.restart("lost").names(FOLDER) == [f"1.{task_id(1)}.part"]
+
+
+async def test_a_folder_is_looked_at_again_after_a_moment(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    rounds = Rounds(OsDisk(), Workers(), "process")
+    folder = tmp_path / "there"
+    with pytest.raises(FileFault):
+        rounds.check_folder(str(folder))
+    folder.mkdir()
+    rounds.check_folder(str(folder))
+    folder.rmdir()
+    rounds.check_folder(str(folder))
+    now[0] += module.LOOK_LASTS
+    with pytest.raises(FileFault) as caught:
+        rounds.check_folder(str(folder))
+    assert caught.value.fault.kind is FaultKind.FILE_NOT_FOUND
