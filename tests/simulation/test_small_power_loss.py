@@ -4,6 +4,7 @@ import pytest
 
 import meowcat
 from meowcat.core import events as ev
+from meowcat.testing import world as worlds
 from meowcat.testing.content import Content
 from meowcat.testing.disk import SimulatedDisk
 from meowcat.testing.world import World
@@ -58,6 +59,7 @@ def test_power_lost_at_any_call_while_one_small_file_is_brought():
 
 def test_power_lost_at_any_call_while_several_share_their_syncs(monkeypatch):
     monkeypatch.setattr(rounds, "TOGETHER", 2)
+    monkeypatch.setattr(worlds, "HOP", (0.05, 0.1))  # a slow disk, so that several wait for its next round
     targets = list(FILES)
     whole = world()
     whole.run(bring(targets))

@@ -154,8 +154,9 @@ async def test_a_file_that_can_not_be_synced_fails_alone(disk):
 
     disk.fdatasync = fail
     outcomes = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, 1), storing(disk, 2)])
-    assert outcomes[0].fault.kind is FaultKind.IO
-    assert isinstance(outcomes[1], PartFile)
+    failed = [each for each in outcomes if isinstance(each, FileFault)]
+    assert [each.fault.kind for each in failed] == [FaultKind.IO]  # trio runs them in any order
+    assert sum(isinstance(each, PartFile) for each in outcomes) == 1
 
 
 async def test_under_process_nothing_is_synced_and_no_thread_is_used(disk):
