@@ -30,10 +30,12 @@ class Config:
     durability: Durability = "power"
     """`power`: an acknowledged transition survives a power failure. `process`: it survives kill -9; a power
     failure may undo it, and damage a file that was reported Complete just before."""
-    connections: int = 4
-    """Requests at once for one task, unless the task says otherwise: 1 to 256."""
+    connections: int | None = None
+    """Requests at once for one task, unless the task says otherwise: 1 to 256. None: a download begins with 4
+    and goes up to 16 while that makes it faster; an upload has 4."""
     piece_size: int | None = None
-    """Bytes in a piece, unless the task says otherwise; None = 4 MiB, more for huge files."""
+    """Bytes in a piece, unless the task says otherwise; None = 256 KiB to 4 MiB by the size of the content,
+    or more for a huge one."""
     retries: int = 3
     """Extra attempts after a failure without progress in between, unless the task says otherwise."""
     prepare_retries: int = 3

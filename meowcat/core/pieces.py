@@ -1,11 +1,11 @@
-"""Sets of pieces, the grid that cuts a content into them, and who fetches which.
+"""Sets of pieces, and the grid that cuts a content into them.
 
 Everything here is linear in the number of *runs* of pieces at worst, never in the number of pieces: a
 download that goes on for weeks has a million of them, in a handful of runs.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Self
 
 from msgspec import Struct
@@ -16,7 +16,12 @@ MAX_SIZE = 2**63 - 1
 """Bytes a content can have: what file offsets and every file system's interface can express."""
 MAX_PIECES = 1_000_000
 DEFAULT_PIECE = 4 << 20
-"""Bytes in a piece, unless the content is so large that there would be more than `USUAL_PIECES`."""
+"""Bytes in a piece of a content of a few gigabytes and more, until there would be over `USUAL_PIECES`. Also
+where nobody knows the size, and where two of them are all: that much comes with one request."""
+FEW_PIECES = 1024
+LEAST_DEFAULT_PIECE = 256 << 10
+"""What lies between has about `FEW_PIECES`, of no less than these bytes: connections end within a piece of
+each other at best, and that has to be a small part of the whole."""
 DEFAULT_PART = 8 << 20
 """Bytes in a part of an upload, unless the provider allows too few of them."""
 USUAL_PIECES = 100_000
@@ -25,9 +30,6 @@ MAX_PIECE = 512 << 20
 
 _FEW = 4
 """Runs that are cheaper to add one by one than to merge: a flush seldom has more."""
-_WORTH_SPLITTING = 2
-"""Pieces a running request must still have before it, besides the one in work, to be cut in two. Cutting
-costs its connection, so a single piece is not worth it."""
 
 Pair = tuple[int, int]
 
@@ -237,74 +239,7 @@ def choose_piece_size(size: int | None, wanted: int | None) -> int:
 
 
 def _default_piece_size(size: int) -> int:
-    piece = DEFAULT_PIECE
-    while -(-size // piece) > USUAL_PIECES:
+    piece = DEFAULT_PIECE if size <= 2 * DEFAULT_PIECE else LEAST_DEFAULT_PIECE
+    while -(-size // piece) > (FEW_PIECES if piece < DEFAULT_PIECE else USUAL_PIECES):
         piece *= 2
     return piece
-
-
-class Lease(Struct, frozen=True):
-    """Consecutive pieces that one request covers: `first` up to `stop`, which is not one of them."""
-
-    first: int
-    stop: int
-
-
-class Leased(Struct, frozen=True):
-    """A lease at work. `at` is the piece whose bytes are coming in: all before it have come."""
-
-    lease: Lease
-    at: int
-
-    @property
-    def spare(self) -> int:
-        """How many pieces there are beyond the one in work: what can be given to another connection."""
-        return max(0, self.lease.stop - self.at - 1)
-
-
-class Split(Struct, frozen=True):
-    """Cut a running lease: its request ends at piece `at`, and what lies beyond goes to a new one."""
-
-    running: Lease
-    at: int
-
-    @property
-    def kept(self) -> Lease:
-        return Lease(self.running.first, self.at)
-
-    @property
-    def given(self) -> Lease:
-        return Lease(self.at, self.running.stop)
-
-
-def next_lease(
-    missing: IntervalSet, leased: Sequence[Leased], free: int, limit_pieces: int
-) -> Lease | Split | None:
-    """What a free connection should fetch next; None when it would only be in the way.
-
-    The front of the file goes first. A share is what is left divided by all connections, so that shares
-    shrink towards the end and connections that finish early find something without cutting others short
-    (guided self-scheduling). When all is given out, the lease with the most before it is cut in half.
-
-    Args:
-        missing: pieces that have not come yet. Those that came and are on their way to the disk are not
-            missing, or they would be fetched twice.
-        leased: the requests at work; what they cover is not given out again.
-        free: how many connections may still be opened.
-        limit_pieces: at most so many pieces in one request.
-    """
-    if free < 1:
-        return None
-    unleased = missing - _covered(running.lease for running in leased)
-    if unleased:
-        share = -(-unleased.total // (free + len(leased)))
-        first, stop = unleased.pairs[0]
-        return Lease(first, min(stop, first + max(1, min(share, limit_pieces))))
-    richest = max(leased, key=lambda running: running.spare, default=None)
-    if richest is None or richest.spare < _WORTH_SPLITTING:
-        return None
-    return Split(richest.lease, richest.lease.stop - richest.spare // 2)
-
-
-def _covered(leases: Iterable[Lease]) -> IntervalSet:
-    return IntervalSet.of(*((lease.first, lease.stop) for lease in leases))

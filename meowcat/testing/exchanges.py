@@ -48,6 +48,8 @@ class Trouble:
     multipart: bool = False
     shift: int = 0
     """Take the bytes from so far beyond the place that Content-Range says."""
+    rate: float | None = None
+    """Bytes a second of this reply's body, besides the server's own limits."""
 
 
 @dataclass(eq=False)
@@ -231,7 +233,7 @@ class Connection:
     async def _answer(self, seen: Seen, trouble: Trouble) -> None:
         server = self._server
         content = server.content(seen.path)
-        step = min(self._bucket.step, server.rate.step)
+        step = min(self._bucket.step, server.rate.step, Bucket(trouble.rate).step)
         plan = planned(seen, content, trouble, ranges=server.ranges, digests=server.digests, step=step)
         seen.status, seen.start = plan.status, plan.start
         lines = [f"{name}: {value}" for name, value in plan.fields]
@@ -243,11 +245,12 @@ class Connection:
             await self._send_body(seen, trouble, plan.body)
 
     async def _send_body(self, seen: Seen, trouble: Trouble, body: Iterable[bytes]) -> None:
-        left = trouble.after
+        left, slow = trouble.after, Bucket(trouble.rate)
         for whole in body:
             chunk = whole if left is None else whole[:left]
             await self._server.rate.take(len(chunk))
             await self._bucket.take(len(chunk))
+            await slow.take(len(chunk))
             if self._hung_up.is_set():
                 raise Gone
             self._writer.write(

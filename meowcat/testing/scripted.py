@@ -125,7 +125,7 @@ class ScriptedServer:
             answered = self._handled(seen, url, body)
             if answered is not None:
                 return handled(answered, trouble)
-        step = Bucket(self.rate).step
+        step = min(Bucket(self.rate).step, Bucket(trouble.rate).step)
         content = self.contents.get(url) or self._uploaded(url)
         return planned(seen, content, trouble, ranges=self.ranges, digests=self.digests, step=step)
 
@@ -284,6 +284,7 @@ class ScriptedReply:
         self._rest = b""
         self._came = 0
         self._left = trouble.after
+        self._slow = Bucket(trouble.rate)
         self.status = plan.status
         self.headers: Headers = plan.fields
         named = {name.lower(): value for name, value in plan.fields}
@@ -308,6 +309,7 @@ class ScriptedReply:
             return b""
         self._came += len(chunk)
         await self._transport.server.spend(len(chunk))
+        await self._slow.take(len(chunk))
         self._seen.sent += len(chunk)
         return chunk
 

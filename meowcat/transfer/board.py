@@ -1,23 +1,20 @@
-"""Which pieces are missing, which request brings which, and how far each has come. No I/O, no clock."""
+"""Which pieces are missing, which request brings which, and how far each has come. No I/O, no clock: seconds
+are given."""
 
 from collections.abc import Iterator
 
+from anyio import CancelScope
+
 from meowcat.core.http_rules import Asked
-from meowcat.core.pieces import Grid, IntervalSet, Lease, Leased, Split, next_lease
+from meowcat.core.leases import Lease, Leased, Split, lost_patience, next_lease, shares, split
+from meowcat.core.pieces import Grid, IntervalSet
 from meowcat.core.values import Generation
+from meowcat.transfer.pace import Meter, Paces
 from meowcat.transfer.pouring import Span
 from meowcat.transfer.writers import Stream
 from meowcat.transport.contract import Chunk
 
-__all__ = ["LEASE_BYTES", "Board", "Part"]
-
-LEASE_BYTES = 32 << 20
-"""Bytes that one request asks for at most, or one piece where that is more: a connection is used again only
-after its body was read to the end, and what a broken one had before it is given out anew."""
-
-WORTH_SPLITTING = 1 << 20
-"""Bytes that must be gained by cutting a running request short: its connection is lost, with what stands in
-its buffers."""
+__all__ = ["Board", "Part"]
 
 FIRST_PIECES = 2
 """Pieces that the first request asks for while the size is unknown. Two are never split, so that whatever is
@@ -47,6 +44,17 @@ class Part:
         """Whether its reply has a digest of its own, so that its pieces count at the end only."""
         self.firm = False
         """Whether it may not be split: its reply has to be read to the end."""
+        self.meter: Meter | None = None
+        """Of its request, if one is under way."""
+        self.scope: CancelScope | None = None
+        """Of that request."""
+        self.renewed = 0
+        """How often in a row it was asked for again, since it was too slow."""
+
+    def give_up(self) -> None:
+        """End its request, so that another one is made for the rest."""
+        if self.scope is not None:
+            self.scope.cancel()
 
 
 class Board:
@@ -63,6 +71,9 @@ class Board:
         self.grid: Grid | None = None
         self.missing = IntervalSet()
         """Pieces that have not come in full. Those on their way to the disk are not missing."""
+        self.brought = 0
+        """Bytes that have come, whatever became of them."""
+        self.paces = Paces()
 
     def lay(self, grid: Grid, stored: IntervalSet) -> None:
         """The size is known, and so is what an earlier operation stored."""
@@ -78,31 +89,62 @@ class Board:
         """Whether a reply brings all there is, so that no further request is of use."""
         return any(part.whole for part in self.parts)
 
-    def next(self) -> Part | None:
+    def next(self, now: float) -> Part | None:
         """The next part to ask for; None while nothing more can be given out. The grid is laid."""
         assert self.grid is not None  # noqa: S101  # the caller's order
         free = self.connections - len(self.parts)
-        self.catch_up()
-        if self.streaming or not self.missing:
+        if free < 1 or self.streaming:
             return None
-        leased = [self._leased(part) for part in self.parts]
-        lease = next_lease(self.missing, leased, free, max(1, LEASE_BYTES // self.grid.piece))
-        if isinstance(lease, Split):
-            if (lease.given.stop - lease.given.first) * self.grid.piece < WORTH_SPLITTING:
-                return None
-            if not self._shorten(lease):
-                return None
-            lease = lease.given
+        self.catch_up()
+        leased = [self._leased(part, now) for part in self.parts]
+        usual = self.paces.usual(running.rate for running in leased)
+        lease = next_lease(self.missing, leased, free, shares(usual, self.grid.piece))
+        if lease is None:
+            cut = split(leased, usual, self.grid.piece)
+            lease = cut.given if cut is not None and self._shorten(cut) else None
         return None if lease is None else self.add(lease)
+
+    def laggards(self, now: float) -> list[Part]:
+        """Parts whose requests should be given up and made again: they are far slower than others."""
+        self.catch_up()
+        leased = [self._leased(part, now) for part in self.parts]
+        usual = self.paces.usual(running.rate for running in leased)
+        return [
+            part
+            for part, running in zip(self.parts, leased, strict=True)
+            if part.meter is not None
+            and not part.firm
+            and lost_patience(running, usual, now - part.meter.asked, part.renewed)
+        ]
+
+    def ask(self, part: Part, now: float) -> None:
+        """A request for it goes out."""
+        part.meter = Meter(now)
+
+    def answer(self, part: Part, now: float) -> None:
+        """The head of its reply has come."""
+        if part.meter is not None:
+            self.paces.waited(part.meter.begin(now, part.at))
+
+    def end(self, part: Part, now: float) -> None:
+        """Its request is over."""
+        if part.meter is not None:
+            self.paces.ended(part.meter.overall(now, part.at))
+            part.meter = None
 
     def add(self, lease: Lease) -> Part:
         part = Part(lease, lease.first * self.grid.piece if self.grid else 0)
         self.parts.append(part)
         return part
 
-    def _leased(self, part: Part) -> Leased:
+    def _leased(self, part: Part, now: float) -> Leased:
         assert self.grid is not None  # noqa: S101  # the caller's order
-        return Leased(part.lease, part.lease.stop if part.firm else part.at // self.grid.piece)
+        at = part.lease.stop if part.firm else part.at // self.grid.piece
+        left = (self.stop_of(part) or 0) - part.at
+        rate = None
+        if part.meter is not None:
+            rate = 0.0 if part.meter.silent(now, self.paces.latency) else part.meter.rate(now, part.at)
+        return Leased(part.lease, at, left, rate)
 
     def _shorten(self, split: Split) -> bool:
         """Cut the running part short; False if its thread has got beyond that by now."""
@@ -153,6 +195,7 @@ class Board:
     def came(self, part: Part, count: int) -> None:
         """`count` bytes more have come, and what of them is wanted is on its way to the disk."""
         before, part.at = part.at, part.at + count
+        self.brought += count
         if self.grid is None:
             return
         start = before // self.grid.piece * self.grid.piece

@@ -10,10 +10,12 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from meowcat.core.crowd import FEWEST, Crowd
 from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Whole, Wrong
+from meowcat.core.leases import Lease
 from meowcat.core.machine import State
 from meowcat.core.messages import Faulted, Flushed, Message, Probed, Proved
-from meowcat.core.pieces import DEFAULT_PIECE, Grid, IntervalSet, Lease
+from meowcat.core.pieces import DEFAULT_PIECE, Grid, IntervalSet
 from meowcat.core.state import NOTHING, TaskState
 from meowcat.core.transfers import Download
 from meowcat.core.values import Fault, FaultKind, Generation
@@ -34,8 +36,11 @@ __all__ = ["FetchOperation"]
 
 T = TypeVar("T")
 
-CONNECTIONS = 4
-"""Requests at once of a download that does not say."""
+LOOK = 0.25
+"""Seconds between two looks at how the requests of a large content get on."""
+
+TOO_MUCH = frozenset({429, 503})
+"""Statuses by which a server asks for less."""
 
 THREADS = 2
 READ = 1 << 20
@@ -68,7 +73,9 @@ class FetchOperation:
         self._request: Download = task.request
         self._task = task
         self._stored = task.stored
-        self._board = Board(task.request.connections or CONNECTIONS)
+        self._crowd = None if task.request.connections else Crowd()
+        """Chooses how many connections there are, where the user does not."""
+        self._board = Board(task.request.connections or FEWEST)
         self._limiter = anyio.CapacityLimiter(4)
         self._news = anyio.Event()
         self._hold = False
@@ -187,10 +194,12 @@ class FetchOperation:
             return None
         if not self._learned:
             return None if self._board.parts else self._first_part()
-        return self._board.next() if self._board.grid is not None else None
+        return self._board.next(self._world.clock()) if self._board.grid is not None else None
 
     def _first_part(self) -> Part | None:
-        return self._board.add(Lease(0, 1)) if self._board.grid is None else self._board.next()
+        if self._board.grid is None:
+            return self._board.add(Lease(0, 1))
+        return self._board.next(self._world.clock())
 
     def _tell(self) -> None:
         self._news.set()
@@ -225,7 +234,25 @@ class FetchOperation:
             self._end(fault)  # what the other requests bring is of no use either
         else:
             self._faulted = True
+            if self._crowd is not None and fault.status in TOO_MUCH:
+                self._crowd.refuse()
+                self._board.connections = self._crowd.connections
             self._report_fault(fault)
+
+    async def _watch(self) -> None:
+        """See now and then whether a request lags behind, and whether more of them would be faster."""
+        while True:
+            await self._world.sleep(LOOK)
+            now = self._world.clock()
+            if self._errand.throttle.rate is not None:
+                continue  # a limit spreads what it allows as it comes, which says nothing of the connections
+            for part in self._board.laggards(now):
+                part.give_up()
+            if self._crowd is not None:
+                busy, latency = len(self._board.parts), self._board.paces.latency
+                self._crowd.note(now, self._board.brought, busy=busy, latency=latency)
+                self._board.connections = self._crowd.connections
+            self._tell()
 
     async def _ask(self, part: Part) -> bool:
         """One request; whether the lease is brought, or can't be for now."""
@@ -234,11 +261,22 @@ class FetchOperation:
         try:
             if not self._may_ask:
                 return True
-            async with self._protocol.ask(self._asked(part)) as answer:
-                return await self._heed(part, answer)
+            return await self._request_once(part)
         finally:
+            self._board.end(part, self._world.clock())
             self._requests -= 1
             self._world.budget.release()
+
+    async def _request_once(self, part: Part) -> bool:
+        with anyio.CancelScope() as part.scope:
+            self._board.ask(part, self._world.clock())
+            async with self._protocol.ask(self._asked(part)) as answer:
+                self._board.answer(part, self._world.clock())
+                brought = await self._heed(part, answer)
+            part.renewed = 0
+            return brought
+        part.renewed += 1  # given up as too slow: what it still owes is asked for again
+        return False
 
     def _asked(self, part: Part) -> Asked:
         pinned = self._task.generation
@@ -318,7 +356,9 @@ class FetchOperation:
             self._board.lay(grid, self._stored)
             self._fit(part, grid, grid.size if stop is None else stop)
         if not self._task.reusable:
-            self._board.connections = 1
+            self._board.connections, self._crowd = 1, None
+        if grid is not None and grid.size > FIRST_BYTES:
+            self._group.start_soon(self._watch)
         self._learned = True
         self._tell()
 

@@ -3,8 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meowcat.core.pieces import Grid, IntervalSet, Lease
-from meowcat.transfer.board import LEASE_BYTES, WORTH_SPLITTING, Board
+from meowcat.core.leases import LEASE_BYTES, Lease
+from meowcat.core.pieces import Grid, IntervalSet
+from meowcat.transfer.board import Board
+from meowcat.transfer.pouring import Span
 
 MIB = 1 << 20
 NOTHING = IntervalSet()
@@ -18,7 +20,7 @@ def laid(size, piece, connections=4, stored=NOTHING):
 
 def given_out(board):
     parts = []
-    while (part := board.next()) is not None:
+    while (part := board.next(0.0)) is not None:
         parts.append(part)
     return parts
 
@@ -40,7 +42,7 @@ def test_a_lease_is_bounded_so_that_its_connection_is_used_again():
 
 def test_a_part_that_breaks_gives_back_what_it_did_not_bring():
     board = laid(8 * MIB, MIB, connections=1)
-    part = board.next()
+    part = board.next(0.0)
     board.came(part, MIB + 5)
     board.drop(part)
     assert board.missing == IntervalSet.of((1, 8))
@@ -48,7 +50,7 @@ def test_a_part_that_breaks_gives_back_what_it_did_not_bring():
 
 def test_pieces_of_a_reply_with_a_digest_count_once_it_was_right():
     board = laid(8 * MIB, MIB, connections=1)
-    part = board.next()
+    part = board.next(0.0)
     part.checked = True
     board.came(part, 2 * MIB)
     assert 0 not in board.missing
@@ -56,21 +58,83 @@ def test_pieces_of_a_reply_with_a_digest_count_once_it_was_right():
     assert 0 in board.missing
 
 
-def test_a_reply_that_has_to_be_read_to_its_end_is_not_cut():
+def moved(board, *bytes_each, seconds=1.0):
+    """All parts are asked for at once, answered after 10 ms, and bring so many bytes by the end."""
+    for part in board.parts:
+        board.ask(part, 0.0)
+        board.answer(part, 0.01)
+    for part, count in zip(board.parts, bytes_each, strict=True):
+        board.came(part, count)
+    return seconds
+
+
+def test_a_reply_that_has_to_be_read_to_its_end_is_not_cut_and_not_given_up():
     board = laid(16 * MIB, MIB, connections=1)
     part = board.add(Lease(0, 16))
     part.firm = True
     board.connections = 4
-    assert board.next() is None
+    now = moved(board, 65536)
+    board.paces.ended(10.0 * MIB)
+    assert board.next(now) is None
+    assert board.laggards(9.0) == []
     part.firm = False
-    assert board.next() is not None
+    assert board.laggards(9.0) == [part]
+    assert board.next(now) is not None
 
 
-def test_a_small_rest_is_not_worth_a_connection():
-    board = laid(4 * 65536, 65536, connections=4)
-    board.add(Lease(0, 4))
-    assert 2 * WORTH_SPLITTING > 4 * 65536
-    assert board.next() is None
+def test_a_free_connection_takes_what_a_running_one_has_before_it():
+    board = laid(64 * MIB, MIB, connections=2)
+    first, second = given_out(board)
+    board.missing = IntervalSet.of((first.lease.first, first.lease.stop))
+    now = moved(board, 4 * MIB, 4 * MIB)
+    board.drop(second)
+    third = board.next(now)
+    assert third.lease == Lease(18, 32)
+    assert first.lease == Lease(0, 18)
+    assert board.stop_of(first) == 18 * MIB
+
+
+def test_nothing_is_cut_off_that_a_thread_has_come_to_by_now():
+    board = laid(32 * MIB, MIB, connections=2)
+    part = board.add(Lease(0, 32))
+    now = moved(board, 4 * MIB)
+    part.span = Span(part.at, 32 * MIB)
+    part.span.claim(27 * MIB)
+    ahead, part.span.at = part.span.at, 4 * MIB  # as if the thread got on after the board had looked
+    board.catch_up = lambda: setattr(part.span, "at", ahead)
+    assert board.next(now) is None
+    assert (part.lease, part.span.stop) == (Lease(0, 32), 32 * MIB)
+
+
+def test_what_threads_bring_is_not_missing_although_they_tell_nobody():
+    board = laid(32 * MIB, MIB, connections=2)
+    part = board.add(Lease(0, 32))
+    part.span = Span(0, 32 * MIB)
+    part.span.claim(5 * MIB + 7)
+    board.catch_up()
+    board.catch_up()
+    assert (part.at, board.brought) == (5 * MIB + 7, 5 * MIB + 7)
+    assert board.missing == IntervalSet.of((5, 32))
+
+
+def test_a_request_that_lags_behind_is_one_to_give_up():
+    board = laid(128 * MIB, MIB, connections=4)
+    parts = given_out(board)
+    now = moved(board, 10 * MIB, 10 * MIB, 10 * MIB, 65536)
+    assert board.laggards(now) == [parts[3]]
+    parts[3].renewed = 1
+    assert board.laggards(now) == []
+
+
+def test_a_request_whose_head_does_not_come_lags_behind_as_well():
+    board = laid(128 * MIB, MIB, connections=2)
+    one, other = given_out(board)
+    board.ask(one, 0.0)
+    board.answer(one, 0.01)
+    board.ask(other, 0.0)
+    board.came(one, 10 * MIB)
+    assert board.laggards(0.9) == []
+    assert board.laggards(1.0) == [other]
 
 
 def test_a_reply_with_everything_writes_what_nobody_else_brings():
@@ -80,7 +144,7 @@ def test_a_reply_with_everything_writes_what_nobody_else_brings():
     board.widen(part)
     written = [offset for offset, _ in board.wanted(part, bytes(8 * MIB))]
     assert written == [4 * MIB]
-    assert board.next() is None
+    assert board.next(0.0) is None
     assert other.claims == IntervalSet.of((2, 4))
 
 

@@ -1,21 +1,20 @@
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import (
     DEFAULT_PIECE,
+    LEAST_DEFAULT_PIECE,
     MAX_PIECES,
     MAX_SIZE,
     Grid,
     IntervalSet,
-    Lease,
-    Leased,
-    Split,
     choose_piece_size,
-    next_lease,
 )
+
+MIB = 1 << 20
 
 runs = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 many_runs = st.lists(runs, max_size=12)
@@ -105,6 +104,13 @@ def test_a_grid_that_is_none_is_refused(size, piece):
     [
         (0, None, DEFAULT_PIECE),
         (None, None, DEFAULT_PIECE),
+        (8 * MIB, None, DEFAULT_PIECE),
+        (8 * MIB + 1, None, LEAST_DEFAULT_PIECE),
+        (256 * MIB, None, LEAST_DEFAULT_PIECE),
+        (256 * MIB + 1, None, 2 * LEAST_DEFAULT_PIECE),
+        (1024 * MIB, None, MIB),
+        (4096 * MIB, None, DEFAULT_PIECE),
+        (100 * 1024 * MIB, None, DEFAULT_PIECE),
         (100_000 * DEFAULT_PIECE, None, DEFAULT_PIECE),
         (100_000 * DEFAULT_PIECE + 1, None, 2 * DEFAULT_PIECE),
         (10, 65536, 65536),
@@ -127,71 +133,6 @@ def test_the_piece_size_is_the_wanted_one_or_grows_with_the_content(size, wanted
 def test_a_piece_size_out_of_bounds_is_refused_by_name(size, wanted, said):
     with pytest.raises(InvalidArgument, match=said):
         choose_piece_size(size, wanted)
-
-
-def test_the_front_of_the_file_goes_first_in_fair_shares():
-    missing = IntervalSet.of((0, 64))
-    first = next_lease(missing, [], 8, 1000)
-    assert first == Lease(0, 8)
-    second = next_lease(missing, [Leased(first, 0)], 7, 1000)
-    assert second == Lease(8, 15), "what is left is shared by all connections, those at work included"
-
-
-def test_a_lease_stays_within_its_limit_and_its_run():
-    assert next_lease(IntervalSet.of((0, 64)), [], 1, 10) == Lease(0, 10)
-    assert next_lease(IntervalSet.of((3, 5), (9, 64)), [], 1, 10) == Lease(3, 5)
-
-
-def test_nothing_is_given_without_a_free_connection_or_without_work():
-    assert next_lease(IntervalSet.of((0, 64)), [], 0, 10) is None
-    assert next_lease(IntervalSet(), [], 4, 10) is None
-
-
-def test_the_lease_with_the_most_before_it_is_cut_in_half_beyond_the_piece_in_work():
-    running = [Leased(Lease(0, 10), 8), Leased(Lease(10, 31), 10)]
-    split = next_lease(IntervalSet.of((8, 31)), running, 1, 100)
-    assert split == Split(Lease(10, 31), 21)
-    assert (split.kept, split.given) == (Lease(10, 21), Lease(21, 31))
-
-
-@pytest.mark.parametrize(("at", "worth"), [(6, True), (7, True), (8, False), (9, False), (10, False)])
-def test_a_single_piece_is_not_worth_a_connection(at, worth):
-    assert (next_lease(IntervalSet.of((at, 10)), [Leased(Lease(0, 10), at)], 1, 9) is not None) == worth
-
-
-@given(st.data(), st.integers(1, 60), st.integers(1, 6), st.integers(1, 20))
-@settings(max_examples=200)
-def test_every_piece_is_fetched_once_whatever_the_order_of_ends_splits_and_failures(
-    data, count, connections, limit
-):
-    missing = IntervalSet.of((0, count))
-    fetched: list[int] = []
-    running: list[Leased] = []
-    failures = data.draw(st.integers(0, 5))
-    for _ in range(1000):
-        while True:
-            step = next_lease(missing, running, connections - len(running), limit)
-            if step is None:
-                break
-            if isinstance(step, Split):
-                index = next(i for i, leased in enumerate(running) if leased.lease == step.running)
-                assert running[index].at < step.at < step.running.stop, "the piece in work is not taken away"
-                running[index] = Leased(step.kept, running[index].at)
-                step = step.given
-            assert step.first < step.stop
-            running.append(Leased(step, step.first))
-        if not running:
-            break
-        index = data.draw(st.integers(0, len(running) - 1))
-        leased = running.pop(index)
-        if failures and data.draw(st.booleans()):
-            failures -= 1
-            continue
-        fetched.append(leased.at)
-        missing -= IntervalSet.of((leased.at, leased.at + 1))
-        if leased.at + 1 < leased.lease.stop:
-            running.insert(index, Leased(leased.lease, leased.at + 1))
-    assert sorted(fetched) == list(range(count))
 
 
 def test_the_first_gap_lies_behind_what_is_there():
