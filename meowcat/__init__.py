@@ -45,7 +45,7 @@ from meowcat.core.errors import (
     UnknownJournal,
     WouldDeadlock,
 )
-from meowcat.core.info import Orphan, SinkInfo, Snapshot, TaskInfo
+from meowcat.core.info import HostInfo, Orphan, SinkInfo, Snapshot, TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.plans import DownloadPlan, PlanPart, PlanRequest, UploadedPart, UploadPlan
 from meowcat.core.state import Phase
@@ -102,6 +102,7 @@ __all__ = [
     "FetchQueueFull",
     "Fetched",
     "FormUpload",
+    "HostInfo",
     "InvalidArgument",
     "InvalidSignature",
     "InvalidTaskState",

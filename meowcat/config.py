@@ -11,6 +11,9 @@ Durability = Literal["power", "process"]
 
 KIB, MIB = 1 << 10, 1 << 20
 
+MOST_RATE = 1 << 50
+"""Bytes a second that a limit may allow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -46,7 +49,10 @@ class Config:
     accept: str | None = None
     """The Accept header of downloads over plain HTTP, unless the task says otherwise; None is `*/*`."""
     limit_rate: int | None = None
-    """For all tasks together."""
+    """For all tasks together. This, the next and a task's own hold together; `Engine.set_limit_rate` changes
+    them while the engine runs."""
+    limit_rate_per_host: int | None = None
+    """For all tasks of each host (scheme, name and port) together."""
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
     """Silence of a peer, headers included. Also the longest that a stopped request's socket stays open."""
@@ -81,7 +87,8 @@ class Config:
         self._within("piece_size", 64 * KIB, 512 * MIB)
         self._within("retries", 0, 1_000_000)
         self._within("prepare_retries", 0, 1_000_000)
-        self._within("limit_rate", 1, 1 << 50)
+        self._within("limit_rate", 1, MOST_RATE)
+        self._within("limit_rate_per_host", 1, MOST_RATE)
         self._within("connect_timeout", 0.001, 86_400)
         self._within("read_timeout", 0.001, 86_400)
         self._within("pool_timeout", 0.001, 86_400)

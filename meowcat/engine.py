@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from meowcat.audit.settings import Audit
-from meowcat.config import Config
+from meowcat.config import MOST_RATE, Config
 from meowcat.control.place import place_for
 from meowcat.control.server import ControlServer
 from meowcat.core import messages as msg
@@ -40,6 +40,7 @@ from meowcat.core.transfers import (
     changed_options,
     same_content,
 )
+from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
 from meowcat.intake import Intake, supplied
 from meowcat.journal.checkup import RESERVED
@@ -513,6 +514,38 @@ class Engine:
             held = runtime.secrets.get(state.id, Secrets()).updated(secrets, url=url is not None)
             await runtime.supply(state.id, held, msg.Supply(names=names, request=sealed))
 
+    async def set_limit_rate(
+        self, rate: int | None, *, host: str | None = None, task: TaskId | str | None = None
+    ) -> None:
+        """Another bandwidth limit from now on, also for what is under way. Limits hold together.
+
+        Args:
+            rate: bytes a second, from 1; None = no limit.
+            host: a URL of the host that is meant, in the place of `Config.limit_rate_per_host`; None = all
+                hosts together, in the place of `Config.limit_rate`. Neither is recorded: the next opening
+                begins with its Config.
+            task: the task that is meant, in the place of the `limit_rate` of its request; recorded.
+
+        Raises:
+            InvalidArgument: out of bounds, no http(s) URL, or both a host and a task. TaskNotFound: it has
+            ended, or there is none.
+        """
+        runtime = self._opened()
+        if rate is not None and not (isinstance(rate, int) and 1 <= rate <= MOST_RATE):
+            raise InvalidArgument(
+                f"rate {rate!r}: expected a whole number of bytes a second from 1 to {MOST_RATE:,}, or None"
+            )
+        if host is not None and task is not None:
+            raise InvalidArgument("host and task: a limit is for one of them, or for all tasks together")
+        if task is not None:
+            state = await self._state(TaskId(task))
+            async with runtime.room:
+                await runtime.limit_task(state, rate)
+        elif host is not None:
+            runtime.traffic.limit_host(host_of(host), rate)
+        else:
+            runtime.traffic.limit(rate)
+
     async def add_credential(self, name: str, provider: Provider) -> None:
         """Register a credential, or another one in its place; tasks that wait for it go on."""
         self._credentials.register(name, provider)
@@ -774,6 +807,8 @@ class Engine:
             quarantined=len(runtime.quarantined),
             position=runtime.bus.position,
             sinks=await runtime.deliveries.infos(),
+            hosts=runtime.hosts(),
+            limit_rate=runtime.traffic.limit_rate,
             refusal=runtime.dispatcher.refusal,
         )
 

@@ -183,6 +183,16 @@ class Task:
         """
         await self._engine.supply(self.id, url=url, headers=headers, data=data, plan=plan)
 
+    async def set_limit_rate(self, rate: int | None) -> None:
+        """Another limit of its own from now on, in bytes a second, also while it is at work; None = no limit.
+
+        Recorded: it holds after a restart, too. Those of its host and of the engine hold besides.
+
+        Raises:
+            InvalidArgument: out of bounds. TaskNotFound: it has ended.
+        """
+        await self._engine.set_limit_rate(rate, task=self.id)
+
     def add_listener(self, function: Listener) -> Subscription:
         """Call `function` with a `TaskInfo`: the present state first, then as `Engine.add_listener`."""
         return self._engine.add_listener(function, task=self)

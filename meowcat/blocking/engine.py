@@ -86,6 +86,7 @@ class Task(Blocking[AsyncTask]):
     cancel = awaited(AsyncTask.cancel)
     retry = awaited(AsyncTask.retry)
     supply = awaited(AsyncTask.supply)
+    set_limit_rate = awaited(AsyncTask.set_limit_rate)
     history = iterated(AsyncTask.history)
     add_listener = called(AsyncTask.add_listener)
 
@@ -308,6 +309,7 @@ class Engine(Blocking[AsyncEngine]):
     stands = awaited(AsyncEngine.stands)
     orphans = awaited(AsyncEngine.orphans)
     abort_orphans = awaited(AsyncEngine.abort_orphans)
+    set_limit_rate = awaited(AsyncEngine.set_limit_rate)
     snapshot = awaited(AsyncEngine.snapshot)
     checkpoint = awaited(AsyncEngine.checkpoint)
     receipt = awaited(AsyncEngine.receipt)

@@ -93,6 +93,23 @@ class SinkInfo(Struct, frozen=True, kw_only=True):
     """When it is tried again, in milliseconds since 1970 UTC; None while it is not waiting for that."""
 
 
+class HostInfo(Struct, frozen=True, kw_only=True):
+    """A host that tasks work on, or that is held, or given fewer requests than there could be."""
+
+    active: int
+    """Tasks at work on it."""
+    silent: int
+    """Of those, how many it lets wait: nothing has come for some seconds, and others have their slots."""
+    requests: int
+    """Requests under way to it."""
+    most: int | None
+    """Requests at once that it is given for now, since it has answered 429 or 503; None = no bound of its
+    own."""
+    held_until: int | None
+    """When it may be asked again, first by one task, in milliseconds since 1970 UTC; None where it is not
+    held."""
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """The engine at a glance."""
 
@@ -110,6 +127,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """The newest durable record."""
     sinks: dict[str, SinkInfo]
     """Every cursor of the journal, by the name of its sink."""
+    hosts: dict[str, HostInfo] = {}
+    """By scheme, name and port, what there is to say of hosts."""
+    limit_rate: int | None = None
+    """Bytes a second of all tasks together, as they are limited now; None = no limit."""
     refusal: str = ""
     """Why the journal takes no records now, as where its disk is full: nothing moves on until it does again,
     which is tried all the time. Empty while all is well."""

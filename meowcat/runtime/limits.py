@@ -1,46 +1,95 @@
 """What is shared and scarce while bytes move: bandwidth, requests and memory."""
 
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable
 
 import anyio
 
-BURST_SECONDS = 0.25
-"""How much a token bucket saves up while nothing is taken."""
+BURST_SECONDS = 0.1
+"""How much a token bucket saves up while nothing is taken: what a late wake-up loses is made up for, and what
+a limit is exceeded by after a rest is 1 % of what it allows in 10 s."""
+
+SLACK = 1e-6
+"""Seconds that are not worth waiting for."""
 
 
 class Bucket:
-    """A token bucket: `acquire` returns when the bytes may be taken. First come, first served."""
+    """A token bucket: `acquire` returns when the bytes may be taken. First come, first served.
 
-    def __init__(
-        self, rate: int, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-    ) -> None:
-        self.rate = rate
+    Args:
+        rate: bytes a second; None = no limit.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, rate: int | None, clock: Callable[[], float]) -> None:
+        self._rate = rate
         self._clock = clock
-        self._sleep = sleep
-        self._free_at = clock()
+        self._asked = 0.0
+        """Bytes asked for so far, by everybody: whoever asks may go once so many are allowed."""
+        self._allowed = 0.0
+        self._at = clock()
+        self._changed: anyio.Event | None = None
+
+    @property
+    def rate(self) -> int | None:
+        return self._rate
+
+    def set_rate(self, rate: int | None) -> None:
+        """Another rate from now on, also for those that wait already."""
+        self._advance()
+        self._rate = rate
+        if rate is None:
+            self._allowed = self._asked  # nobody owes anything
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def acquire(self, size: int) -> None:
+        """Wait until `size` bytes may be taken."""
+        if self._rate is None:
+            return
+        self._advance()
+        self._asked += size
+        mine = self._asked
+        while self._rate is not None and (wait := (mine - self._allowed) / self._rate) > SLACK:
+            if self._changed is None:
+                self._changed = anyio.Event()
+            with anyio.move_on_after(wait):
+                await self._changed.wait()
+            self._advance()
+
+    def _advance(self) -> None:
         now = self._clock()
-        start = max(self._free_at, now - BURST_SECONDS)
-        self._free_at = start + size / self.rate
-        if self._free_at > now:
-            await self._sleep(self._free_at - now)
+        if self._rate is not None:
+            most = self._asked + BURST_SECONDS * self._rate
+            self._allowed = min(self._allowed + (now - self._at) * self._rate, most)
+        self._at = now
 
 
 class Throttle:
-    """The task's own limit and the engine's, one after the other; either may be absent."""
+    """Several limits, one after the other: the narrowest rules."""
 
-    def __init__(self, *buckets: Bucket | None) -> None:
-        self._buckets = tuple(bucket for bucket in buckets if bucket is not None)
+    def __init__(self, *buckets: Bucket) -> None:
+        self._buckets = buckets
 
     @property
     def rate(self) -> int | None:
         """Bytes a second of the narrowest limit; None where there is none."""
-        return min((bucket.rate for bucket in self._buckets), default=None)
+        return min((bucket.rate for bucket in self._buckets if bucket.rate is not None), default=None)
 
     async def acquire(self, size: int) -> None:
         for bucket in self._buckets:
             await bucket.acquire(size)
+
+
+class _Place:
+    """Of somebody who waits for memory."""
+
+    __slots__ = ("given", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.given = anyio.Event()
 
 
 class Budget:
@@ -50,8 +99,7 @@ class Budget:
         self._requests = anyio.Semaphore(requests, max_value=requests, fast_acquire=True)
         self._memory = memory
         self._free = memory
-        self._freed: anyio.Event | None = None
-        """Made by the first who waits."""
+        self._line: deque[_Place] = deque()
 
     async def acquire(self) -> None:
         try:
@@ -63,22 +111,39 @@ class Budget:
         self._requests.release()
 
     async def take(self, size: int) -> None:
-        """Wait for room for `size` bytes; what is larger than the whole budget waits for all of it."""
+        """Wait for room for `size` bytes; what is larger than the whole budget waits for all of it.
+
+        First come, first served: what is large is not passed by what is small for ever.
+        """
         size = min(size, self._memory)
-        while self._free < size:
-            self._freed = self._freed or anyio.Event()
-            await self._freed.wait()
-        self._free -= size
+        if not self._line and self._free >= size:
+            self._free -= size
+            return
+        place = _Place(size)
+        self._line.append(place)
+        try:
+            await place.given.wait()
+        except BaseException:  # raised again: nobody is there to give it back later
+            if place.given.is_set():
+                self.give(size)
+            else:
+                self._line.remove(place)
+                self._serve()
+            raise
 
     def take_spare(self, size: int) -> bool:
         """Take `size` bytes if at least half of the budget is free after that: for whoever holds them while
         waiting for something else, so that all that wait never hold what the others need to get on."""
-        spare = self._free - size >= self._memory // 2
+        spare = not self._line and self._free - size >= self._memory // 2
         self._free -= size if spare else 0
         return spare
 
     def give(self, size: int) -> None:
         self._free = min(self._memory, self._free + size)
-        freed, self._freed = self._freed, None
-        if freed is not None:
-            freed.set()
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._line and self._line[0].size <= self._free:
+            place = self._line.popleft()
+            self._free -= place.size
+            place.given.set()

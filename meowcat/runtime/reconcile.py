@@ -39,16 +39,27 @@ from meowcat.runtime.dispatcher import Dispatcher
 from meowcat.runtime.pool import Pool
 from meowcat.runtime.registry import Registry, Row
 from meowcat.runtime.scheduler import Scheduler
+from meowcat.runtime.traffic import Traffic
 from meowcat.runtime.world import Clock
 from meowcat.transfer.context import Running
 from meowcat.transfer.small import SmallDownload
 
 log = logging.getLogger("meowcat.task")
 
+LOOK_MS = 1000
+"""How often it is looked for silent tasks while others wait for their slots."""
+
+REOPEN, LOOK = -1, -2
+"""What a timer that is not a task's is for, in the place of the wait's number: a host's rest is over; silent
+tasks are to be looked for."""
+
+AT_ONCE = {"limit_rate", "priority"}
+"""Options of a request that byte work need not begin again for."""
+
 ANSWER_WITHIN = 0.15
 """Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
 
-_ANSWERS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent})
+_ANSWERS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted})
 """Events that a host's answer leads to."""
 _OF_HOSTS = _ANSWERS | {ev.AttemptFailed}
 
@@ -67,8 +78,10 @@ class Reconciler:
         start: Start,
         missing: Callable[[Row], tuple[str, ...]],
         over: Callable[[], None],
+        *,
         slots: tuple[int, int],
         per_host: int | None,
+        traffic: Traffic,
     ) -> None:
         self._tasks = tasks
         self.pool = Pool(tasks)
@@ -77,7 +90,12 @@ class Reconciler:
         self._start_operation = start
         self._missing = missing
         self._over = over
-        self.scheduler = Scheduler({"download": slots[0], "upload": slots[1]}, per_host, self._granted)
+        self._traffic = traffic
+        self.scheduler = Scheduler(
+            {"download": slots[0], "upload": slots[1]}, per_host, self._granted, traffic.window
+        )
+        traffic.allowed, traffic.widened = self._allowed, self._widened
+        self._looking = False
         self.dispatcher: Dispatcher
         self._timers: list[tuple[int, TaskId, int]] = []
         self._timer_set = anyio.Event()
@@ -94,6 +112,8 @@ class Reconciler:
                 self._heed_host(actor.task, event)
         live = actor.live
         if ev.Supplied in kinds:
+            self._traffic.limit_task(actor.id, actor.task.request.limit_rate)
+        if ev.Supplied in kinds and any(_begins_anew(event) for event in events):
             # Byte work begins again with what was supplied; what has ended since then, too, may have
             # failures in the mailbox that are of before.
             for each in (live, *(envelope.source for envelope in actor.mailbox)):
@@ -116,19 +136,38 @@ class Reconciler:
         """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
         if isinstance(event, ev.AttemptFailed) and event.delay is not None:
             if event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
-                host, until = self._host(task), self._clock.ticks() + event.delay
-                self.scheduler.hold_host(host, until)
-                self._set_timer(until, TaskId(""), 0)
-                self._nudge(host)
+                self._hold_host(self.host_of(task), self._clock.ticks() + event.delay)
         elif type(event) in _ANSWERS:
-            host = self._host(task)
+            host = self.host_of(task)
+            if isinstance(event, ev.Stored | ev.Sent):
+                self.scheduler.brought(host)
             if self.scheduler.release_host(host, task.id, self._clock.ticks()):
                 self._nudge(host)
 
+    def _hold_host(self, host: str, until: int) -> None:
+        before = self.scheduler.held_until(host)
+        if self.scheduler.hold_host(host, until):  # otherwise nobody is at it
+            self._nudge(host)
+        end = self.scheduler.held_until(host)
+        if end is not None and end != before:
+            self._set_timer(end, TaskId(host), REOPEN)
+
     def _nudge(self, host: str) -> None:
-        for actor in tuple(self.dispatcher.actors.values()):
-            if actor.task is not None and self._host(actor.task) == host:
+        """Something has changed for those that work on the host, or wait for it."""
+        for task in self.scheduler.at_work(host):
+            actor = self.dispatcher.actors.get(task)
+            if actor is not None and actor.task is not None:
                 self.reconcile(actor)
+        self._traffic.reopened(host)
+        self.grant()
+
+    def _allowed(self, host: str) -> int | None:
+        """Requests at once while the host is held: none before its time, and one to try it."""
+        until = self.scheduler.held_until(host)
+        return None if until is None else int(self._clock.ticks() >= until)
+
+    def _widened(self, host: str) -> None:
+        self.scheduler.widened(host)
         self.grant()
 
     def journal_accepts(self) -> None:
@@ -175,9 +214,10 @@ class Reconciler:
         return self.scheduler.holds_slot(task.id) and not self._must_hold(task, want)
 
     def _may_send(self, task: TaskState) -> bool:
-        return self.scheduler.may_send(task.id, self._host(task), self._clock.ticks())
+        return self.scheduler.may_send(task.id, self.host_of(task), self._clock.ticks())
 
-    def _host(self, task: TaskState) -> str:
+    def host_of(self, task: TaskState) -> str:
+        """The task's host, which its row remembers."""
         row = self._registry.get(task.id)
         return row.host if row is not None and row.url == task.request.url else host_of(task.request.url)
 
@@ -193,8 +233,19 @@ class Reconciler:
 
     def grant(self) -> None:
         """Hand out free slots."""
-        if not self.closing and self.dispatcher.broken is None:
-            self.scheduler.grant(self._clock.ticks())
+        if self.closing or self.dispatcher.broken is not None:
+            return
+        self.scheduler.grant(self._clock.ticks())
+        if self.scheduler.crowded and not self._looking:
+            self._looking = True
+            self._set_timer(self._clock.ticks() + LOOK_MS, TaskId(""), LOOK)
+
+    def _look(self) -> None:
+        """Those to whom nothing comes lend their slots to those that wait."""
+        self._looking = False
+        for task in self.scheduler.working:
+            self.scheduler.note_silent(task, silent=self._traffic.silent(task))
+        self.grant()
 
     def _granted(self, task: TaskId) -> None:
         """Tell the actor. It may be a row still, and it may be active already and back from a wait: then the
@@ -249,7 +300,7 @@ class Reconciler:
 
     def _held(self, actor: Actor) -> bool:
         task = actor.task
-        return task is not None and (task.wait is not None or self.scheduler.is_held(self._host(task)))
+        return task is not None and (task.wait is not None or self.scheduler.is_held(self.host_of(task)))
 
     # Time
 
@@ -268,7 +319,7 @@ class Reconciler:
 
     def wakes(self) -> dict[TaskId, int]:
         """When each task that waits for a time goes on, in ticks of the clock."""
-        return {task: at for at, task, _ in sorted(self._timers, key=itemgetter(2)) if task}
+        return {task: at for at, task, seq in sorted(self._timers, key=itemgetter(2)) if seq > 0}
 
     async def keep_time(self) -> None:
         """Wake those whose wait is over, until canceled."""
@@ -277,10 +328,12 @@ class Reconciler:
             now = self._clock.ticks()
             while self._timers and self._timers[0][0] <= now:
                 _, task, seq = heapq.heappop(self._timers)
-                if task:
-                    self.dispatcher.post(task, msg.Wake(seq=seq))
+                if seq == REOPEN:
+                    self._nudge(task)
+                elif seq == LOOK:
+                    self._look()
                 else:
-                    self._reopen()
+                    self.dispatcher.post(task, msg.Wake(seq=seq))
             pause = (self._timers[0][0] - now) / 1000 if self._timers else None
             if pause is None:
                 await self._timer_set.wait()
@@ -288,12 +341,10 @@ class Reconciler:
                 with anyio.move_on_after(pause):
                     await self._timer_set.wait()
 
-    def _reopen(self) -> None:
-        """A held host may be tried again: whoever has a slot there may be the one to try."""
-        for actor in tuple(self.dispatcher.actors.values()):
-            if actor.task is not None and actor.task.state in ACTIVE:
-                self.reconcile(actor)
-        self.grant()
+
+def _begins_anew(event: ev.Event) -> bool:
+    """Whether something was supplied that does not hold for what runs already."""
+    return isinstance(event, ev.Supplied) and not (event.names and set(event.names) <= AT_ONCE)
 
 
 def _does(live: Live, operation: AnyOperation) -> bool:

@@ -26,7 +26,7 @@ from meowcat.core.errors import (
     TaskQuarantined,
 )
 from meowcat.core.events import Event
-from meowcat.core.info import Orphan
+from meowcat.core.info import HostInfo, Orphan
 from meowcat.core.machine import ACTIVE, State
 from meowcat.core.seal import Secrets, missing
 from meowcat.core.state import TaskState, evolve
@@ -44,12 +44,14 @@ from meowcat.runtime.bus import Bus
 from meowcat.runtime.delivery import Deliveries
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
 from meowcat.runtime.fetches import Fetches
-from meowcat.runtime.limits import Bucket, Budget, Throttle
+from meowcat.runtime.hosts import host_infos
+from meowcat.runtime.limits import Budget
 from meowcat.runtime.listeners import Listener, Listeners, Subscription
 from meowcat.runtime.orphans import orphans_of, stands
 from meowcat.runtime.reconcile import Reconciler
 from meowcat.runtime.recovery import OnRestart, recover
 from meowcat.runtime.registry import Registry, Row
+from meowcat.runtime.traffic import Traffic
 from meowcat.runtime.world import Clock, Threads
 from meowcat.transfer.context import Errand, Running, World
 from meowcat.transfer.operations import operation_for
@@ -95,8 +97,9 @@ class Runtime:
         self.fetches = Fetches(world, config.max_fetches, config.fetch_capacity)
         self.secrets: dict[TaskId, Secrets] = {}
         self.quarantined: dict[TaskId, str] = {}
-        self._engine_bucket = self._bucket(config.limit_rate)
-        self._buckets: dict[TaskId, Bucket] = {}
+        self.traffic = Traffic(
+            world.budget, config.max_requests, clock.monotonic, config.limit_rate, config.limit_rate_per_host
+        )
         command = os.path.basename(sys.argv[0] or "python")  # noqa: PTH119  # a name, not a path
         self.owner = Owner(os.getpid(), socket.gethostname(), command)
         self._stop = anyio.CancelScope()
@@ -140,8 +143,9 @@ class Runtime:
             self._start,
             self.missing,
             self.bus.stir,
-            slots,
-            self.config.max_per_host,
+            slots=slots,
+            per_host=self.config.max_per_host,
+            traffic=self.traffic,
         )
         self.dispatcher = Dispatcher(
             self.writer,
@@ -217,6 +221,7 @@ class Runtime:
 
     async def _stop_operations(self) -> None:
         self.reconciler.closing = True
+        self.traffic.close()
         actors = self.dispatcher.actors
         for actor in tuple(actors.values()):
             if actor.task is not None:
@@ -263,10 +268,18 @@ class Runtime:
             self._forget(task)
             raise
 
+    async def limit_task(self, task: TaskState, rate: int | None) -> None:
+        """Record another limit of the task's own, which holds at once."""
+        request = replace(task.request, limit_rate=rate)
+        await self.command(task.id, msg.Supply(names=("limit_rate",), request=request))
+
+    def hosts(self) -> dict[str, HostInfo]:
+        """What there is to say of hosts."""
+        return host_infos(self.reconciler.scheduler, self.traffic, self.clock)
+
     def _forget(self, task: TaskId) -> None:
         """Nothing more is done for the task here."""
         self.secrets.pop(task, None)
-        self._buckets.pop(task, None)
         self._world.plugins.tools.refreshers.forget(task)
 
     async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
@@ -503,24 +516,15 @@ class Runtime:
         return operation_for(self._world, self._errand(task, report), want.operation)
 
     def _errand(self, task: TaskState, report: Callable[[msg.Message], None]) -> Errand:
+        share = self.traffic.share(task.id, self.reconciler.host_of(task), task.request.limit_rate)
         return Errand(
             task=task,
             secrets=self.secrets.get(task.id, NO_SECRETS),
             report=report,
             history=partial(self.events_of, task.id),
-            throttle=Throttle(self._task_bucket(task), self._engine_bucket),
+            throttle=share,
+            requests=share,
         )
-
-    def _bucket(self, rate: int | None) -> Bucket | None:
-        return None if rate is None else Bucket(rate, self.clock.monotonic)
-
-    def _task_bucket(self, task: TaskState) -> Bucket | None:
-        if task.request.limit_rate is None:
-            return None
-        bucket = self._buckets.get(task.id)
-        if bucket is None or bucket.rate != task.request.limit_rate:
-            bucket = self._buckets[task.id] = Bucket(task.request.limit_rate, self.clock.monotonic)
-        return bucket
 
     # Reading
 

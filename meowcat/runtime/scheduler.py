@@ -73,11 +73,6 @@ class _Host:
         """Whether nobody can be let in now: it is not looked at before something changes."""
 
     @property
-    def stalled(self) -> bool:
-        """Whether nothing comes to any of those that are at work there."""
-        return bool(self.at_work) and len(self.silent) == len(self.at_work)
-
-    @property
     def forgotten(self) -> bool:
         """Whether there is nothing to remember of it."""
         return not self.at_work and self.hold is None and not any(line.length for line in self.lines.values())
@@ -110,6 +105,8 @@ class Scheduler:
         self._in_line: dict[TaskId, Demand] = {}
         self._at_work: dict[TaskId, Demand] = {}
         self._probing: dict[TaskId, str] = {}
+        self._stalled: set[str] = set()
+        """Hosts that let all of their tasks wait when something last came from them, or nothing."""
         self._lengths: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._busy: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._lent: dict[Direction, int] = dict.fromkeys(slots, 0)
@@ -173,8 +170,9 @@ class Scheduler:
         self._busy[demand.direction] += 1
 
     def _stop(self, demand: Demand) -> None:
-        self.note_silent(demand.task, silent=False)
         host = self._hosts[demand.host]
+        if demand.task in host.silent:
+            self._speak(demand, host)
         del self._at_work[demand.task], host.at_work[demand.task]
         self._busy[demand.direction] -= 1
         self._look_again(demand.host)
@@ -262,7 +260,9 @@ class Scheduler:
     def _has_room(self, host: _Host, demand: Demand, now: int) -> bool:
         window, count = self._window(demand.host), len(host.at_work)
         bounds = [bound for bound in (self._per_host, window) if bound is not None]
-        if host.stalled or any(count >= bound for bound in bounds):
+        if demand.host in self._stalled:
+            bounds.append(1)
+        if any(count >= bound for bound in bounds):
             return False
         return self.may_send(demand.task, demand.host, now)
 
@@ -297,20 +297,30 @@ class Scheduler:
     def note_silent(self, task: TaskId, *, silent: bool) -> None:
         """Whether nothing has come to the task for a while: then somebody else has its slot meanwhile.
 
-        While nothing comes to any task that works on a host, no further one begins there.
+        A host from which nothing comes to any task gets one at a time from then on, until `brought`.
         """
         demand = self._at_work.get(task)
         if demand is None:
             return
         host = self._hosts[demand.host]
-        if (task in host.silent) is silent:
-            return
-        if silent:
+        if silent and task not in host.silent:
             host.silent.add(task)
-        else:
-            host.silent.remove(task)
-            self._look_again(demand.host)
-        self._lent[demand.direction] += 1 if silent else -1
+            self._lent[demand.direction] += 1
+            if len(host.silent) == len(host.at_work):
+                self._stalled.add(demand.host)
+        elif not silent and task in host.silent:
+            self._speak(demand, host)
+            self.brought(demand.host)
+
+    def _speak(self, demand: Demand, host: _Host) -> None:
+        host.silent.remove(demand.task)
+        self._lent[demand.direction] -= 1
+
+    def brought(self, host: str) -> None:
+        """Bytes have come from the host, or gone to it."""
+        if host in self._stalled:
+            self._stalled.remove(host)
+            self._look_again(host)
 
     def silent(self, host: str) -> int:
         """How many tasks at work on the host nothing comes to."""

@@ -1,6 +1,7 @@
 """What operations work with: the world around them, as the runtime hands it to them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -24,7 +25,7 @@ History = Callable[[], AsyncIterator[Event]]
 
 
 class Throttle(Protocol):
-    """Bandwidth limits, of the task and of the engine together."""
+    """Bandwidth limits of the task, its host and the engine together. They may change at any time."""
 
     @property
     def rate(self) -> int | None:
@@ -32,6 +33,23 @@ class Throttle(Protocol):
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken from the network."""
+
+
+class Requests(Protocol):
+    """The requests of one operation: bounded over the engine, and by how the host takes them."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """One request. Entering waits for its turn; what is raised through it (`Refused`, `TransportFault`)
+        tells how the host took it, and an end without that counts as a good answer."""
+
+    @property
+    def most(self) -> int | None:
+        """Requests at once that the host is given for now, by all tasks together; None = no bound of its
+        own."""
+
+    def flows(self) -> bool:
+        """Bytes have come or gone that `Throttle.acquire` was not asked for; whether they may still do so, as
+        there is no limit. From any thread."""
 
 
 class Budget(Protocol):
@@ -106,6 +124,7 @@ class Errand:
     report: Report
     history: History
     throttle: Throttle
+    requests: Requests
 
 
 class Running(Protocol):

@@ -256,16 +256,15 @@ class FetchOperation:
 
     async def _ask(self, part: Part) -> bool:
         """One request; whether the lease is brought, or can't be for now."""
-        await self._world.budget.acquire()
-        self._requests += 1
-        try:
-            if not self._may_ask:
-                return True
-            return await self._request_once(part)
-        finally:
-            self._board.end(part, self._world.clock())
-            self._requests -= 1
-            self._world.budget.release()
+        async with self._errand.requests.turn():
+            self._requests += 1
+            try:
+                if not self._may_ask:
+                    return True
+                return await self._request_once(part)
+            finally:
+                self._board.end(part, self._world.clock())
+                self._requests -= 1
 
     async def _request_once(self, part: Part) -> bool:
         with anyio.CancelScope() as part.scope:
@@ -289,16 +288,16 @@ class FetchOperation:
 
     async def _look_first(self, part: Part) -> None:
         """Ask for the head alone; where that does not tell enough, the first part will."""
-        await self._world.budget.acquire()
-        self._requests += 1
         try:
-            async with self._protocol.look() as answer:
-                verdict = answer.verdict
+            async with self._errand.requests.turn():
+                self._requests += 1
+                try:
+                    async with self._protocol.look() as answer:
+                        verdict = answer.verdict
+                finally:
+                    self._requests -= 1
         except TransportFault:
             return  # some servers hang up on a HEAD; one that is not there does not answer the GET either
-        finally:
-            self._requests -= 1
-            self._world.budget.release()
         if isinstance(verdict, Whole) and verdict.length is not None and verdict.generation.ranges:
             await self._learn(part, verdict.generation, min(verdict.length, FIRST_BYTES))
 
@@ -412,7 +411,8 @@ class FetchOperation:
         await self._writers.hand_over(part.stream)
         await self._world.budget.take(held)
         try:
-            await reply.pour(Pourer(self._writers, part.stream, part.span))
+            flows = self._errand.requests.flows
+            await reply.pour(Pourer(self._writers, part.stream, part.span, flows))
         finally:
             self._world.budget.give(held)
             self._board.catch_up()

@@ -2,6 +2,7 @@
 block after block, without the event loop. Where its range ends can be changed meanwhile.
 """
 
+from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
 
@@ -52,13 +53,18 @@ class Pourer:
         writers: what is written goes through them, and they know when to stop.
         stream: which is this thread's alone.
         span: the bytes that are wanted.
+        flows: told that some came; whether more may come so, without asking for each.
 
     """
 
-    def __init__(self, writers: Writers, stream: Stream, span: Span) -> None:
+    def __init__(
+        self, writers: Writers, stream: Stream, span: Span, flows: Callable[[], bool] = lambda: True
+    ) -> None:
         self._writers = writers
         self._stream = stream
         self._span = span
+        self._flows = flows
+        self._limited = False
         self._buffer = memoryview(bytearray(min(MOST_BLOCK, span.stop - span.at)))
         self._block = FIRST_BLOCK
         self._asked_at = 0.0
@@ -66,7 +72,7 @@ class Pourer:
     def room(self) -> memoryview | None:
         span = self._span
         left = span.stop - span.at
-        if left <= 0 or self._writers.over:
+        if left <= 0 or self._limited or self._writers.over:
             return None
         # Not beyond the piece in work, which is never cut off: what comes could be another part's by then.
         within = self._stream.piece - span.at % self._stream.piece
@@ -79,6 +85,7 @@ class Pourer:
             self._block = min(self._block * 2, MOST_BLOCK)
         elif took > LATE:
             self._block = max(self._block // 2, LEAST_BLOCK)
+        self._limited = not self._flows()
         kept, at = self._span.claim(count)
         if kept:
             self._writers.store(self._stream, at, self._buffer[:kept])

@@ -56,13 +56,12 @@ class RemoteOperation:
         with anyio.CancelScope(
             shield=True
         ):  # its requests have time-outs, and the outcome is worth its report
-            await self._world.budget.acquire()
             try:
-                report = await self._settle()
+                async with self._errand.requests.turn():
+                    report = await self._settle()
             except (Refused, TransportFault) as failure:
                 report = self._failed(failure.fault)
             finally:
-                self._world.budget.release()
                 self._over = True
             self._errand.report(report)
 

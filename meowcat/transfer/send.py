@@ -415,16 +415,13 @@ class SendOperation:
             self._tell()
 
     async def _bring_part(self, part: SourcePart) -> None:
-        await self._world.budget.acquire()
-        try:
+        async with self._errand.requests.turn():
             if not self._may_go_on:
                 return
             receipt = await self._protocol.send_part(self._session, part)
             if part.digest is None:  # confirmed before its last bytes were asked for
                 await part.checksum("blake3")
             self._report_confirmed(part, receipt)
-        finally:
-            self._world.budget.release()
 
     @property
     def _may_go_on(self) -> bool:
@@ -465,13 +462,12 @@ class SendOperation:
     # Requests and reports
 
     async def _request_made(self, call: Callable[[], Awaitable[Prepared]]) -> Prepared:
-        await self._world.budget.acquire()
-        self._busy += 1
-        try:
-            return await call()
-        finally:
-            self._busy -= 1
-            self._world.budget.release()
+        async with self._errand.requests.turn():
+            self._busy += 1
+            try:
+                return await call()
+            finally:
+                self._busy -= 1
 
     def _report(self, message: msg.Message) -> None:
         self._errand.report(message)

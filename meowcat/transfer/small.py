@@ -110,24 +110,19 @@ class SmallDownload:
     async def _fetch(self) -> None:
         await self._rounds.brief(self._check)
         first = _First(self._protocol, self._first())
-        await self._world.budget.acquire()
-        bound = True
         try:
-            answer = await first.enter()
-            if isinstance(answer.verdict, Wrong):
-                raise Refused(answer.verdict.fault)
-            size = size_of(answer.verdict)
-            if size is not None:
-                await self._take(answer, size)
-                return
-            self._world.budget.release()
-            bound = False
+            async with self._errand.requests.turn():
+                answer = await first.enter()
+                if isinstance(answer.verdict, Wrong):
+                    raise Refused(answer.verdict.fault)
+                size = size_of(answer.verdict)
+                if size is not None:
+                    await self._take(answer, size)
+                    return
             self._large = FetchOperation(self._world, self._errand, self._operation, first)
             self._large.update(self._task, hold=self._hold)
             await self._large.run()
         finally:
-            if bound:
-                self._world.budget.release()
             await first.leave()
 
     def _check(self) -> bool:

@@ -18,7 +18,8 @@ from meowcat.protocols.contract import Tools
 from meowcat.protocols.credentials import Credentials
 from meowcat.protocols.refreshers import Refreshers
 from meowcat.protocols.registry import Protocols
-from meowcat.runtime.limits import Budget, Throttle
+from meowcat.runtime.limits import Budget
+from meowcat.runtime.traffic import Traffic
 from meowcat.runtime.world import wall
 from meowcat.transfer.context import Errand, Plugins, World
 from meowcat.transfer.disk import OsDisk
@@ -114,7 +115,8 @@ class Drive:
                 await self._operate(want.operation)
 
     async def _operate(self, wanted_operation):
-        errand = Errand(self.task, self.secrets, self.send, self._history, Throttle())
+        share = Traffic(self.world.budget, 64, self.world.clock).share(self.task.id, "host", None)
+        errand = Errand(self.task, self.secrets, self.send, self._history, share, share)
         self.operation = operation_for(self.world, errand, wanted_operation)
         scope, over = anyio.CancelScope(), False
 

@@ -159,7 +159,11 @@ def test_a_host_that_falls_silent_holds_up_no_other():
     book.scheduler.withdraw("b")
     assert book.hand_out() == []  # two are at work, and nothing is lent any more
     book.scheduler.withdraw("o0")
-    assert book.hand_out() == ["c"]  # the line goes on with the first who may be let in
+    book.scheduler.withdraw("o1")
+    assert book.hand_out() == ["c", "o2"]  # one at a time
+    book.scheduler.brought("h")
+    book.scheduler.withdraw("o2")
+    assert book.hand_out() == ["d"]
 
 
 def test_slots_are_lent_once_only():
@@ -214,7 +218,8 @@ class Naive:
 
     def __init__(self, slots, per_host, windows):
         self.slots, self.per_host, self.windows = slots, per_host, windows
-        self.waiting, self.working, self.silent, self.holds = {}, {}, set(), {}
+        self.waiting, self.working, self.holds = {}, {}, {}
+        self.silent, self.stalled = set(), set()
 
     def withdraw(self, task):
         for host, (held, probe) in self.holds.items():
@@ -251,7 +256,7 @@ class Naive:
     def has_room(self, each, now):
         there = [task for task, other in self.working.items() if other.host == each.host]
         bounds = [bound for bound in (self.per_host, self.windows.get(each.host)) if bound is not None]
-        if there and self.silent >= set(there):
+        if there and each.host in self.stalled:
             return False
         if any(len(there) >= bound for bound in bounds):
             return False
@@ -327,11 +332,27 @@ class Both(RuleBasedStateMachine):
             host = self.naive.working[task].host
             assert self.fast.may_send(task, host, self.now) == self.naive.may_send(task, host, self.now)
 
-    @rule(task=TASKS, silent=st.booleans())
-    def fall_silent(self, task, silent):
-        self.fast.note_silent(task, silent=silent)
+    @rule(task=TASKS)
+    def fall_silent(self, task):
+        self.fast.note_silent(task, silent=True)
         if task in self.naive.working:
-            (self.naive.silent.add if silent else self.naive.silent.discard)(task)
+            self.naive.silent.add(task)
+            host = self.naive.working[task].host
+            there = {task for task, each in self.naive.working.items() if each.host == host}
+            if self.naive.silent >= there:
+                self.naive.stalled.add(host)
+
+    @rule(task=TASKS)
+    def speak(self, task):
+        self.fast.note_silent(task, silent=False)
+        if task in self.naive.silent:
+            self.naive.silent.remove(task)
+            self.naive.stalled.discard(self.naive.working[task].host)
+
+    @rule(host=HOSTS)
+    def bring(self, host):
+        self.fast.brought(host)
+        self.naive.stalled.discard(host)
 
     @rule(host=HOSTS, window=st.none() | st.integers(1, 2))
     def adapt(self, host, window):

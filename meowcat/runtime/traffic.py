@@ -1,0 +1,313 @@
+"""What goes over the network, by host: how many requests at once, how fast, and where nothing comes.
+
+An operation has a `Share` of it. A host's requests wait in one line, first come first served: while the host
+is held, while one request tries it, and while its window is full. The bounds of the whole engine come after
+that, so that what waits for one host takes nothing from the others.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from weakref import WeakValueDictionary
+
+import anyio
+
+from meowcat.core.pacing import Window, answered, narrowed, too_many
+from meowcat.core.values import Fault, TaskId
+from meowcat.runtime.limits import Bucket
+from meowcat.transfer.context import Budget
+
+SILENCE = 5.0
+"""Seconds without a byte after which a task's slot is lent to another one. Nothing of it is stopped: that is
+what `read_timeout` is for."""
+
+
+class _Gate:
+    """One host: its limit, its window, and who waits for a request to it."""
+
+    __slots__ = ("__weakref__", "bucket", "host", "line", "narrowings", "under_way", "window")
+
+    def __init__(self, host: str, bucket: Bucket) -> None:
+        self.host = host
+        self.bucket = bucket
+        self.window: Window | None = None
+        """None while it has never said that it gets too much, or takes all that there may be again."""
+        self.narrowings = 0
+        self.under_way = 0
+        self.line: deque[anyio.Event] = deque()
+
+
+class Traffic:
+    """The network's share of everybody.
+
+    Args:
+        budget: bounds the requests over all hosts …
+        most: … to so many at once.
+        clock: monotonic seconds.
+        limit_rate: bytes a second over all hosts; None = no limit.
+        limit_rate_per_host: bytes a second of each host that has no limit of its own.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        most: int,
+        clock: Callable[[], float],
+        limit_rate: int | None = None,
+        limit_rate_per_host: int | None = None,
+    ) -> None:
+        self._budget = budget
+        self._most = most
+        self._clock = clock
+        self._bucket = Bucket(limit_rate, clock)
+        self._per_host = limit_rate_per_host
+        self._gates: WeakValueDictionary[str, _Gate] = WeakValueDictionary()
+        self._kept: dict[str, _Gate] = {}
+        """Those of which something has to be remembered while nobody works on them."""
+        self._own_rates: dict[str, int | None] = {}
+        self._shares: WeakValueDictionary[TaskId, Share] = WeakValueDictionary()
+        self._closing = False
+        self.allowed: Callable[[str], int | None] = lambda _: None
+        """Requests at once while a host is held: 0 before its time, 1 while it is tried; None = not held."""
+        self.widened: Callable[[str], None] = lambda _: None
+        """Told that a host takes more than before."""
+
+    # Whose it is
+
+    def share(self, task: TaskId, host: str, rate: int | None) -> "Share":
+        """What an operation of the task gets; `rate` is its own limit in bytes a second."""
+        share = self._shares[task] = Share(self, self._gate(host), Bucket(rate, self._clock))
+        return share
+
+    def silent(self, task: TaskId) -> bool:
+        """Whether nothing has come to the task for `SILENCE`, though it asks its host for something."""
+        share = self._shares.get(task)
+        return share is not None and share.silent(self._clock())
+
+    def window(self, host: str) -> int | None:
+        """Requests at once that the host is given for now; None = no bound of its own."""
+        gate = self._gates.get(host)
+        return None if gate is None or gate.window is None else gate.window.most
+
+    def under_way(self, host: str) -> int:
+        gate = self._gates.get(host)
+        return 0 if gate is None else gate.under_way
+
+    def narrow(self) -> tuple[str, ...]:
+        """The hosts that have a window."""
+        return tuple(name for name, gate in self._kept.items() if gate.window is not None)
+
+    def _gate(self, host: str) -> _Gate:
+        gate = self._gates.get(host)
+        if gate is None:
+            rate = self._own_rates.get(host, self._per_host)
+            gate = self._gates[host] = _Gate(host, Bucket(rate, self._clock))
+        return gate
+
+    # Limits
+
+    @property
+    def limit_rate(self) -> int | None:
+        return self._bucket.rate
+
+    def limit(self, rate: int | None) -> None:
+        """Bytes a second over all hosts from now on."""
+        self._bucket.set_rate(rate)
+
+    def limit_host(self, host: str, rate: int | None) -> None:
+        """Bytes a second of one host from now on, whatever the limit of each host is."""
+        self._own_rates[host] = rate
+        gate = self._gates.get(host)
+        if gate is not None:
+            gate.bucket.set_rate(rate)
+
+    def limit_task(self, task: TaskId, rate: int | None) -> None:
+        """Bytes a second of a task that is at work, from now on."""
+        share = self._shares.get(task)
+        if share is not None and share.own.rate != rate:
+            share.own.set_rate(rate)
+
+    def buckets(self, gate: _Gate) -> tuple[Bucket, Bucket]:
+        return gate.bucket, self._bucket
+
+    # Requests
+
+    async def enter(self, gate: _Gate) -> None:
+        """Wait for the turn of one more request to the host."""
+        if gate.line or not self._has_room(gate):
+            await self._stand_in_line(gate)
+        else:
+            gate.under_way += 1
+        try:
+            await self._budget.acquire()
+        except BaseException:  # raised again: somebody else's turn
+            self._leave(gate)
+            raise
+
+    async def _stand_in_line(self, gate: _Gate) -> None:
+        turn = anyio.Event()
+        gate.line.append(turn)
+        try:
+            await turn.wait()
+        except BaseException:  # raised again: somebody else's turn
+            if turn.is_set():
+                self._leave(gate)
+            else:
+                gate.line.remove(turn)
+            raise
+
+    def exit(self, gate: _Gate, narrowings: int, *, well: bool, fault: Fault | None) -> None:
+        """A request is over. `narrowings`: what the gate's count was when it began."""
+        now = int(self._clock() * 1000)
+        if fault is not None and too_many(fault):
+            if gate.narrowings == narrowings:
+                gate.window = narrowed(gate.window, gate.under_way, now)
+                gate.narrowings += 1
+                self._kept[gate.host] = gate
+        elif well and gate.window is not None:
+            self._widen(gate, answered(gate.window, gate.under_way, now))
+        self._budget.release()
+        self._leave(gate)
+
+    def _widen(self, gate: _Gate, window: Window) -> None:
+        wider = gate.window is None or window.most > gate.window.most
+        gate.window = window
+        if window.most >= self._most:
+            gate.window = None
+            del self._kept[gate.host]
+        if wider:
+            self._serve(gate)
+            self.widened(gate.host)
+
+    def _leave(self, gate: _Gate) -> None:
+        gate.under_way -= 1
+        self._serve(gate)
+
+    def _serve(self, gate: _Gate) -> None:
+        while gate.line and self._has_room(gate):
+            gate.under_way += 1
+            gate.line.popleft().set()
+
+    def _has_room(self, gate: _Gate) -> bool:
+        if self._closing:
+            return True
+        allowed = self.allowed(gate.host)
+        if gate.window is not None and (allowed is None or gate.window.most < allowed):
+            allowed = gate.window.most
+        return allowed is None or gate.under_way < allowed
+
+    def reopened(self, host: str) -> None:
+        """The host's rest is over, or it has answered."""
+        gate = self._gates.get(host)
+        if gate is not None:
+            self._serve(gate)
+
+    def close(self) -> None:
+        """Nobody waits for a host any more: what still has to be asked for is asked for at once."""
+        self._closing = True
+        for gate in tuple(self._gates.values()):
+            self._serve(gate)
+
+
+class Share:
+    """What one operation of a task has of the network: a `context.Throttle`, and `context.Requests`."""
+
+    __slots__ = (
+        "__weakref__",
+        "_buckets",
+        "_clock",
+        "_flowed",
+        "_gate",
+        "_moved",
+        "_ours",
+        "_traffic",
+        "_turns",
+        "own",
+    )
+
+    def __init__(self, traffic: Traffic, gate: _Gate, own: Bucket) -> None:
+        self.own = own
+        self._traffic = traffic
+        self._gate = gate
+        self._buckets = (own, *traffic.buckets(gate))
+        self._clock = traffic._clock  # noqa: SLF001  # a part of it
+        self._moved = 0.0
+        """When the last byte came or went, or the first of its requests began."""
+        self._flowed = False
+        """Whether something has come since it was looked at."""
+        self._turns = 0
+        """Requests under way or in the host's line."""
+        self._ours = 0
+        """How many of them wait for a limit of this engine: that is no silence of the host."""
+
+    @property
+    def rate(self) -> int | None:
+        """Bytes a second of the narrowest limit; None where there is none."""
+        return min((bucket.rate for bucket in self._buckets if bucket.rate is not None), default=None)
+
+    async def acquire(self, size: int) -> None:
+        """Wait until `size` bytes may be taken from the network."""
+        for bucket in self._buckets:
+            if bucket.rate is not None:
+                self._ours += 1
+                try:
+                    await bucket.acquire(size)
+                finally:
+                    self._ours -= 1
+        self._moved = self._clock()
+
+    @property
+    def most(self) -> int | None:
+        """Requests at once that the host is given for now, over all tasks; None = no bound of its own."""
+        return self._traffic.window(self._gate.host)
+
+    def flows(self) -> bool:
+        """Bytes have come or gone that `acquire` was not asked for; whether they may still do so. From any
+        thread."""
+        self._flowed = True  # no more than that: a thread may not ask every clock
+        return self.rate is None
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """One request: entered when its turn has come. What is raised through it is how the host took it."""
+        return _Turn(self)
+
+    async def _begin(self) -> int:
+        if not self._turns:
+            self._moved = self._clock()
+        self._turns += 1
+        try:
+            await self._traffic.enter(self._gate)
+        except BaseException:  # raised again: there is no request
+            self._turns -= 1
+            raise
+        return self._gate.narrowings
+
+    def _end(self, narrowings: int, error: BaseException | None) -> None:
+        self._turns -= 1
+        fault = getattr(error, "fault", None)
+        self._traffic.exit(self._gate, narrowings, well=error is None, fault=fault)
+
+    def silent(self, now: float) -> bool:
+        """Whether the host lets it wait."""
+        if self._flowed:
+            self._flowed, self._moved = False, now
+        return bool(self._turns) and not self._ours and now - self._moved >= SILENCE
+
+
+class _Turn(AbstractAsyncContextManager[None]):
+    """Not a generator: there is one for each request of each small file."""
+
+    __slots__ = ("_narrowings", "_share")
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._narrowings = 0
+
+    async def __aenter__(self) -> None:
+        self._narrowings = await self._share._begin()  # noqa: SLF001  # a part of it
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._share._end(self._narrowings, error)  # noqa: SLF001  # a part of it

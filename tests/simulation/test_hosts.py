@@ -1,0 +1,395 @@
+"""Hosts that stall, refuse or ask for a rest, and limits, where waiting takes no time and is exact."""
+
+from email.utils import formatdate
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+
+import meowcat
+from meowcat.core.events import Supplied
+from meowcat.testing.content import Content
+from meowcat.testing.depot import DepotUpload
+from meowcat.testing.exchanges import Trouble
+from meowcat.testing.world import World
+from meowcat.transport.contract import Timeouts
+
+MIB = 1 << 20
+
+
+class Exchange:
+    """Another one, that is told of; with a wait before its reply."""
+
+    def __init__(self, wire, inner, url):
+        self.wire, self.inner, self.url = wire, inner, url
+        self.begun, self.ended, self.status = None, None, None
+
+    async def __aenter__(self):
+        self.begun = self.wire.world.now
+        self.wire.exchanges.append(self)
+        try:
+            await anyio.sleep(self.wire.delay(self.url))
+            reply = await self.inner.__aenter__()
+        except BaseException:
+            self.ended = self.wire.world.now
+            raise
+        self.status = reply.status
+        return reply
+
+    async def __aexit__(self, *exc):
+        self.ended = self.wire.world.now
+        await self.inner.__aexit__(*exc)
+
+    async def dead(self):
+        await self.inner.dead()
+
+
+class Wire:
+    """The world's network, with an ear on it."""
+
+    def __init__(self, world, delay=lambda url: 0.0, **timeouts):
+        self.world, self.delay = world, delay
+        self.inner = world.transport(Timeouts(**timeouts))
+        self.exchanges = []
+
+    def send(self, request):
+        return Exchange(self, self.inner.send(request), request.url)
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+    def of(self, host):
+        return [each for each in self.exchanges if urlsplit(each.url).netloc == host]
+
+    def under_way(self, host):
+        """How many requests are under way to the host."""
+        return sum(each.ended is None for each in self.of(host))
+
+
+def made(seed=0, **contents):
+    """A world in which each named host serves so many contents of so many bytes."""
+    world = World(seed)
+    for host, (count, size) in contents.items():
+        for number in range(count):
+            world.server.serve(f"https://{host}/{number}", Content(size, seed=number))
+    return world
+
+
+def requests(host, count, **options):
+    return [
+        meowcat.Download(f"https://{host}/{number}", f"/data/{host}-{number}", **options)
+        for number in range(count)
+    ]
+
+
+def config(**options):
+    base = {"durability": "process", "piece_size": 65_536, "flush_seconds": 0.01, "read_timeout": 30}
+    return meowcat.Config(**(base | options))
+
+
+async def done_at(world, engine, tasks):
+    """When each of the tasks came to its end."""
+    ends = {}
+
+    async def watch(task):
+        handle = await engine.task(task)
+        try:
+            await handle.result()
+        except meowcat.TransferFailed:
+            pass
+        ends[task] = world.now
+
+    async with anyio.create_task_group() as group:
+        for task in tasks:
+            group.start_soon(watch, task)
+    return [ends[task] for task in tasks]
+
+
+def brought(world, host):
+    """The finished files from the host."""
+    return [name for name in world.disk.names("/data") if name.startswith(host) and name.count(".") == 0]
+
+
+# Stalled hosts
+
+
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_a_host_that_stalls_holds_up_no_other(where):
+    trouble = Trouble(before="stall") if where == "head" else Trouble(after=1000, then="stall")
+    world = made(stuck=(12, MIB), good=(12, 100_000))
+    world.server.script = lambda seen: trouble if seen.headers["host"] == "stuck" else None
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=2, retries=1)) as engine:
+            stuck = await engine.submit_many(requests("stuck", 12))
+            good = await engine.submit_many(requests("good", 12))
+            ends = await done_at(world, engine, good + stuck)
+            return ends[:12], ends[12:]
+
+    good, stuck = world.run(work)
+    # Five seconds until the first two are known to be silent, and no more than that of each later one.
+    assert max(good) < 8
+    assert min(stuck) > 30
+    assert len(brought(world, "good")) == 12
+
+
+def test_at_a_host_that_stalls_there_is_one_attempt_at_a_time():
+    world = made(stuck=(8, MIB), good=(1, 100_000))
+    world.server.script = lambda seen: Trouble(before="stall") if seen.headers["host"] == "stuck" else None
+    wire = Wire(world, read=30)
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=2, retries=0), http_client=wire) as engine:
+            await engine.submit_many(requests("stuck", 8))
+            await engine.drain()
+
+    world.run(work)
+    begun = [each.begun for each in wire.of("stuck")]
+    # Two begin at once, as nothing is known of the host. Then each waits for the last one's time-out.
+    assert begun[1] - begun[0] < 1
+    assert all(later - earlier > 29 for earlier, later in pairwise(begun[1:]))
+
+
+def test_who_is_slow_to_answer_goes_on_where_its_slot_was_lent():
+    world = made(slow=(2, MIB), good=(10, 100_000))
+    wire = Wire(world, lambda url: 20.0 if "slow" in url else 0.0, read=30)
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=2), http_client=wire) as engine:
+            slow = await engine.submit_many(requests("slow", 2))
+            good = await engine.submit_many(requests("good", 10))
+            await anyio.sleep(7)
+            glance = await engine.snapshot()
+            ends = await done_at(world, engine, slow + good)
+            return glance, ends[:2], ends[2:]
+
+    glance, slow, good = world.run(work)
+    assert (glance.hosts["https://slow:443"].active, glance.hosts["https://slow:443"].silent) == (2, 2)
+    assert max(good) < 10
+    assert all(each.status == 206 for each in wire.exchanges)
+    assert min(slow) > 20
+    assert max(slow) < 62  # three waits of 20 s: the head, the rest of it, and nothing twice
+
+
+# Rests
+
+
+def asks_for_rest(world, form, seconds=60):
+    """The fields of a reply that asks to come again after so long."""
+    if form == "seconds":
+        return (("Retry-After", str(seconds)),)
+    now = world.wall() / 1000
+    return (("Date", formatdate(now, usegmt=True)), ("Retry-After", formatdate(now + seconds, usegmt=True)))
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize("direction", ["download", "upload"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_rest_is_kept_by_everybody_and_then_tried_by_one(form, direction, status):
+    world = made(host=(8, 300_000), other=(3, 1000))
+    world.server.depot("https://host/up/")
+    told = []
+
+    def script(seen):
+        """The third request is told to come again after a minute."""
+        at_host = [each for each in world.server.requests if each.headers["host"] == "host"]
+        if seen.headers["host"] != "host" or len(at_host) != 3:
+            return None
+        told.append(world.now)
+        return Trouble(status=status, headers=asks_for_rest(world, form))
+
+    world.server.script = script
+    wire = Wire(world, lambda url: 0.2 if told else 0.0, read=30)
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=4, max_uploads=4), http_client=wire) as engine:
+            if direction == "download":
+                await engine.submit_many(requests("host", 8))
+            else:
+                for number in range(8):
+                    world.disk.put(f"/data/source{number}", bytes(300_000))
+                    source, url = f"/data/source{number}", f"https://host/up/{number}"
+                    await engine.submit(meowcat.Upload(source, url, DepotUpload(), piece_size=100_000))
+            await anyio.sleep(1)
+            glance = await engine.snapshot()
+            others = await engine.submit_many(requests("other", 3))
+            ends = await done_at(world, engine, others)
+            await engine.drain()
+            return glance, ends
+
+    glance, others = world.run(work)
+    known = told[0] + 0.1
+    again = sorted(each.begun for each in wire.of("host") if each.begun > known)
+    assert again[0] >= told[0] + 60 - (1 if form == "date" else 0)  # a date has whole seconds
+    first = next(each for each in wire.of("host") if each.begun == again[0])
+    assert [at for at in again if at < again[0] + 0.2] == again[:1]
+    assert first.status in (200, 201, 206)
+    assert max(others) < told[0] + 10
+    assert told[0] * 1000 + 58_000 < glance.hosts["https://host:443"].held_until - (
+        world.wall() - world.now * 1000
+    )
+    done = (
+        brought(world, "host") if direction == "download" else world.server.depot("https://host/up/").objects
+    )
+    assert len(done) == 8
+
+
+def test_what_is_owed_to_a_held_host_waits_as_well_and_is_tried_by_one():
+    world = made(host=(3, 300_000))
+    depot = world.server.depot("https://host/up/")
+    wire = Wire(world, lambda _: 0.2, read=30)
+
+    async def work(world):
+        async with world.engine(config=config(max_uploads=3, limit_rate=100_000), http_client=wire) as engine:
+            uploads = []
+            for number in range(3):
+                world.disk.put(f"/data/source{number}", bytes(300_000))
+                source, url = f"/data/source{number}", f"https://host/up/{number}"
+                request = meowcat.Upload(source, url, DepotUpload(), piece_size=100_000, connections=1)
+                uploads.append(await engine.submit(request))
+            await anyio.sleep(2)
+            assert len(depot.uploads) == 3
+            world.server.script = [Trouble(status=503, headers=(("Retry-After", "60"),))]
+            await engine.submit(requests("host", 1)[0])
+            await anyio.sleep(1)
+            held = world.now
+            for upload in uploads:
+                await upload.cancel()
+            await engine.drain()
+            await engine.abort_orphans()
+            assert depot.uploads == {}
+            return held
+
+    held = world.run(work)
+    later = sorted((each.begun, each.ended) for each in wire.of("host") if each.begun > held)
+    assert later[0][0] > held + 55
+    assert {each.url.partition("=")[2] for each in wire.of("host") if "upload=" in each.url} >= {
+        "u1",
+        "u2",
+        "u3",
+    }
+    assert later[1][0] >= later[0][1]  # the first one is the trial
+
+
+# Requests at once
+
+
+class Strict:
+    """A host that answers 429 to whatever is more than `most` at once."""
+
+    def __init__(self, most):
+        self.most = most
+        self.refused = []
+
+    def bind(self, world, wire):
+        def script(seen):
+            if seen.headers["host"] == "host" and wire.under_way("host") > self.most:
+                self.refused.append(world.now)
+                return Trouble(status=429)
+            return None
+
+        world.server.script = script
+
+
+def test_a_host_that_refuses_is_given_less_and_more_again_once_it_takes_it():
+    world = made(host=(300, 70_000))
+    wire, strict = Wire(world, lambda _: 0.5, read=30), Strict(4)
+    strict.bind(world, wire)
+
+    async def work(world):
+        options = {"max_downloads": 16, "retries": 20}
+        async with world.engine(config=config(**options), http_client=wire) as engine:
+            await engine.submit_many(requests("host", 300))
+            await anyio.sleep(20)
+            narrow = (await engine.snapshot()).hosts["https://host:443"]
+            strict.most = 1000
+            at = world.now
+            await anyio.sleep(6)
+            wide = (await engine.snapshot()).hosts["https://host:443"]
+            await engine.drain()
+            return narrow, wide, at
+
+    narrow, wide, at = world.run(work)
+    assert 1 <= narrow.most <= 5
+    assert narrow.active <= 5
+    assert wide.most >= narrow.most + 4
+    assert wide.active >= 6
+    early = [each for each in strict.refused if each < at]
+    # Sixteen come at once; then one too many each time that one more was tried.
+    assert len(early) <= 12 + 5 + 2 * at / 3
+    assert len(brought(world, "host")) == 300
+
+
+def test_a_host_that_refuses_costs_no_other_its_requests():
+    world = made(host=(50, 200_000), other=(40, 1000))
+    wire, strict = Wire(world, lambda _: 0.5, read=30), Strict(0)
+    strict.bind(world, wire)
+
+    async def work(world):
+        options = {"max_downloads": 4, "retries": 3}
+        async with world.engine(config=config(**options), http_client=wire) as engine:
+            await engine.submit_many(requests("host", 50))
+            others = await engine.submit_many(requests("other", 40))
+            return await done_at(world, engine, others)
+
+    # 40 files at half a second each, on the two or three slots that one request at a time leaves them.
+    assert max(world.run(work)) < 25
+
+
+# Limits
+
+
+@pytest.mark.parametrize("direction", ["download", "upload"])
+@pytest.mark.parametrize("kind", ["engine", "host", "task"])
+@pytest.mark.parametrize("rate", [1_000_000, 20_000_000])
+def test_a_limit_is_kept_exactly(direction, kind, rate):
+    """10 s at 1 MB/s, and 1 s at 20 MB/s: what starts and ends it takes some milliseconds."""
+    seconds = 10 if rate == 1_000_000 else 1
+    size = rate * seconds // 2
+    world = made(host=(2, size))
+    world.server.depot("https://host/up/")
+    options = {"engine": {"limit_rate": rate}, "host": {"limit_rate_per_host": rate}, "task": {}}[kind]
+    own = {"limit_rate": rate // 2} if kind == "task" else {}
+
+    async def work(world):
+        async with world.engine(config=config(**options)) as engine:
+            begun = world.now
+            if direction == "download":
+                await engine.submit_many(requests("host", 2, **own))
+            else:
+                for number in range(2):
+                    world.disk.put(f"/data/source{number}", bytes(size))
+                    source, url = f"/data/source{number}", f"https://host/up/{number}"
+                    await engine.submit(meowcat.Upload(source, url, DepotUpload(), **own))
+            await engine.drain()
+            return 2 * size / (world.now - begun)
+
+    assert world.run(work) == pytest.approx(rate, rel=0.03 if seconds == 10 else 0.15)
+
+
+def test_limits_change_while_bytes_move_and_those_of_a_task_are_recorded():
+    world = made(host=(1, 3_000_000), other=(1, 3_000_000))
+
+    async def work(world):
+        async with world.engine(config=config(limit_rate=100_000)) as engine:
+            task = await engine.submit(requests("host", 1, connections=1)[0])
+            await anyio.sleep(10)  # 1 MB
+            first = world.server.bytes_served()
+            await engine.set_limit_rate(None)
+            await engine.set_limit_rate(50_000, host="https://host/anything")
+            await anyio.sleep(10)  # 0.5 MB
+            second = world.server.bytes_served()
+            await task.set_limit_rate(150_000)
+            await engine.set_limit_rate(None, host="https://host")
+            await task.result()
+            asked = len(world.server.requests)
+            return first, second, world.now, asked
+
+    first, second, end, asked = world.run(work)
+    assert first == pytest.approx(1_000_000, rel=0.05)
+    assert second - first == pytest.approx(500_000, rel=0.1)
+    assert end == pytest.approx(30, rel=0.05)
+    assert asked <= 2  # nothing was begun anew for that
+    supplied = [each.event for each in world.history() if isinstance(each.event, Supplied)]
+    assert [each.request.limit_rate for each in supplied] == [150_000]
