@@ -244,6 +244,7 @@ async def commands(engine: meowcat.Engine, task: meowcat.Task) -> None:
     await task.resume()
     await task.cancel()
     await task.retry()
+    assert_type(await task.set_limit_rate(1_000_000), None)
     await task.supply(url="https://host/big.iso", headers={"Authorization": "made up"})
     await engine.pause(task.id)
     await engine.resume(task.id)
@@ -266,6 +267,11 @@ async def all_tasks(engine: meowcat.Engine) -> None:
     snapshot = await engine.snapshot()
     assert_type(snapshot, meowcat.Snapshot)
     assert_type(snapshot.states, dict[str, int])
+    assert_type(snapshot.limit_rate, int | None)
+    assert_type(snapshot.hosts, dict[str, meowcat.HostInfo])
+    assert_type(snapshot.hosts["https://host:443"].most, int | None)
+    assert_type(await engine.set_limit_rate(1_000_000), None)
+    await engine.set_limit_rate(None, host="https://host")
     assert_type(engine.quarantined(), dict[meowcat.TaskId, str])
     await engine.drain()
 
@@ -326,6 +332,8 @@ def without_async() -> None:
         for logged in engine.history(task.id):
             assert_type(logged, meowcat.LoggedEvent)
         assert_type(engine.snapshot(), meowcat.Snapshot)
+        assert_type(engine.set_limit_rate(1_000_000, task=task.id), None)
+        assert_type(task.set_limit_rate(None), None)
         assert_type(engine.quarantined(), dict[meowcat.TaskId, str])
         engine.supply(task.id, headers={"Authorization": "made up"})
         form = meowcat.FormUpload()

@@ -16,6 +16,7 @@ BOUNDS = {
     "retries": (0, 1_000_000),
     "prepare_retries": (0, 1_000_000),
     "limit_rate": (1, 1 << 50),
+    "limit_rate_per_host": (1, 1 << 50),
     "max_requests": (1, 256),
     "max_in_flight": (1 << 20, 512 << 20),
     "queue_capacity": (1, 1_000_000),
