@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from threading import Lock
 
 import anyio
 
@@ -16,6 +17,8 @@ SLACK = 1e-6
 class Bucket:
     """A token bucket: `acquire` returns when the bytes may be taken. First come, first served.
 
+    A thread takes them first and rests afterwards (`spend`): both stand in the same line.
+
     Args:
         rate: bytes a second; None = no limit.
         clock: monotonic seconds.
@@ -24,6 +27,7 @@ class Bucket:
     def __init__(self, rate: int | None, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._clock = clock
+        self._lock = Lock()
         self._asked = 0.0
         """Bytes asked for so far, by everybody: whoever asks may go once so many are allowed."""
         self._allowed = 0.0
@@ -36,10 +40,11 @@ class Bucket:
 
     def set_rate(self, rate: int | None) -> None:
         """Another rate from now on, also for those that wait already."""
-        self._advance()
-        self._rate = rate
-        if rate is None:
-            self._allowed = self._asked  # nobody owes anything
+        with self._lock:
+            self._advance()
+            self._rate = rate
+            if rate is None:
+                self._allowed = self._asked  # nobody owes anything
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -48,15 +53,28 @@ class Bucket:
         """Wait until `size` bytes may be taken."""
         if self._rate is None:
             return
-        self._advance()
-        self._asked += size
-        mine = self._asked
-        while self._rate is not None and (wait := (mine - self._allowed) / self._rate) > SLACK:
+        mine = self._ask(size)
+        while (wait := self._until(mine)) > SLACK:
             if self._changed is None:
                 self._changed = anyio.Event()
             with anyio.move_on_after(wait):
                 await self._changed.wait()
+
+    def spend(self, size: int) -> float:
+        """Of `size` bytes that were taken already: how many seconds to rest. From any thread."""
+        return 0.0 if self._rate is None else self._until(self._ask(size))
+
+    def _ask(self, size: int) -> float:
+        with self._lock:
             self._advance()
+            self._asked += size
+            return self._asked
+
+    def _until(self, mine: float) -> float:
+        """Seconds until so many bytes are allowed."""
+        with self._lock:
+            self._advance()
+            return 0.0 if self._rate is None else max(0.0, (mine - self._allowed) / self._rate)
 
     def _advance(self) -> None:
         now = self._clock()
@@ -80,6 +98,9 @@ class Throttle:
     async def acquire(self, size: int) -> None:
         for bucket in self._buckets:
             await bucket.acquire(size)
+
+    def spend(self, size: int) -> float:
+        return max((bucket.spend(size) for bucket in self._buckets), default=0.0)
 
 
 class _Place:

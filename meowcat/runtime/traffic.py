@@ -134,11 +134,14 @@ class Traffic:
     # Requests
 
     async def enter(self, gate: _Gate) -> None:
-        """Wait for the turn of one more request to the host."""
+        """Wait for the turn of one more request to the host; `begin` follows."""
         if gate.line or not self._has_room(gate):
             await self._stand_in_line(gate)
         else:
             gate.under_way += 1
+
+    async def begin(self, gate: _Gate) -> None:
+        """Wait until one more request may be under way at all."""
         try:
             await self._budget.acquire()
         except BaseException:  # raised again: somebody else's turn
@@ -221,6 +224,7 @@ class Share:
         "_gate",
         "_moved",
         "_ours",
+        "_rests_until",
         "_traffic",
         "_turns",
         "own",
@@ -239,7 +243,9 @@ class Share:
         self._turns = 0
         """Requests under way or in the host's line."""
         self._ours = 0
-        """How many of them wait for a limit of this engine: that is no silence of the host."""
+        """How many of them wait for a bound of this engine: that is no silence of the host."""
+        self._rests_until = 0.0
+        """How long threads rest for it."""
 
     @property
     def rate(self) -> int | None:
@@ -262,11 +268,13 @@ class Share:
         """Requests at once that the host is given for now, over all tasks; None = no bound of its own."""
         return self._traffic.window(self._gate.host)
 
-    def flows(self) -> bool:
-        """Bytes have come or gone that `acquire` was not asked for; whether they may still do so. From any
-        thread."""
-        self._flowed = True  # no more than that: a thread may not ask every clock
-        return self.rate is None
+    def spend(self, size: int) -> float:
+        """Of `size` bytes that were taken without asking: how many seconds to rest. From any thread."""
+        self._flowed = True
+        pause = max(bucket.spend(size) for bucket in self._buckets)
+        if pause:
+            self._rests_until = max(self._rests_until, self._clock() + pause)
+        return pause
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """One request: entered when its turn has come. What is raised through it is how the host took it."""
@@ -278,6 +286,11 @@ class Share:
         self._turns += 1
         try:
             await self._traffic.enter(self._gate)
+            self._ours += 1
+            try:
+                await self._traffic.begin(self._gate)
+            finally:
+                self._ours -= 1
         except BaseException:  # raised again: there is no request
             self._turns -= 1
             raise
@@ -292,7 +305,8 @@ class Share:
         """Whether the host lets it wait."""
         if self._flowed:
             self._flowed, self._moved = False, now
-        return bool(self._turns) and not self._ours and now - self._moved >= SILENCE
+        waits = self._ours or now < self._rests_until
+        return bool(self._turns) and not waits and now - self._moved >= SILENCE
 
 
 class _Turn(AbstractAsyncContextManager[None]):

@@ -34,6 +34,10 @@ class Throttle(Protocol):
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken from the network."""
 
+    def spend(self, size: int) -> float:
+        """Of `size` bytes that a thread has taken without asking: how many seconds it rests before it takes
+        more. From any thread."""
+
 
 class Requests(Protocol):
     """The requests of one operation: bounded over the engine, and by how the host takes them."""
@@ -46,10 +50,6 @@ class Requests(Protocol):
     def most(self) -> int | None:
         """Requests at once that the host is given for now, by all tasks together; None = no bound of its
         own."""
-
-    def flows(self) -> bool:
-        """Bytes have come or gone that `Throttle.acquire` was not asked for; whether they may still do so, as
-        there is no limit. From any thread."""
 
 
 class Budget(Protocol):

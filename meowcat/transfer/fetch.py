@@ -395,12 +395,10 @@ class FetchOperation:
             self._ended_at = part.at
 
     def _pours(self, part: Part, answer: Answer) -> Pours | None:
-        """The reply, if a thread can read it: it brings what is missing without a gap, and no limit of rate
-        makes it wait."""
+        """The reply, if a thread can read it: it brings what is missing without a gap."""
         if not self._threads or part.whole or self._board.grid is None or len(part.claims.pairs) != 1:
             return None
-        unlimited = self._errand.throttle.rate is None
-        return answer.pours if unlimited and isinstance(answer, Pouring) else None
+        return answer.pours if isinstance(answer, Pouring) else None
 
     async def _pour(self, part: Part, reply: Pours, stop: int) -> None:
         """Have a thread read, write and hash."""
@@ -411,8 +409,7 @@ class FetchOperation:
         await self._writers.hand_over(part.stream)
         await self._world.budget.take(held)
         try:
-            flows = self._errand.requests.flows
-            await reply.pour(Pourer(self._writers, part.stream, part.span, flows))
+            await reply.pour(Pourer(self._writers, part.stream, part.span, self._errand.throttle))
         finally:
             self._world.budget.give(held)
             self._board.catch_up()

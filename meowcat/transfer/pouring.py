@@ -2,10 +2,10 @@
 block after block, without the event loop. Where its range ends can be changed meanwhile.
 """
 
-from collections.abc import Callable
 from threading import Lock
-from time import perf_counter
+from time import perf_counter, sleep
 
+from meowcat.transfer.context import Throttle
 from meowcat.transfer.writers import Stream, Writers
 
 __all__ = ["MOST_BLOCK", "Pourer", "Span"]
@@ -15,6 +15,12 @@ FIRST_BLOCK = 64 << 10
 MOST_BLOCK = 1 << 20
 """Bytes that are read before they are written: few where they come slowly, so that what came is not held
 back; many where they come fast, since each block costs two calls and a turn at the interpreter's lock."""
+
+LIMITED_BLOCK = 4 << 10
+"""The least of them where the rate is limited, so that bytes come evenly."""
+
+NAP = 0.05
+"""Seconds of a rest after which it is looked whether anything is wanted any more."""
 
 SOON, LATE = 0.02, 0.2
 """Seconds for a block: the next is twice as large if it took less, half as large if it took more."""
@@ -53,18 +59,15 @@ class Pourer:
         writers: what is written goes through them, and they know when to stop.
         stream: which is this thread's alone.
         span: the bytes that are wanted.
-        flows: told that some came; whether more may come so, without asking for each.
+        throttle: says how long to rest after what came.
 
     """
 
-    def __init__(
-        self, writers: Writers, stream: Stream, span: Span, flows: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, writers: Writers, stream: Stream, span: Span, throttle: Throttle) -> None:
         self._writers = writers
         self._stream = stream
         self._span = span
-        self._flows = flows
-        self._limited = False
+        self._throttle = throttle
         self._buffer = memoryview(bytearray(min(MOST_BLOCK, span.stop - span.at)))
         self._block = FIRST_BLOCK
         self._asked_at = 0.0
@@ -72,12 +75,14 @@ class Pourer:
     def room(self) -> memoryview | None:
         span = self._span
         left = span.stop - span.at
-        if left <= 0 or self._limited or self._writers.over:
+        if left <= 0 or self._writers.over:
             return None
         # Not beyond the piece in work, which is never cut off: what comes could be another part's by then.
         within = self._stream.piece - span.at % self._stream.piece
         self._asked_at = perf_counter()
-        return self._buffer[: min(self._block, left, within)]
+        rate = self._throttle.rate
+        block = self._block if rate is None else max(LIMITED_BLOCK, min(self._block, rate // 8))
+        return self._buffer[: min(block, left, within)]
 
     def came(self, count: int) -> None:
         took = perf_counter() - self._asked_at
@@ -85,7 +90,13 @@ class Pourer:
             self._block = min(self._block * 2, MOST_BLOCK)
         elif took > LATE:
             self._block = max(self._block // 2, LEAST_BLOCK)
-        self._limited = not self._flows()
         kept, at = self._span.claim(count)
         if kept:
             self._writers.store(self._stream, at, self._buffer[:kept])
+        self._rest(self._throttle.spend(count))
+
+    def _rest(self, seconds: float) -> None:
+        end = perf_counter() + seconds
+        while seconds > 0 and not self._writers.over:
+            sleep(min(seconds, NAP))
+            seconds = end - perf_counter()

@@ -6,7 +6,7 @@
 Downloads come from nginx (or Caddy, where there is none), and uploads go to a server that discards what
 comes, as presigned PUTs of 8 MiB. `engine` and `host` are one limit over two transfers at once, `task` one of
 each. There are as many bytes as the limit allows in `--seconds`; what is timed is from the submission to the
-end of the last transfer, so that what begins and ends one is part of it. Everything is in memory-backed files.
+end of the last transfer, so that what begins and ends one is part of it. All files are in memory.
 """
 
 import argparse
@@ -80,10 +80,7 @@ def downloads(origin: str, folder: Path, size: int, own: dict[str, int]) -> list
     return [meowcat.Download(f"{origin}/{size}", str(folder / f"{number}"), **own) for number in range(FILES)]
 
 
-def uploads(origin: str, folder: Path, size: int, own: dict[str, int]) -> list[meowcat.Upload]:
-    source = folder / "source"
-    with source.open("wb") as file:
-        file.truncate(size)
+def uploads(origin: str, source: Path, size: int, own: dict[str, int]) -> list[meowcat.Upload]:
     parts = [
         PlanPart(number, at, min(PART, size - at), f"{origin}/x?partNumber={number}")
         for number, at in enumerate(range(0, size, PART), 1)
@@ -94,11 +91,14 @@ def uploads(origin: str, folder: Path, size: int, own: dict[str, int]) -> list[m
 
 
 async def once(
-    direction: str, kind: str, rate: int, seconds: float, origin: str, folder: Path
+    direction: str, kind: str, rate: int, origin: str, source: Path, folder: Path
 ) -> dict[str, float]:
-    size = int(rate * seconds) // FILES
+    size = int(source.name)
     own = {"limit_rate": rate // FILES} if kind == "task" else {}
-    requests = (downloads if direction == "download" else uploads)(origin, folder, size, own)
+    if direction == "download":
+        requests = downloads(origin, folder, size, own)
+    else:
+        requests = uploads(origin, source, size, own)
     async with meowcat.Engine(folder / "journal.db", config=config(kind, rate)) as engine:
         began, cpu = time.perf_counter(), time.process_time()
         await engine.submit_many(requests)
@@ -115,11 +115,13 @@ def measure(
     direction: str, kind: str, rate: int, seconds: float, origin: str, served: Path
 ) -> dict[str, float]:
     source = served / str(int(rate * seconds) // FILES)
-    with source.open("wb") as file:
-        file.truncate(int(source.name))
+    if not source.exists():
+        with source.open("wb") as file:
+            file.truncate(int(source.name))
+        time.sleep(3)  # as old as what is uploaded usually: a younger one is read again before the commit
     folder = Path(tempfile.mkdtemp(prefix="limits-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        return anyio.run(once, direction, kind, rate, seconds, origin, folder)
+        return anyio.run(once, direction, kind, rate, origin, source, folder)
     finally:
         shutil.rmtree(folder)
 

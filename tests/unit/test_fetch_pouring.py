@@ -8,7 +8,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
+from meowcat.runtime.limits import Throttle
+from meowcat.transfer.pouring import LIMITED_BLOCK, MOST_BLOCK, Pourer, Span
 from meowcat.transfer.writers import WriteFailed, Writers
 
 pytestmark = pytest.mark.anyio
@@ -19,12 +20,12 @@ PIECE = 1000
 class Poured:
     """A file in memory, and a pourer that writes to it."""
 
-    def __init__(self, group, span, size, write=None):
+    def __init__(self, group, span, size, write=None, throttle=None):
         self.file = bytearray(size)
         self.news = anyio.Event()
         self.writers = Writers(group, write or self.write, 1 << 20, 2, lambda count: None, self.tell)
         self.stream = self.writers.stream(PIECE, size, None)
-        self.pourer = Pourer(self.writers, self.stream, span)
+        self.pourer = Pourer(self.writers, self.stream, span, throttle or Throttle())
 
     def write(self, offset, chunk):
         self.file[offset : offset + len(chunk)] = chunk
@@ -128,5 +129,42 @@ async def test_finished_pieces_reach_the_loop_and_others_do_not_wake_it():
 
 def test_a_small_range_takes_no_more_memory_than_it_has_bytes():
     span = Span(0, 5000)
-    assert len(Pourer(None, None, span)._buffer) == 5000
-    assert len(Pourer(None, None, Span(0, 1 << 40))._buffer) == MOST_BLOCK
+    assert len(Pourer(None, None, span, Throttle())._buffer) == 5000
+    assert len(Pourer(None, None, Span(0, 1 << 40), Throttle())._buffer) == MOST_BLOCK
+
+
+class Limit:
+    """A throttle that lets nobody go on for an hour."""
+
+    def __init__(self, rate):
+        self.rate = rate
+        self.spent = []
+        self.asked = anyio.Event()
+
+    def spend(self, size):
+        self.spent.append(size)
+        anyio.from_thread.run_sync(self.asked.set)
+        return 3600.0
+
+
+async def test_a_thread_that_rests_for_a_limit_wakes_at_a_stop():
+    async with anyio.create_task_group() as group:
+        span, limit = Span(0, 5000), Limit(1 << 20)
+        poured = Poured(group, span, 5000, throttle=limit)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as thread:
+                thread.start_soon(anyio.to_thread.run_sync, poured.bring, bytes(5000), 0, 1000)
+                await limit.asked.wait()
+                poured.writers.stop()
+        assert limit.spent == [1000]
+        group.cancel_scope.cancel()
+
+
+async def test_a_limited_thread_reads_little_at_once():
+    async with anyio.create_task_group() as group:
+        size = 1 << 20
+        for rate, most in ((8 * 5000, 5000), (10, LIMITED_BLOCK)):
+            poured = Poured(group, Span(0, size), size, throttle=Limit(rate))
+            poured.stream.piece = size
+            assert len(poured.pourer.room()) == most
+        group.cancel_scope.cancel()

@@ -98,6 +98,25 @@ def test_another_rate_holds_at_once_also_for_those_that_wait(later, ends):
     assert virtually(work) == pytest.approx(ends, rel=0.001)
 
 
+def test_threads_that_rest_and_coroutines_that_wait_share_one_limit():
+    async def work(time):
+        bucket = Bucket(1_000_000, clock(time))
+        gone = [0]
+
+        async def thread():
+            for _ in range(40):
+                gone[0] += 50_000
+                await anyio.sleep(bucket.spend(50_000))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(thread)
+                group.start_soon(take, bucket, [50_000] * 40)
+        return (gone[0] + 2 * 40 * 50_000) / time.now
+
+    assert virtually(work) == pytest.approx(1_000_000, rel=0.001)
+
+
 def test_a_limit_begins_with_no_debt():
     async def work(time):
         bucket = Bucket(None, clock(time))

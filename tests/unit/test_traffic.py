@@ -43,7 +43,9 @@ class Road:
         self._group = group
 
     def share(self, host="h", task="t"):
-        return self.shares.setdefault((task, host), self.traffic.share(task, host, None))
+        if (task, host) not in self.shares:
+            self.shares[task, host] = self.traffic.share(task, host, None)
+        return self.shares[task, host]
 
     async def ask(self, *names, host="h", task="t"):
         for name in names:
@@ -187,7 +189,7 @@ async def test_a_task_is_silent_while_its_host_lets_it_wait(group):
     await road.share().acquire(100)
     assert not road.traffic.silent("t")
     road.time.now += SILENCE
-    assert road.share().flows()
+    assert road.share().spend(100) == 0
     assert not road.traffic.silent("t")
     await road.end("a")
     road.time.now += SILENCE
@@ -197,11 +199,29 @@ async def test_a_task_is_silent_while_its_host_lets_it_wait(group):
 async def test_a_task_that_waits_for_its_own_limit_is_not_silent(group):
     road = Road(group, limit_rate=1)
     await road.ask("a")
-    assert not road.share().flows()
     group.start_soon(road.share().acquire, 1000)
     await anyio.wait_all_tasks_blocked()
     road.time.now += 2 * SILENCE
     assert not road.traffic.silent("t")
+
+
+async def test_a_task_whose_threads_rest_for_its_limit_is_not_silent(group):
+    road = Road(group, limit_rate=10)
+    await road.ask("a")
+    assert road.share().spend(200) == 20
+    for _ in range(4):
+        road.time.now += SILENCE - 0.1
+        assert not road.traffic.silent("t")
+    road.time.now += SILENCE
+    assert road.traffic.silent("t")
+
+
+async def test_a_task_that_waits_for_the_engines_bound_is_not_silent(group):
+    road = Road(group, requests=1)
+    await road.ask("x", host="other", task="o")
+    await road.ask("a")
+    road.time.now += 2 * SILENCE
+    assert (road.traffic.silent("o"), road.traffic.silent("t")) == (True, False)
 
 
 async def test_limits_of_a_host_are_its_own_or_those_of_each(group):
