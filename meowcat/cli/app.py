@@ -20,6 +20,7 @@ from meowcat.cli.exits import Exit, exit_of
 from meowcat.cli.get import get
 from meowcat.cli.inspect import show, show_log
 from meowcat.cli.journal_tools import journal_group
+from meowcat.cli.limit import limit
 from meowcat.cli.listing import list_tasks
 from meowcat.cli.orphans import orphans
 from meowcat.cli.put import put
@@ -175,7 +176,7 @@ def main() -> None:
 
 
 for _command in (
-    get, put, list_tasks, show, show_log, pause, resume, cancel, retry, orphans, journal_group, audit, demo,
-    completion,
+    get, put, list_tasks, show, show_log, pause, resume, cancel, retry, limit, orphans, journal_group, audit,
+    demo, completion,
 ):  # fmt: skip
     main.add_command(_command)

@@ -101,6 +101,13 @@ class Control:
         await self._send(ctl.Supply(task=task, url=url, headers=dict(headers or {})))
         await self._outcomes()
 
+    async def limit(
+        self, rate: int | None, *, host: str | None = None, tasks: Sequence[TaskId] = ()
+    ) -> list[ctl.Outcome]:
+        """As `Engine.set_limit_rate`: what became of each of the tasks, if any are named."""
+        await self._send(ctl.Limit(rate=rate, host=host, tasks=tuple(tasks)))
+        return await self._outcomes()
+
     async def tasks(
         self, *, states: Sequence[State] = (), direction: Direction | None = None
     ) -> list[ctl.LiveTask]:

@@ -81,6 +81,16 @@ class Supply(Request, frozen=True, kw_only=True, tag="supply"):
         return f"Supply(task={self.task!r}, url={url!r}, headers={sorted(self.headers)!r})"
 
 
+class Limit(Request, frozen=True, kw_only=True, tag="limit"):
+    """Another bandwidth limit from now on: of the named tasks, of a host, or of all tasks together."""
+
+    rate: int | None
+    """Bytes a second; null = no limit."""
+    host: str | None = None
+    """A URL of it."""
+    tasks: tuple[TaskId, ...] = ()
+
+
 class ListTasks(Request, frozen=True, kw_only=True, tag="list"):
     """The tasks that have not ended, or those in `states`."""
 
@@ -109,7 +119,18 @@ class AbortOrphans(Request, frozen=True, kw_only=True, tag="abort-orphans"):
 
 
 AnyRequest = (
-    Ping | Pause | Resume | Cancel | Retry | Supply | ListTasks | Watch | Glance | ListOrphans | AbortOrphans
+    Ping
+    | Pause
+    | Resume
+    | Cancel
+    | Retry
+    | Supply
+    | Limit
+    | ListTasks
+    | Watch
+    | Glance
+    | ListOrphans
+    | AbortOrphans
 )
 
 ORDERS: dict[type[Order], Trigger] = {
@@ -234,8 +255,10 @@ def _told(error: Exception) -> str:
 
 
 def _check(request: AnyRequest) -> None:
-    if isinstance(request, Order | Watch) and len(request.tasks) > TASKS_AT_ONCE:
+    if isinstance(request, Order | Watch | Limit) and len(request.tasks) > TASKS_AT_ONCE:
         raise InvalidArgument(f"tasks: {len(request.tasks)} in one request; at most {TASKS_AT_ONCE}")
+    if isinstance(request, Limit) and request.tasks and request.host is not None:
+        raise InvalidArgument("host and tasks: a limit is for one of them, or for all tasks together")
     if not isinstance(request, Order):
         return
     if bool(request.tasks) == request.all:

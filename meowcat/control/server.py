@@ -102,6 +102,24 @@ class Commands(Protocol):
     async def snapshot(self) -> Snapshot: ...
     async def orphans(self) -> list[Orphan]: ...
     async def abort_orphans(self) -> list[TaskId]: ...
+    async def set_limit_rate(
+        self, rate: int | None, *, host: str | None = None, task: TaskId | str | None = None
+    ) -> None: ...
+
+
+async def limit(commands: Commands, request: ctl.Limit) -> list[ctl.Outcome]:
+    """Limit what is meant; a task that has ended keeps no other from it."""
+    if not request.tasks:
+        await commands.set_limit_rate(request.rate, host=request.host)
+    outcomes = []
+    for task in request.tasks:
+        try:
+            await commands.set_limit_rate(request.rate, task=task)
+        except MeowcatError as error:
+            outcomes.append(ctl.Outcome(task=task, error=ctl.failure_of(error)))
+        else:
+            outcomes.append(ctl.Outcome(task=task))
+    return outcomes
 
 
 async def obey(commands: Commands, order: ctl.Order) -> list[ctl.Outcome]:
@@ -266,7 +284,7 @@ class ControlServer:
     async def _answered(self, request: ctl.AnyRequest, send: Send) -> None:
         """Answer, whatever it takes: what changes something, or asks servers, is given up after a time; a
         list is as long as it is."""
-        slow = isinstance(request, ctl.Order | ctl.Supply | ctl.ListOrphans | ctl.AbortOrphans)
+        slow = isinstance(request, ctl.Order | ctl.Supply | ctl.Limit | ctl.ListOrphans | ctl.AbortOrphans)
         patience = ANSWER_WITHIN if slow else None
         try:
             with anyio.move_on_after(patience):
@@ -293,6 +311,8 @@ class ControlServer:
                 url, headers = request.url, request.headers
                 await self._commands.supply(request.task, url=url, headers=headers)
                 await send(ctl.Done(outcomes=(ctl.Outcome(task=request.task),)))
+            case ctl.Limit():
+                await _send_outcomes(await limit(self._commands, request), send)
             case ctl.ListTasks():
                 await self._list(request, send)
             case ctl.Glance():
@@ -302,8 +322,7 @@ class ControlServer:
             case ctl.AbortOrphans():
                 await self._abort_orphans(send)
             case ctl.Pause() | ctl.Resume() | ctl.Cancel() | ctl.Retry():
-                for outcomes, more in ctl.pages(await obey(self._commands, request)):
-                    await send(ctl.Done(outcomes=outcomes, more=more))
+                await _send_outcomes(await obey(self._commands, request), send)
 
     async def _list_orphans(self, send: Send) -> None:
         for orphans, more in ctl.pages(await self._commands.orphans()):
@@ -311,8 +330,7 @@ class ControlServer:
 
     async def _abort_orphans(self, send: Send) -> None:
         tried = [ctl.Outcome(task=task) for task in await self._commands.abort_orphans()]
-        for outcomes, more in ctl.pages(tried):
-            await send(ctl.Done(outcomes=outcomes, more=more))
+        await _send_outcomes(tried, send)
 
     async def _list(self, request: ctl.ListTasks | ctl.Watch, send: Send) -> None:
         """Page by page, so that a long list is never in memory as a whole."""
@@ -411,6 +429,11 @@ class ControlServer:
 
 class _HungUpError(Exception):
     """The client reads no more."""
+
+
+async def _send_outcomes(outcomes: list[ctl.Outcome], send: Send) -> None:
+    for page, more in ctl.pages(outcomes):
+        await send(ctl.Done(outcomes=page, more=more))
 
 
 async def _send(wire: Wire, reply: ctl.Reply) -> None:

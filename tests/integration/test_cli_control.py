@@ -194,6 +194,30 @@ def test_what_a_resume_supplies_goes_to_the_owner_and_nowhere_else(shell, conten
     assert (shell.folder / "x.bin").read_bytes() == content.bytes()
 
 
+def test_the_limits_of_another_process_are_changed_while_bytes_move(shell, content):
+    with RangeServer(content) as server, shell.owner(server.url) as owner:
+        (limited,) = outcomes(shell.run("limit", "200k", "--json"))
+        assert (limited["rate"], limited["task"], limited["via"]) == (200 << 10, None, "owner")
+        (hosts,) = outcomes(shell.run("limit", "100k", "--host", server.url, "--json"))
+        assert (hosts["rate"], hosts["host"]) == (100 << 10, server.url)
+        owner.close()
+    with RangeServer(content) as server:
+        shell.run("get", server.url, "-o", "x.bin", "--paused")
+        (task,) = shell.tasks()
+        (own,) = outcomes(shell.run("limit", "1M", task, "--json"))
+        assert (own["rate"], own["task"], own["via"]) == (MIB, task, "journal")
+        with shell.owner(server.url) as owner:
+            done = shell.run("limit", "none", task[-8:])
+            assert done.stdout == f"no limit  {task[-8:]}\n"
+            owner.close()
+        assert shell.types().count("supplied") == 2
+        unknown = shell.run("limit", "fast")
+        assert (unknown.returncode, "'fast' is no size" in unknown.stderr) == (2, True)
+        nobody = shell.run("limit", "1M")
+        assert nobody.returncode == 3
+        assert "nobody works on a journal now" in nobody.stderr
+
+
 def test_without_an_owner_a_command_touches_its_task_alone(shell, slow):
     with shell.owner(slow.url, "one", "two", "three") as owner:
         wait_until_served(slow, MIB)
