@@ -125,7 +125,7 @@ async def limit_tasks(
 
 @click.command(epilog="Example: meowcat limit 5M --journal transfers.db")
 @click.argument("rate", callback=read_rate)
-@click.argument("tasks", nargs=-1, metavar="[TASK]...", shell_complete=unfinished_tasks(State))
+@click.argument("tasks", nargs=-1, metavar="[TASK]...", shell_complete=unfinished_tasks(frozenset(State)))
 @journal_option
 @click.option("--host", metavar="URL", help="Limit all transfers from and to the host of URL.")
 @json_option
