@@ -109,6 +109,8 @@ def unseal(request: Request, secrets: Secrets | None) -> tuple[str, dict[str, st
         )
     if secrets is None:
         return request.url, dict(request.headers)
+    if not secrets.headers:
+        return secrets.url or request.url, dict(request.headers)
     hidden = {name.lower() for name in secrets.headers}
     kept = {name: value for name, value in request.headers.items() if name.lower() not in hidden}
     return secrets.url or request.url, kept | secrets.headers

@@ -295,16 +295,20 @@ def changed_options(one: Request, other: Request) -> tuple[str, ...]:
     )
 
 
+_OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)  # 2 us each time that they are asked for
+
+
 def _check_download(request: Download) -> None:
     if not request.to:
         raise InvalidArgument("to is empty: expected the path of the file to make")
     if request.checksum is not None:
         parse_checksum(request.checksum)
-    check_header("accept", request.accept or "*/*")
+    if request.accept is not None:
+        check_header("accept", request.accept)
     check_digest(request.digest)
-    if request.overwrite not in get_args(Overwrite):
+    if request.overwrite not in _OVERWRITES:
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
-    if request.probe not in get_args(Probe):
+    if request.probe not in _PROBES:
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
     _within(request, "total_size", 0, (1 << 63) - 1)
 
@@ -338,7 +342,11 @@ def _within(request: Request, name: str, least: int, most: int) -> None:
 
 
 def _encodes(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates are all that UTF-8 has no bytes for
+        return False
+    return True
 
 
 def check_header(name: str, value: str) -> None:

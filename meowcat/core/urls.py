@@ -39,6 +39,8 @@ _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 """Control characters, blanks and backslashes: parsers disagree on them, which is how a request comes to go
 to another host than the one that was checked."""
+_PLAIN = re.compile(r"(https?)://([a-z0-9.-]+)(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?=[/?#]|\Z)")
+"""The usual beginning of a URL, of which nothing has to be normalised."""
 _SEPARATORS = re.compile(r"([&;])")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:$\[\]-]{0,39}")
 """What a parameter's name looks like; a longer or stranger one may be a token without a value."""
@@ -72,6 +74,10 @@ def host_of(url: str) -> str:
     Raises:
         InvalidArgument: not an http or https URL with a host.
     """
+    plain = _PLAIN.match(url)
+    if plain is not None and not _FORBIDDEN.search(url):
+        scheme, host, port = plain.groups()
+        return f"{scheme}://{host}:{port or _PORTS[scheme]}"
     parts = _split(url)
     return f"{parts.scheme}://{_host(parts)}:{parts.port or _PORTS[parts.scheme]}"
 
@@ -101,9 +107,9 @@ def seal_url(url: str) -> tuple[str, tuple[str, ...]]:
         InvalidArgument: not an http or https URL with a host.
     """
     parts = _split(url)
-    base = _base(parts)
     names = ["userinfo"] if "@" in parts.netloc else []
     pieces: list[str] = []
+    base = _base(parts) if parts.query else ""
     for segment in _SEPARATORS.split(parts.query):
         if segment in ("&", ";", "") or _is_harmless(segment):
             pieces.append(segment)

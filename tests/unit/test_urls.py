@@ -203,6 +203,26 @@ def test_the_key_of_a_host_has_its_port():
     assert host_of("http://[::1]:8080") == "http://[::1]:8080"
 
 
+@given(
+    st.sampled_from(["http", "https"]),
+    st.text(st.sampled_from("abz019.-"), min_size=1, max_size=8),
+    st.one_of(st.none(), st.integers(1, 65535)),
+    st.sampled_from(["", "/", "/p?q=1", "?q", "#f"]),
+)
+def test_a_usual_url_has_the_host_that_it_has_when_it_is_written_unusually(scheme, host, port, rest):
+    usual = f"{scheme}://{host}" + (f":{port}" if port else "") + rest
+    unusual = f"{scheme.upper()}://u@{host.upper()}" + (f":{port:06d}" if port else "") + rest
+    assert host_of(usual) == host_of(unusual)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/a b", "http://h/\\", "http://h:0/", "http://h:65536/", "http:///p"]
+)
+def test_a_url_that_begins_as_usual_is_looked_at_to_its_end(url):
+    with pytest.raises(InvalidArgument):
+        host_of(url)
+
+
 @pytest.mark.parametrize(
     "url",
     [
