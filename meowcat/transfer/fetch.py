@@ -147,7 +147,13 @@ class FetchOperation:
     async def _move_within(self, threads: TaskGroup) -> None:
         window = min(MOST_WINDOW, WINDOW * self._board.connections)
         self._writers = Writers(
-            threads, self._part.write, window, self._threads, self._world.budget.give, self._look
+            threads,
+            self._part.write,
+            window,
+            self._threads,
+            self._world.budget.give,
+            self._look,
+            self._world.flush_bytes,
         )
         self._silent = lambda: self._writers.quiet
         self._flusher = Flusher(self._world, self._part, self._writers, self._limiter, self._report_flush)

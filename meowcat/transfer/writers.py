@@ -92,7 +92,9 @@ class Writers:
         window: bytes that may be on their way at once; `put` waits for room.
         threads: how many; without any all is written on the loop, whatever its size.
         released: called on the loop with the number of bytes that are held in memory no more.
-        finished: called on the loop when pieces were finished, or writing failed.
+        finished: called on the loop when pieces were finished, or writing failed. Threads that read a body
+            have it called for the first piece since `take`, and once there are `enough` bytes of them.
+        enough: see there.
 
     """
 
@@ -104,12 +106,14 @@ class Writers:
         threads: int,
         released: Callable[[int], None],
         finished: Callable[[], None],
+        enough: int = 1 << 62,
     ) -> None:
         self._group = group
         self._write = write
         self._window = window
         self._released = released
         self._finished = finished
+        self._enough = enough
         self._call_soon = _caller()
         self._lock = Lock()
         self._lanes: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in range(threads)]
@@ -122,6 +126,9 @@ class Writers:
         self._moved = anyio.Event()
         # Shared with the threads, under the lock:
         self._done: list[Finished] = []
+        self._done_bytes = 0
+        self._due = False
+        """Whether the loop should look at what was finished."""
         self._written = 0
         self._told = False
         self._failure: BaseException | None = None
@@ -192,14 +199,13 @@ class Writers:
     def take(self) -> list[Finished]:
         """The pieces that were finished since the last call."""
         with self._lock:
-            done, self._done = self._done, []
+            done, self._done, self._done_bytes = self._done, [], 0
         return done
 
     @property
     def finished_bytes(self) -> int:
         """Bytes of the pieces that `take` would return."""
-        with self._lock:
-            return sum(each.stop - each.start for each in self._done)
+        return self._done_bytes
 
     @property
     def quiet(self) -> bool:
@@ -242,7 +248,7 @@ class Writers:
 
     def _settle(self) -> None:
         with self._lock:
-            self._told = False
+            self._told = self._due = False
             written, self._written = self._written, 0
         self._held -= written
         if written:
@@ -261,9 +267,8 @@ class Writers:
 
     def store(self, stream: Stream, offset: int, chunk: memoryview) -> None:
         """Write and hash at once, for a thread that was handed the stream. The memory stays the caller's."""
-        done = len(self._done)
         self._perform(self._place, (stream, offset, chunk))
-        if len(self._done) != done or self._failure is not None:
+        if self._due or self._failure is not None:
             self._tell()
 
     def _work(self, lane: int) -> None:
@@ -326,14 +331,19 @@ class Writers:
         if stream.body is not None:
             stream.held.append(done)
             return
+        self._count([done])
+
+    def _count(self, done: list[Finished]) -> None:
         with self._lock:
-            self._done.append(done)
+            first = not self._done
+            self._done += done
+            self._done_bytes += sum(each.stop - each.start for each in done)
+            self._due = self._due or first or self._done_bytes >= self._enough
 
     def _confirm(self, stream: Stream, answer: list[bool]) -> None:
         assert stream.body is not None and stream.expected is not None  # noqa: S101, PT018  # set by `expect`
         right = stream.body.hexdigest() == stream.expected.hex
-        with self._lock:
-            self._done += stream.held if right else []
+        self._count(stream.held if right else [])
         stream.held, stream.body, stream.expected = [], None, None
         answer.append(right)
 

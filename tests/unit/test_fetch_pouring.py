@@ -23,7 +23,9 @@ class Poured:
     def __init__(self, group, span, size, write=None, throttle=None):
         self.file = bytearray(size)
         self.news = anyio.Event()
-        self.writers = Writers(group, write or self.write, 1 << 20, 2, lambda count: None, self.tell)
+        self.writers = Writers(
+            group, write or self.write, 1 << 20, 2, lambda count: None, self.tell, 3 * PIECE
+        )
         self.stream = self.writers.stream(PIECE, size, None)
         self.pourer = Pourer(self.writers, self.stream, span, throttle or Throttle())
 
@@ -113,17 +115,24 @@ async def test_a_write_that_fails_ends_the_reading_and_reaches_the_loop():
         poured.writers.stop()
 
 
-async def test_finished_pieces_reach_the_loop_and_others_do_not_wake_it():
+async def test_the_loop_is_woken_for_the_first_finished_piece_and_once_there_is_enough_to_flush():
     async with anyio.create_task_group() as group:
-        poured = Poured(group, Span(0, 5000), 5000)
-        for begin in range(0, 900, 100):
-            await anyio.to_thread.run_sync(poured.bring, bytes(5000), begin, 100)
-        await anyio.wait_all_tasks_blocked()
-        assert not poured.news.is_set()
-        await anyio.to_thread.run_sync(poured.bring, bytes(5000), 900, 100)
-        with anyio.fail_after(1):
-            await poured.news.wait()
-        assert [done.index for done in poured.writers.take()] == [0]
+        poured = Poured(group, Span(0, 9000), 9000)
+
+        async def woken(begin, end):
+            poured.news = anyio.Event()
+            for at in range(begin, end, 100):
+                await anyio.to_thread.run_sync(poured.bring, bytes(9000), at, 100)
+            await anyio.wait_all_tasks_blocked()
+            return poured.news.is_set()
+
+        assert not await woken(0, 900)
+        assert await woken(900, 1000)
+        assert not await woken(1000, 2900)
+        assert await woken(2900, 3000)
+        assert [done.index for done in poured.writers.take()] == [0, 1, 2]
+        assert not await woken(3000, 3900)
+        assert await woken(3900, 4000), "it is the first one again"
         poured.writers.stop()
 
 
