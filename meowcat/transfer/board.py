@@ -114,6 +114,7 @@ class Board:
             for part, running in zip(self.parts, leased, strict=True)
             if part.meter is not None
             and not part.firm
+            and (part.span is None or part.span.reading)  # a slow disk is no fault of the connection
             and lost_patience(running, usual, now - part.meter.asked, part.renewed)
         ]
 

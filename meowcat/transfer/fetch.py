@@ -280,8 +280,9 @@ class FetchOperation:
                 brought = await self._heed(part, answer)
             part.renewed = 0
             return brought
-        part.renewed += 1  # given up as too slow: what it still owes is asked for again
-        return False
+        part.renewed += 1  # given up as too slow: what it still owes, if anything, is asked for again
+        stop = self._board.stop_of(part)
+        return stop is not None and part.at >= stop
 
     def _asked(self, part: Part) -> Asked:
         pinned = self._task.generation

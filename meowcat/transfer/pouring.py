@@ -34,6 +34,8 @@ class Span:
         self.at = at
         """All before it has come."""
         self.stop = stop
+        self.reading = True
+        """Whether its thread waits for the network, and not for the disk."""
 
     def cut(self, stop: int) -> bool:
         """End it at `stop`; whether it had not come so far yet."""
@@ -82,9 +84,11 @@ class Pourer:
         self._asked_at = perf_counter()
         rate = self._throttle.rate
         block = self._block if rate is None else max(LIMITED_BLOCK, min(self._block, rate // 8))
+        span.reading = True
         return self._buffer[: min(block, left, within)]
 
     def came(self, count: int) -> None:
+        self._span.reading = False
         took = perf_counter() - self._asked_at
         if took < SOON:
             self._block = min(self._block * 2, MOST_BLOCK)

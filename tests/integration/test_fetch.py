@@ -80,12 +80,14 @@ async def test_large_pieces_are_brought_by_several_requests(world, tmp_path):
 class Unread:
     """A transport whose large replies can be poured and not read."""
 
-    def __init__(self, inner):
+    def __init__(self, inner, exchange=None):
         self.inner = inner
+        self.exchange = exchange or UnreadExchange
         self.poured = 0
 
     def send(self, request):
-        return UnreadExchange(self, self.inner.send(request)) if request.large else self.inner.send(request)
+        sent = self.inner.send(request)
+        return self.exchange(self, sent) if request.large else sent
 
     async def aclose(self):
         await self.inner.aclose()
@@ -121,6 +123,30 @@ async def test_large_bodies_never_meet_the_event_loop(anyio_backend_name, tmp_pa
             await fetched(world, server, content, tmp_path / "file", piece_size=MIB)
     assert unread.poured >= 4
     await unread.aclose()
+
+
+class GivenUpAtTheEnd(UnreadExchange):
+    """Each large reply is given up when its last byte has just come."""
+
+    async def pour(self, sink):
+        ended = await super().pour(sink)
+        for part in self.transport.drive.operation._board.parts:
+            part.give_up()
+        await anyio.lowlevel.checkpoint()
+        return ended
+
+
+async def test_a_request_that_is_given_up_when_all_has_come_is_not_made_again(anyio_backend_name, tmp_path):
+    transport = Unread(transport_for(anyio_backend_name), GivenUpAtTheEnd)
+    content = Content(20 * MIB + 1)
+    async with world_of(anyio_backend_name, transport=transport) as world:
+        with RangeServer(content) as server:
+            drive = transport.drive = Drive(world, server.url, tmp_path / "file", piece_size=MIB)
+            with anyio.fail_after(20):
+                await drive.run()
+    finished(drive, content)
+    assert drive.faults == []
+    await transport.aclose()
 
 
 async def test_a_body_that_a_thread_reads_is_paused_at_once_and_goes_on_later(world, tmp_path):

@@ -126,6 +126,17 @@ def test_a_request_that_lags_behind_is_one_to_give_up():
     assert board.laggards(now) == []
 
 
+def test_a_thread_that_waits_for_the_disk_does_not_lag_behind():
+    board = laid(128 * MIB, MIB, connections=4)
+    parts = given_out(board)
+    now = moved(board, 10 * MIB, 10 * MIB, 10 * MIB, 65536)
+    parts[3].span = Span(parts[3].at, board.stop_of(parts[3]))
+    parts[3].span.reading = False
+    assert board.laggards(now) == []
+    parts[3].span.reading = True
+    assert board.laggards(now) == [parts[3]]
+
+
 def test_a_request_whose_head_does_not_come_lags_behind_as_well():
     board = laid(128 * MIB, MIB, connections=2)
     one, other = given_out(board)
