@@ -5,7 +5,8 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ from meowcat.journal.lines import parse
 
 BLOCK = 4 << 20
 """Bytes that are read at once."""
+
+_NEAR = 16 << 10
+"""Bytes between the beginnings of two lines that are still read with one call."""
 
 _ALL = 1 << 62
 """More than any offset."""
@@ -118,23 +122,62 @@ class Reading:
 
     def read(self, view: View, task: TaskId, row: Row | None, after: int) -> list[Record | Damage]:
         """The records of the task with a `seq` above `after`; `row` is its row where it is unfinished."""
+        lines = (
+            (segment, each)
+            for segment, numbers in self._places_of(view, task, row)
+            for each in self._lines(view, segment, numbers)
+        )
+        return self._history(view, task, row, after, lines)
+
+    def read_many(
+        self, view: View, tasks: Sequence[TaskId], rows: Sequence[Row | None]
+    ) -> list[list[Record | Damage]]:
+        """The records of each of `tasks`, every segment being visited once."""
+        places = [list(self._places_of(view, task, row)) for task, row in zip(tasks, rows, strict=True)]
+        wanted: dict[StoredSegment, set[int]] = {}
+        for segment, numbers in chain.from_iterable(places):
+            wanted.setdefault(segment, set()).update(numbers)
+        found: dict[StoredSegment, dict[int, Record | Damage]] = {}
+        for segment, chosen in wanted.items():
+            ordered = sorted(chosen)
+            found[segment] = dict(zip(ordered, self._lines(view, segment, ordered), strict=True))
+        return [
+            self._history(
+                view, task, row, 0, ((segment, found[segment][n]) for segment, numbers in of for n in numbers)
+            )
+            for task, row, of in zip(tasks, rows, places, strict=True)
+        ]
+
+    def _places_of(
+        self, view: View, task: TaskId, row: Row | None
+    ) -> Iterator[tuple[StoredSegment, list[int]]]:
+        return self._places(view, task, 0 if row is None else row.first, undecided=True)
+
+    def _history(
+        self,
+        view: View,
+        task: TaskId,
+        row: Row | None,
+        after: int,
+        lines: Iterable[tuple[StoredSegment, Record | Damage]],
+    ) -> list[Record | Damage]:
+        """Of what stands where the task's records may be, those that are the task's, and what is missing."""
         found: list[Record | Damage] = []
         seq = 0
-        for segment, numbers in self._places(view, task, 0 if row is None else row.first, undecided=True):
-            for each in self._lines(view, segment, numbers):
-                if isinstance(each, Record):
-                    if each.task != task:
-                        continue  # another one with the same hash
-                    gap = each.seq > seq + 1 and (seq or view.first == 1)
-                    if gap and not (found and isinstance(found[-1], Damage)):
-                        found.append(_missing(task, seq + 1, each.seq - 1))
-                    seq = each.seq
-                    if seq > after:
-                        found.append(each)
-                elif self._is_undecided(segment, each):
+        for segment, each in lines:
+            if isinstance(each, Record):
+                if each.task != task:
+                    continue  # another one with the same hash
+                gap = each.seq > seq + 1 and (seq or view.first == 1)
+                if gap and not (found and isinstance(found[-1], Damage)):
+                    found.append(_missing(task, seq + 1, each.seq - 1))
+                seq = each.seq
+                if seq > after:
                     found.append(each)
-                elif each.task is None or each.task == task:
-                    found.append(Damage(each.detail, each.position, task))
+            elif self._is_undecided(segment, each):
+                found.append(each)
+            elif each.task is None or each.task == task:
+                found.append(Damage(each.detail, each.position, task))
         if row is not None and seq < row.seq and not (found and isinstance(found[-1], Damage)):
             found.append(_missing(task, seq + 1, row.seq))
         return found
@@ -216,7 +259,7 @@ class Reading:
         return found
 
     def _parsed(
-        self, segment: StoredSegment, index: Index, content: bytes, base: int, numbers: range
+        self, segment: StoredSegment, index: Index, content: bytes, base: int, numbers: Sequence[int]
     ) -> Iterator[Record | Damage]:
         offset, first, line_end = index.offset, segment.first, content.find
         for number in numbers:
@@ -233,7 +276,7 @@ class Reading:
                     yield self._damage(segment, index, number, b"", "it is missing")
 
     def _lines(self, view: View, segment: StoredSegment, numbers: list[int]) -> Iterator[Record | Damage]:
-        """The records with these numbers, each read by itself."""
+        """The records with these numbers, ascending; those that stand side by side are read with one call."""
         index = self._index(segment)
         try:
             fd = self.open(segment.number)
@@ -241,14 +284,14 @@ class Reading:
             yield from (_gone(segment, segment.first + number) for number in numbers)
             return
         try:
-            for number in numbers:
-                begin = index.offset(number)
-                following = number + 1
-                while following < index.count and index.offset(following) == begin:
+            for run in _runs(numbers, index):
+                begin = index.offset(run[0])
+                following = run[-1] + 1
+                while following < index.count and index.offset(following) == index.offset(run[-1]):
                     following += 1
                 end = self._end(view, segment, fd, index, following)
                 content = self._files.pread(fd, end - begin, begin)
-                yield from self._parsed(segment, index, content, begin, range(number, number + 1))
+                yield from self._parsed(segment, index, content, begin, run)
         finally:
             self._files.close(fd)
 
@@ -332,6 +375,21 @@ def index_again(content: bytes, first: int, before: PackedIndex | None) -> Growi
 def _numbers(index: Index, task: TaskId, *, undecided: bool) -> list[int]:
     numbers = index.numbers(task)
     return sorted([*numbers, *index.undecided]) if undecided and index.undecided else list(numbers)
+
+
+def _runs(numbers: Sequence[int], index: Index) -> Iterator[list[int]]:
+    """Numbers whose lines stand near each other, so that reading what is between costs less than a call."""
+    run: list[int] = []
+    for number in numbers:
+        if run:
+            offset = index.offset(number)
+            far = offset - index.offset(run[-1]) > _NEAR or offset - index.offset(run[0]) > BLOCK
+            if far:
+                yield run
+                run = []
+        run.append(number)
+    if run:
+        yield run
 
 
 def _nowhere(task: TaskId, end: int) -> Row | None:

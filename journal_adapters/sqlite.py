@@ -63,6 +63,11 @@ _OVERHEAD = 256
 _SELECT = "SELECT position, task, seq, epoch, open, type, version, at, body, chain, crc FROM record"
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+_SUM = "SELECT id, first, seq, open, crc FROM task WHERE id"
+
+_NAMES = 500
+"""Tasks that are asked for with one statement, which may have 999 values at least."""
+
 _AT_ONCE = 1000
 """Records per read where all are read."""
 
@@ -214,15 +219,32 @@ class SQLiteJournal:
         rows = f"{_SELECT} WHERE task = ? AND seq > ? ORDER BY seq"
         try:
             # The sum first: an append between the two reads must not make records look missing.
-            stored = self._query("SELECT id, first, seq, open, crc FROM task WHERE id = ?", task)
+            stored = self._query(f"{_SUM} = ?", task)
             found = self._query_as(_record, rows, task, after)
         except JournalDamaged as error:
             return [Damage(str(error), task=task)]
-        sums = task_of(stored[0]) if stored else None
-        last = found[-1].seq if found and isinstance(found[-1], Record) else after
-        if sums and sums.seq > last and not (found and isinstance(found[-1], Damage)):
-            found.append(Damage(f"the records after {last} of {sums.seq} are missing", task=task))
+        _note_missing(found, task_of(stored[0]) if stored else None, task, after)
         return found
+
+    def read_many(self, tasks: Sequence[TaskId]) -> Sequence[Sequence[Record | Damage]]:
+        """The records of many tasks; see BulkJournal."""
+        stored: dict[TaskId, TaskSum | None] = {}
+        found: dict[TaskId, list[Record | Damage]] = {each: [] for each in tasks}
+        for first in range(0, len(tasks), _NAMES):
+            names = tasks[first : first + _NAMES]
+            chosen = f"IN ({', '.join('?' * len(names))})"
+            # The sums first, as in `read`.
+            stored |= {row[0]: task_of(row) for row in self._query(f"{_SUM} {chosen}", *names)}
+            for each in self._query_as(_record, f"{_SELECT} WHERE task {chosen} ORDER BY task, seq", *names):
+                if each.task not in found:  # an index that says otherwise than its table
+                    raise JournalDamaged(
+                        f"{self.path}: record {each.position} is not the task's that it should be"
+                    )
+                found[each.task].append(each)
+        for task, records in found.items():
+            _note_missing(records, stored.get(task), task, 0)
+        # What is damaged is looked at once more: by itself it may be reached by another way.
+        return [self.read(each) if _is_damaged(found[each]) else found[each] for each in tasks]
 
     def unfinished(self) -> Iterator[TaskId]:
         try:
@@ -519,6 +541,20 @@ def _undone(writer: sqlite3.Connection) -> bool:
     except FAILURES:
         return False
     return not writer.in_transaction
+
+
+def _note_missing(found: list[Record | Damage], stored: TaskSum | None, task: TaskId, after: int) -> None:
+    """See that the task's records behind `after` are as many as its sum says."""
+    end = found[-1] if found else None
+    if stored is None or isinstance(end, Damage):
+        return
+    last = after if end is None else end.seq
+    if stored.seq > last:
+        found.append(Damage(f"the records after {last} of {stored.seq} are missing", task=task))
+
+
+def _is_damaged(found: Sequence[Record | Damage]) -> bool:
+    return any(isinstance(each, Damage) for each in found)
 
 
 def _row(record: Record) -> Row:

@@ -50,12 +50,12 @@ class Intake:
         return self._download(request) if isinstance(request, Download) else self._upload(request)
 
     def _download(self, request: Download) -> Sealed:
-        url, spec, needs = request.url, request.protocol, request.needs
+        spec = request.protocol
         if spec is not None:
             protocol = download_protocol_of(self.protocols, spec)
-            url, spec = protocol.resolve(url, spec, request.plan)
-            needs = (*needs, *download_needs_of(protocol, spec))
-        request = replace(request, url=url, protocol=spec, needs=needs)
+            url, spec = protocol.resolve(request.url, spec, request.plan)
+            needs = (*request.needs, *download_needs_of(protocol, spec))
+            request = replace(request, url=url, protocol=spec, needs=needs)
         check(request)
         config = self.config
         request = replace(

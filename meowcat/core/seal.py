@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.harmless import harmless_header
-from meowcat.core.transfers import Request, Upload
+from meowcat.core.transfers import Download, Request, Upload
 from meowcat.core.urls import HIDDEN, seal_url
 
 Transfer = TypeVar("Transfer", bound=Request)
@@ -46,6 +46,9 @@ class Secrets(Struct, frozen=True):
         return [("url", HIDDEN if self.url else ""), ("headers", sorted(self.headers))]
 
 
+NOTHING_SECRET = Secrets()
+
+
 def seal(request: Transfer) -> tuple[Transfer, Secrets]:
     """`request` as it may be journaled, and its secrets.
 
@@ -56,6 +59,8 @@ def seal(request: Transfer) -> tuple[Transfer, Secrets]:
         InvalidArgument: the URL is not an http or https URL with a host.
     """
     stored, left_out = seal_url(request.url)
+    if stored == request.url and _is_bare(request):
+        return request, NOTHING_SECRET
     hidden = {name: value for name, value in request.headers.items() if not harmless_header(name)}
     kept = {name: value for name, value in request.headers.items() if name not in hidden}
     needs = ["url"] if left_out else []
@@ -71,6 +76,13 @@ def seal(request: Transfer) -> tuple[Transfer, Secrets]:
     # A URL that sealing does not change holds masks and no secrets: it was sealed before.
     url = request.url if left_out and stored != request.url else ""
     return sealed, Secrets(url, hidden, data, request.plan)
+
+
+def _is_bare(request: Request) -> bool:
+    """Whether a request has nothing beside its URL that may have to be left out: so have most of a queue."""
+    if request.headers or request.needs or request.plan is not None:
+        return False
+    return isinstance(request, Download) or request.origin != "bytes"
 
 
 def missing(needs: tuple[str, ...], secrets: Secrets | None) -> tuple[str, ...]:

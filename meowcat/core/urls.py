@@ -16,6 +16,7 @@ secrets by name have no digest at all. A path is always stored: a secret does no
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import SplitResult, quote, unquote_plus, urlsplit
 
 from meowcat.core.errors import InvalidArgument
@@ -39,8 +40,15 @@ _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 """Control characters, blanks and backslashes: parsers disagree on them, which is how a request comes to go
 to another host than the one that was checked."""
-_PLAIN = re.compile(r"(https?)://([a-z0-9.-]+)(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?(?=[/?#]|\Z)")
-"""The usual beginning of a URL, of which nothing has to be normalised."""
+_PLAIN = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
+    r"(?::(?P<port>[1-5][0-9]{4}|[1-9][0-9]{0,3}))?"
+    r"(?:/[A-Za-z0-9._~!$&'()*+,=:@%/-]*)?"
+)
+"""What most URLs are: without a user, a query or a fragment. Such a one is stored as it is, and needs no
+parser, which would take most of the time of a submission. A port above 59,999 may not exist."""
+_HOSTS = 1 << 14
+"""URLs whose hosts are remembered: those of the tasks at work are asked for at each of their steps."""
 _SEPARATORS = re.compile(r"([&;])")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:$\[\]-]{0,39}")
 """What a parameter's name looks like; a longer or stranger one may be a token without a value."""
@@ -68,18 +76,20 @@ def has_userinfo(url: str) -> bool:
     return "@" in urlsplit(url).netloc
 
 
+@lru_cache(_HOSTS)
 def host_of(url: str) -> str:
     """`scheme://host:port`, in lower case and with the port always there: the key of budgets per host.
 
     Raises:
         InvalidArgument: not an http or https URL with a host.
     """
-    plain = _PLAIN.match(url)
-    if plain is not None and not _FORBIDDEN.search(url):
+    plain = _PLAIN.fullmatch(url)
+    if plain is not None:
         scheme, host, port = plain.groups()
-        return f"{scheme}://{host}:{port or _PORTS[scheme]}"
-    parts = _split(url)
-    return f"{parts.scheme}://{_host(parts)}:{parts.port or _PORTS[parts.scheme]}"
+    else:
+        parts = _split(url)
+        scheme, host, port = parts.scheme, _host(parts), parts.port
+    return f"{scheme}://{host}:{port or _PORTS[scheme]}"
 
 
 def identity(url: str) -> str:
@@ -106,6 +116,8 @@ def seal_url(url: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         InvalidArgument: not an http or https URL with a host.
     """
+    if _PLAIN.fullmatch(url) is not None:
+        return url, ()
     parts = _split(url)
     names = ["userinfo"] if "@" in parts.netloc else []
     pieces: list[str] = []

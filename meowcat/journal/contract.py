@@ -176,6 +176,20 @@ class RestorableJournal(Protocol):
         """
 
 
+@runtime_checkable
+class BulkJournal(Protocol):
+    """A journal that can read many tasks for less than it costs to read them one by one: what an opening
+    with a long queue, and a command for all of it, live by. Others are asked task by task."""
+
+    def read_many(self, tasks: Sequence[TaskId]) -> Sequence[Sequence[Record | Damage]]:
+        """What `read` gives for each of `tasks`, in their order. Some hundreds are asked for at a time.
+
+        Raises:
+            as `read`; then each is read by itself, so that damage keeps nobody else out.
+
+        """
+
+
 class Compaction(Struct, frozen=True):
     """What a compaction did."""
 

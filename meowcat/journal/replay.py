@@ -4,7 +4,7 @@ Pure, but for `fold_all`, which reads the journal in a thread. `evolve` is passe
 what is legal: events that were once accepted are facts.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
@@ -37,13 +37,24 @@ class Quarantined(Struct, frozen=True):
 
 def fold_task(task: TaskId, records: Iterable[Record | Damage], evolve: Evolve[T]) -> T | Quarantined:
     """The task's state after all of its records, which begin with the first."""
+    return fold_tasks([task], [records], evolve)[0]
+
+
+def fold_tasks(
+    tasks: Sequence[TaskId], histories: Iterable[Iterable[Record | Damage]], evolve: Evolve[T]
+) -> list[T | Quarantined]:
+    """Of each task the state after all of its records, which begin with the first."""
     fold = Fold(evolve)
-    fold.add(records)
-    if fold.damage:
-        return Quarantined(task, fold.damage[0].detail)
-    if task in fold.quarantined:
-        return fold.quarantined[task]
-    return fold.tasks.get(task, Quarantined(task, "the journal has no record of it"))
+    found: list[T | Quarantined] = []
+    for task, records in zip(tasks, histories, strict=True):
+        fold.add(records)
+        if fold.damage:
+            found.append(Quarantined(task, fold.damage[0].detail))
+            fold.damage.clear()
+        else:
+            damaged = fold.quarantined.get(task)
+            found.append(damaged or fold.tasks.get(task) or _unrecorded(task))
+    return found
 
 
 @dataclass
@@ -140,6 +151,10 @@ def _follows(previous: bytes, record: Record) -> bool:
 
 def _out_of_line(record: Record, detail: str) -> Damage:
     return Damage(f"record {record.position}: {detail}", record.position, record.task)
+
+
+def _unrecorded(task: TaskId) -> Quarantined:
+    return Quarantined(task, "the journal has no record of it")
 
 
 def _unreplayable(record: Record, error: Exception) -> str:

@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 
 from msgspec import Struct
 
 from meowcat.core import messages as msg
 from meowcat.core.decide import decide
+from meowcat.core.errors import JournalDamaged, TaskNotFound
 from meowcat.core.info import TaskInfo, info_of
 from meowcat.core.machine import ACTIVE, State
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import TaskId
 from meowcat.journal.contract import Entry, Journal
-from meowcat.journal.replay import Quarantined, fold_task
+from meowcat.journal.histories import AT_ONCE, histories
+from meowcat.journal.replay import Quarantined, fold_tasks
 from meowcat.journal.writer import Writer
 from meowcat.runtime.dispatcher import entries_of
 from meowcat.runtime.world import Clock, Threads
@@ -28,8 +30,8 @@ it may stand at a server."""
 
 ON_RESTART = ("resume", "pause", "leave")
 
-BATCH = 1000
-"""Answers that are recorded with one append."""
+BATCH = AT_ONCE
+"""Tasks that are read with one visit to the journal, and whose answers are recorded with one append."""
 
 
 @dataclass
@@ -50,14 +52,44 @@ class Verdict(Struct, frozen=True):
 def load(journal: Journal) -> Past:
     """Read and fold every unfinished task; one that is damaged is set aside. Blocking."""
     past = Past()
-    for task in journal.unfinished():
-        folded = fold_task(task, journal.read(task), evolve)
-        if isinstance(folded, Quarantined):
-            log.error("task %s is quarantined: %s", task, folded.detail)
-            past.quarantined[task] = folded.detail
-        else:
-            past.tasks.append(folded)
+    for tasks in _batches(list(journal.unfinished())):
+        found = load_some(journal, tasks)
+        past.tasks += found.tasks
+        past.quarantined |= found.quarantined
     return past
+
+
+def load_some(journal: Journal, tasks: Sequence[TaskId]) -> Past:
+    """`load` of these tasks."""
+    past = Past()
+    for task, folded in zip(tasks, read_tasks(journal, tasks), strict=True):
+        if isinstance(folded, TaskState):
+            past.tasks.append(folded)
+            continue
+        if isinstance(folded, Exception) and not isinstance(folded, JournalDamaged | TaskNotFound):
+            raise folded
+        detail = folded.detail if isinstance(folded, Quarantined) else str(folded)
+        log.error("task %s is quarantined: %s", task, detail)
+        past.quarantined[task] = detail
+    return past
+
+
+def read_tasks(journal: Journal, tasks: Sequence[TaskId]) -> list[TaskState | Quarantined | Exception]:
+    """The states of tasks from their records, in their order, or of each why not: `Quarantined`,
+    TaskNotFound, or what reading it raised. Blocking."""
+    found = histories(journal, tasks)
+    states = fold_tasks(tasks, [() if isinstance(each, Exception) else each for each in found], evolve)
+    folded: list[TaskState | Quarantined | Exception] = [*states]
+    for place, history in enumerate(found):
+        if not history:
+            folded[place] = TaskNotFound(f"task {tasks[place]}: the journal has no such task")
+        elif isinstance(history, Exception):
+            folded[place] = history
+    return folded
+
+
+def _batches(tasks: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
+    return (tasks[first : first + BATCH] for first in range(0, len(tasks), BATCH))
 
 
 def ask(on_restart: OnRestart, task: TaskState) -> Verdict:
@@ -118,13 +150,28 @@ def _message(task: TaskState, on_restart: OnRestart) -> msg.Message | None:
 
 
 async def recover(
-    journal: Journal, writer: Writer, on_restart: OnRestart, clock: Clock, threads: Threads, has: Has
-) -> Past:
-    """Load the past, decide on each task, and make the answers durable."""
-    past = await threads.run(lambda: load(journal))
-    steps = answers(tuple(past.tasks), on_restart, clock, has)
-    while batch := list(islice(steps, BATCH)):
-        await writer.append([entry for _, entries, _ in batch for entry in entries])
-        for index, _, after in batch:
+    journal: Journal,
+    writer: Writer,
+    on_restart: OnRestart,
+    clock: Clock,
+    threads: Threads,
+    has: Has,
+    take: Callable[[Sequence[TaskState]], None],
+) -> dict[TaskId, str]:
+    """Load the past, decide on each task, and make the answers durable; then the tasks are handed to `take`.
+
+    Batch by batch, so that no more than some thousand states are in memory. Returns whom damage keeps out,
+    and why.
+    """
+    quarantined: dict[TaskId, str] = {}
+    for names in _batches(await threads.run(lambda: list(journal.unfinished()))):
+        past = await threads.run(partial(load_some, journal, names))
+        quarantined |= past.quarantined
+        entries: list[Entry] = []
+        for index, added, after in answers(past.tasks, on_restart, clock, has):
+            entries += added
             past.tasks[index] = after
-    return past
+        if entries:
+            await writer.append(entries)
+        take(past.tasks)
+    return quarantined

@@ -1,6 +1,11 @@
-"""One small row of memory for each task that has not ended; everything else of it is in the journal."""
+"""One small row of memory for each task that has not ended; everything else of it is in the journal.
 
-from collections.abc import Callable, Iterator
+A queue may have a million tasks: what a row takes is what a task takes that is not at work.
+"""
+
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
 
 from msgspec import Struct
 
@@ -11,61 +16,69 @@ from meowcat.core.urls import host_of
 from meowcat.core.values import TaskId
 from meowcat.runtime.scheduler import Demand
 
+_KEY_BYTES = 16
+"""Of a key's digest, which stands for it in memory: keys are paths and URLs, longer than all the rest. No two
+of them have the same one: that would take 2^64 keys."""
+
 
 class Row(Struct, gc=False):
     """What is kept of a task that is not active."""
 
-    id: TaskId
-    key: str
+    place: Demand
+    """Its id, and what its place in line goes by: shared with the scheduler."""
+    key: bytes
+    """The key's digest."""
     state: State
-    direction: Direction
-    host: str
-    priority: int
-    order: int
-    url: str = ""
-    """Sealed; kept to see that it is still the one that `host` was taken from."""
     needs: tuple[str, ...] = ()
     """What the journal does not have of the request, by name."""
     waits: bool = False
     helpless: bool = False
     """Whether it waits for what only a user can supply."""
 
+    @property
+    def id(self) -> TaskId:
+        return self.place.task
+
+    @property
+    def direction(self) -> Direction:
+        return self.place.direction
+
     def demand(self) -> Demand:
-        return Demand(self.id, self.direction, self.host, self.priority, self.order)
+        return self.place
 
 
 class Registry:
-    """The rows of all tasks that have not ended, by id and by key."""
+    """The rows of all tasks that have not ended, by id and by key.
+
+    It may be iterated over while nothing is awaited: rows come and go.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[TaskId, Row] = {}
-        self._keys: dict[str, TaskId] = {}
+        self._keys: dict[bytes, TaskId] = {}
         self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(tuple(self._rows.values()))
-
-    def any(self, of: Callable[[Row], bool]) -> bool:
-        """Whether there is a row of which `of`, which changes none, is true. Copies none of them."""
-        return any(map(of, self._rows.values()))
+        return iter(self._rows.values())
 
     def get(self, task: TaskId) -> Row | None:
         return self._rows.get(task)
 
     def by_key(self, key: str) -> TaskId | None:
-        return self._keys.get(key)
+        return self._keys.get(_digest(key))
 
     def claim(self, key: str, task: TaskId) -> None:
         """Reserve a key for a task that is about to be created, so that no second one gets it."""
-        self._keys[key] = task
+        self._keys[_digest(key)] = task
 
     def unclaim(self, key: str) -> None:
         """The task was not created after all."""
-        if self._keys.get(key) not in self._rows:
-            self._keys.pop(key, None)
+        digest = _digest(key)
+        if self._keys.get(digest) not in self._rows:
+            self._keys.pop(digest, None)
 
     def drop(self, task: TaskId) -> None:
         """Know the task no more; its key is nobody's."""
@@ -81,26 +94,24 @@ class Registry:
         row = self._rows.get(task.id)
         if row is None:
             row = self._add(task)
-        row.state, row.needs, row.priority = task.state, task.request.needs, task.request.priority
-        if row.url != task.request.url:
-            row.url, row.host = task.request.url, host_of(task.request.url)
-        row.waits = task.wait is not None
-        row.helpless = task.wait is not None and task.wait.delay is None
+        request, wait = task.request, task.wait
+        row.state, row.needs = task.state, request.needs
+        row.waits = wait is not None
+        row.helpless = wait is not None and wait.delay is None
+        place, host = row.place, host_of(request.url)
+        if place.host != host or place.priority != request.priority:  # another URL was supplied, or options
+            row.place = Demand(place.task, place.direction, sys.intern(host), request.priority, place.order)
         return row
 
     def _add(self, task: TaskState) -> Row:
         self._arrivals += 1
         request = task.request
-        row = Row(
-            task.id,
-            task.key,
-            task.state,
-            request.direction,
-            host_of(request.url),
-            request.priority,
-            self._arrivals,
-            request.url,
-        )
-        self._rows[task.id] = row
-        self._keys[task.key] = task.id  # also of a canceled one, while its part file stands in the way
+        host = sys.intern(host_of(request.url))  # one text for all tasks of a host
+        place = Demand(task.id, request.direction, host, request.priority, self._arrivals)
+        row = self._rows[task.id] = Row(place, _digest(task.key), task.state)
+        self._keys[row.key] = task.id  # also of a canceled one, while its part file stands in the way
         return row
+
+
+def _digest(key: str) -> bytes:
+    return blake2b(key.encode(errors="surrogatepass"), digest_size=_KEY_BYTES).digest()

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ from meowcat.core.wanted import Wanted, wanted, wants_slot
 from meowcat.journal.checkup import IMPORTING, UNFINISHED
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
-from meowcat.journal.replay import Quarantined, fold_all, fold_task
+from meowcat.journal.replay import Quarantined, fold_all
 from meowcat.journal.writer import Writer
 from meowcat.protocols.contract import UploadProtocol
 from meowcat.runtime.actor import Actor, Answer
@@ -49,7 +49,7 @@ from meowcat.runtime.limits import Budget
 from meowcat.runtime.listeners import Listener, Listeners, Subscription
 from meowcat.runtime.orphans import orphans_of, stands
 from meowcat.runtime.reconcile import Reconciler
-from meowcat.runtime.recovery import OnRestart, recover
+from meowcat.runtime.recovery import OnRestart, read_tasks, recover
 from meowcat.runtime.registry import Registry, Row
 from meowcat.runtime.traffic import Traffic
 from meowcat.runtime.world import Clock, Threads
@@ -158,16 +158,23 @@ class Runtime:
             self.bus.fail,
         )
         self.reconciler.dispatcher = self.dispatcher
+        owing: list[TaskState] = []
+
+        def take(tasks: Sequence[TaskState]) -> None:
+            for task in tasks:
+                if self._leaves:  # no timer and no settling work either: it is the next opening's
+                    self.registry.note(task)
+                elif not self._line_up(task):
+                    owing.append(task)
+
         has = self._world.plugins.has
-        past = await recover(self.journal, self.writer, on_restart, self.clock, self._threads, has)
-        self.quarantined = past.quarantined
+        self.quarantined = await recover(
+            self.journal, self.writer, on_restart, self.clock, self._threads, has, take
+        )
         self.bus.position = await self._threads.run(self.journal.last)
         self._tasks.start_soon(self._run)
-        for task in past.tasks:
-            if self._leaves:  # no timer and no settling work either: it is the next opening's
-                self.registry.note(task)
-            else:
-                self._take_up(task)
+        for task in owing:
+            self._take_up(task)
         self.reconciler.grant()
 
     async def _run(self) -> None:
@@ -185,16 +192,29 @@ class Runtime:
             self._ended.set()
 
     def _take_up(self, task: TaskState) -> None:
-        """A task from the past: a row, and an actor where something is owed or waited for."""
-        row = self.registry.note(task)
-        if row is None:
+        """A task from the past: a row, and an actor where something is owed or a time is waited for."""
+        if self._line_up(task):
             return
-        if wanted(task) is not None or task.wait is not None:
-            self.reconciler.reconcile(self.dispatcher.adopt(task))
-            if row.helpless and row.needs and not self.missing(row):  # what it waited for is registered now
-                self.dispatcher.post(task.id, msg.Supply(names=row.needs))
-        elif wants_slot(task):
+        row = self.registry.note(task)
+        self.reconciler.reconcile(self.dispatcher.adopt(task))
+        if row is not None:
+            self._tell_if_met(row)
+
+    def _line_up(self, task: TaskState) -> bool:
+        """Give a task its row, and its place in line, where that is all that it needs. Whether it is."""
+        if wanted(task) is not None or (task.wait is not None and task.wait.delay is not None):
+            return False
+        row = self.registry.note(task)
+        if row is not None and task.wait is not None:
+            self._tell_if_met(row)
+        elif row is not None and wants_slot(task):
             self.reconciler.scheduler.request(row.demand())
+        return True
+
+    def _tell_if_met(self, row: Row) -> None:
+        """What the task waited for may be registered now."""
+        if row.helpless and row.needs and not self.missing(row):
+            self.dispatcher.post(row.id, msg.Supply(names=row.needs))
 
     def attend(self, task: TaskState) -> None:
         """Somebody waits for what the task owes: where the past was left as it is, it is taken up now."""
@@ -229,8 +249,8 @@ class Runtime:
         for actor in tuple(actors.values()):
             if actor.live is not None:
                 await actor.live.over.wait()
-        for row in self.registry:
-            if self._owes_a_record(row):
+        for row in [each for each in self.registry if self._owes_a_record(each)]:
+            if self.registry.get(row.id) is row and self._owes_a_record(row):
                 try:
                     await self.command(row.id, msg.Requeue(reason="the engine was closed"))
                 except MeowcatError as error:  # the next opening finds it as after a crash
@@ -433,17 +453,8 @@ class Runtime:
 
     async def load_all(self, tasks: Sequence[TaskId]) -> list[TaskState | Exception]:
         """The states of many tasks with one hop to a thread, or of each why not."""
-        found = await self._threads.run(lambda: [self._read(task) for task in tasks])
+        found = await self._threads.run(partial(read_tasks, self.journal, tasks))
         return [self._set_aside(each) if isinstance(each, Quarantined) else each for each in found]
-
-    def _read(self, task: TaskId) -> TaskState | Quarantined | Exception:
-        try:
-            records = self.journal.read(task)
-        except (MeowcatError, OSError) as error:
-            return error
-        if not records:
-            return TaskNotFound(f"task {task}: the journal has no such task")
-        return fold_task(task, records, evolve)
 
     def _set_aside(self, damaged: Quarantined) -> TaskQuarantined:
         """A task whose records were damaged while the journal was open is kept out, as at an opening; but not
@@ -610,10 +621,21 @@ class Runtime:
 
     async def drained(self) -> None:
         """Wait until nothing can happen any more without help from outside."""
-        while self.registry.any(self._moves):
-            await self.bus.stirred()
+        looked_at: Iterator[Row] = iter(())
+        while True:
+            # On from where the last look ended: beginning anew each time costs the square of a long queue.
+            row = next(filter(self._moves, looked_at), None)
+            if row is None:
+                looked_at = iter(tuple(self.registry))
+                row = next(filter(self._moves, looked_at), None)
+            if row is None:
+                return
+            while self._moves(row):
+                await self.bus.stirred()
 
     def _moves(self, row: Row) -> bool:
+        if self.registry.get(row.id) is not row:
+            return False  # it has ended
         actor = self.dispatcher.actors.get(row.id)
         told = actor is not None and bool(actor.mailbox)  # of what it waits for, perhaps
         if row.state in (State.PAUSED, State.FAILED):

@@ -16,12 +16,14 @@ T = TypeVar("T")
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32, as ULIDs have it."""
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS = range(120, -1, -10)
 
 
 def ulid(at: int, chance: bytes) -> TaskId:
     """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 bits of chance, 26 characters."""
     number = (at << 80) | int.from_bytes(chance)
-    return TaskId("".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)))
+    return TaskId("".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS]))
 
 
 def wall() -> int:

@@ -1,3 +1,4 @@
+import re
 from urllib.parse import quote, quote_plus
 
 import msgspec
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
+import meowcat.core.urls as urls_module
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.seal import Secrets, missing, seal, unseal
 from meowcat.core.transfers import Download, ProtocolSpec, Upload
@@ -135,6 +137,39 @@ def test_sealing_keeps_the_identity_and_is_done_once(url):
     assert nothing == Secrets()
     assert sealed.needs == (*(["url"] if names else []), "header:cookie")
     assert missing(sealed.needs, secrets) == ()
+
+
+_NEARLY_PLAIN = st.builds(
+    "{}://{}{}{}{}".format,
+    st.sampled_from(["http", "https", "HTTP", "ftp"]),
+    st.sampled_from(
+        ["h", "h.example", "a-b.example", "127.0.0.1", "H.example", "h.", "-h", "u@h", "[::1]", "", "a..b"]
+    ),
+    st.sampled_from(["", ":", ":1", ":80", ":443", ":0", ":08", ":59999", ":60000", ":65536", ":x"]),
+    st.sampled_from(
+        ["", "/", "/a", "//a", "/a%2Fb", "/a b", "/a\\b", "/a\n", "/é", "/a;b", "/a@b:c", "/(a)~"]
+    ),
+    st.sampled_from(["", "?", "?item=1", "#part", "?sig=1"]),
+)
+
+
+@given(_NEARLY_PLAIN)
+def test_a_plain_url_is_what_the_parser_makes_of_it(url):
+    """What is recognised without it gives the same answers, and nothing is taken that it refuses."""
+
+    def answers():
+        found = []
+        for ask in (seal_url, host_of.__wrapped__):
+            try:
+                found.append(ask(url))
+            except InvalidArgument as refused:
+                found.append(str(refused))
+        return found
+
+    quick = answers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(urls_module, "_PLAIN", re.compile("(?!)"))
+        assert answers() == quick
 
 
 def test_a_request_without_secrets_needs_nothing_after_a_restart():

@@ -10,8 +10,10 @@ import msgspec
 from meowcat.core.errors import JournalError, JournalFenced, JournalRejected
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import (
+    BulkJournal,
     CheckedJournal,
     CompactableJournal,
+    Damage,
     Journal,
     LocalJournal,
     Record,
@@ -74,6 +76,36 @@ def reading_where_there_is_no_journal_is_refused_and_creates_none(harness: Journ
         _, readable = reader_of(harness)
         with refused(JournalError):
             readable.open_for_reading()
+
+
+@check("B1")
+def many_tasks_read_at_once_have_what_each_has_by_itself(harness: JournalHarness) -> None:
+    """Of short and of long histories, which stand in each other's way; asked for in any order, and twice."""
+    journal = opened(harness)
+    if not isinstance(journal, BulkJournal):
+        raise Lacking("BulkJournal: no read_many")
+    tasks = [f"task{number}" for number in range(40)]
+    for seq in range(1, 9):
+        journal.append([entry(each, seq, b"%s-%d" % (each.encode(), seq)) for each in tasks[seq:]])
+    journal.append([entry(tasks[39], 9, unfinished=False), entry(tasks[0], 1, unfinished=False)])
+    journal.close()
+    harness.corrupt(b"task20-3")
+    owner = opened(harness)
+    reader, readable = reader_of(harness)
+    readable.open_for_reading()
+    asked = [TaskId(each) for each in ["unknown", *reversed(tasks), tasks[7]]]
+    for each in (owner, reader):
+        assert isinstance(each, BulkJournal)
+        alone = [list(each.read(task)) for task in asked]
+        assert [list(found) for found in each.read_many(asked)] == alone
+        assert [len(found) for found in alone[:2]] == [0, 9]
+        damaged = {task for task, found in zip(asked, alone, strict=True) if _has_damage(found)}
+        assert damaged == {"task20"}
+        assert list(each.read_many([])) == []
+
+
+def _has_damage(found: Sequence[Record | Damage]) -> bool:
+    return any(isinstance(each, Damage) for each in found)
 
 
 def _restorable(harness: JournalHarness) -> tuple[Journal, RestorableJournal]:

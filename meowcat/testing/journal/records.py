@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 
 from meowcat.core.errors import MeowcatError
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.contract import Damage, Entry, Journal, ReadableJournal, Record
+from meowcat.journal.contract import BulkJournal, Damage, Entry, Journal, ReadableJournal, Record
 from meowcat.journal.replay import verify_chain
 from meowcat.testing.journal.harness import OWNER, JournalHarness, Lacking
 
@@ -111,6 +111,22 @@ def _read(journal: Journal, task: str) -> list[Record | Damage]:
     return list(journal.read(TaskId(task)))
 
 
+def _histories(journal: Journal, tasks: Iterable[str]) -> "dict[str, list[Record | Damage] | MeowcatError]":
+    """Each task's records. A journal that reads many at once must say the same of them, or refuse; by another
+    way to the same records it may miss a damage that hides none of them."""
+    alone = {task: _view(partial(_read, journal, task)) for task in tasks}
+    if isinstance(journal, BulkJournal):
+        together = _view(partial(journal.read_many, [TaskId(task) for task in alone]))
+        if not isinstance(together, MeowcatError):
+            for many, one in zip(together, alone.values(), strict=True):
+                assert list(many) == one or _is_damaged(one), (many, one)
+    return alone
+
+
+def _is_damaged(found: Iterable[Record | Damage] | MeowcatError) -> bool:
+    return isinstance(found, MeowcatError) or any(isinstance(each, Damage) for each in found)
+
+
 SNAPSHOT = "all"
 """The name of the snapshot that `contents` asks for."""
 
@@ -119,7 +135,7 @@ def contents(journal: Journal, tasks: Iterable[str]) -> Contents:
     """Everything that an open journal says; only what is no error of meowcat comes out as an exception."""
     return Contents(
         _view(lambda: scan_all(journal, 50)),
-        {task: _view(partial(_read, journal, task)) for task in tasks},
+        _histories(journal, tasks),
         _view(lambda: list(journal.unfinished())),
         _view(lambda: dict(journal.cursors())),
         _view(lambda: journal.get_snapshot(SNAPSHOT)),
