@@ -121,6 +121,8 @@ class JSONLJournal:
         self._following: Following | None = None
         self._ledger = Ledger()
         self._view: View | None = None
+        self._unsaved = self._snapshot_size = 0
+        """Bytes of segments since the last snapshot, and that of it."""
         self._restored = False
 
     @classmethod
@@ -285,6 +287,8 @@ class JSONLJournal:
         if view.current.first <= view.last <= limit:
             self._rotate(log)
             view = self._published()
+        if self._unsaved:  # of cursors that stand in what is moved away, it alone tells
+            self._keep_snapshot(log)
         return jsonl_compaction.archive(self._files, self._folder, view, limit)
 
     def check(self) -> Iterator[Damage]:
@@ -331,6 +335,7 @@ class JSONLJournal:
     def _create(self) -> None:
         """The first segment of a new journal."""
         self._id, self._ledger, self._restored = secrets.token_hex(16), Ledger(), False
+        self._unsaved = self._snapshot_size = 0
         self._begin_first()
 
     def _begin_first(self) -> None:
@@ -345,6 +350,7 @@ class JSONLJournal:
             raise _undecided(self.path, "the journal's only segment has lost its first line")
         if past.undecided:
             raise _undecided(self.path, f"it can't be told what {past.undecided} damaged lines were")
+        self._unsaved = self._snapshot_size = 0
         self._id, self._ledger, self._view, self._restored = past.journal, past.ledger, past.view, False
         number = past.view.current.number
         if past.torn:
@@ -396,6 +402,8 @@ class JSONLJournal:
         if row is not None:
             return row
         view = self._published()
+        if seq == 1 and self._reading.is_above(view, task):
+            return None
         with explained(self._folder, JournalRejected):
             if seq == 1 and not self._reading.has(view, task):
                 return None
@@ -466,7 +474,9 @@ class JSONLJournal:
         current = StoredSegment(log.number, first, GrowingIndex(first))
         self._keep_index(view.current, log, before)
         self._view = View((*view.sealed, sealed), current, log.size, self._ledger.position)
-        self._keep_snapshot(log)
+        self._unsaved += before
+        if self._unsaved >= self._snapshot_size:  # each one costs what is unfinished, and so spares as much
+            self._keep_snapshot(log)
 
     def _header(self) -> Segment:
         ledger = self._ledger
@@ -485,6 +495,7 @@ class JSONLJournal:
         if not log.reserved:
             return
         content = snapshot_of(self._ledger, self._id, log.number, log.size)
+        self._unsaved, self._snapshot_size = 0, len(content)
         try:
             replace(self._files, self._folder, SNAPSHOT, content)
         except OSError:

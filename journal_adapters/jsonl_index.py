@@ -70,7 +70,11 @@ class GrowingIndex:
     def __init__(self, first: int) -> None:
         self.first = first
         self.offsets = array("I")
-        self.tasks: dict[TaskId, list[int]] = {}
+        self.tasks: dict[TaskId, int | list[int]] = {}
+        """The numbers of each task's records; one alone needs no list, and most tasks of a long queue have no
+        other."""
+        self.high = TaskId("")
+        """The greatest task."""
         self.undecided: list[int] = []
         self._nameless: dict[int, list[int]] = {}
         """Of damaged records whose task is known by its hash alone: their numbers."""
@@ -83,7 +87,10 @@ class GrowingIndex:
         """The next record."""
         numbers = self.tasks.get(task)
         if numbers is None:
-            self.tasks[task] = [len(self.offsets)]
+            self.tasks[task] = len(self.offsets)
+            self.high = max(self.high, task)
+        elif isinstance(numbers, int):
+            self.tasks[task] = [numbers, len(self.offsets)]
         else:
             numbers.append(len(self.offsets))
         self.offsets.append(offset)
@@ -105,17 +112,22 @@ class GrowingIndex:
         return max(1, bisect_left(self.offsets, limit, number, len(self.offsets)) - number)
 
     def numbers(self, task: TaskId) -> Sequence[int]:
-        numbers = self.tasks.get(task, ())
+        numbers = _listed(self.tasks.get(task, ()))
         if self._nameless and (nameless := self._nameless.get(hash_of(task))):
             return sorted([*numbers, *nameless])
         return numbers
+
+    @property
+    def named(self) -> bool:
+        """Whether it is known of each record whose it is."""
+        return not self._nameless and not self.undecided
 
     def pack(self, segment: int, size: int) -> bytes:
         """The file's content, for a segment of `size` bytes."""
         hashes = [_UNKNOWN] * self.count
         for task, numbers in self.tasks.items():
             value = hash_of(task)
-            for number in numbers:
+            for number in _listed(numbers):
                 hashes[number] = value
         for value, numbers in self._nameless.items():
             for number in numbers:
@@ -125,14 +137,13 @@ class GrowingIndex:
             _little(column)
             for column in (self.offsets, array("Q", map(hashes.__getitem__, order)), array("I", order))
         )
-        named = not self._nameless and not self.undecided
         head = _Head(
             segment=segment,
             size=size,
             first=self.first,
             count=self.count,
-            low=min(self.tasks, default="")[:_SHORT] if named else None,
-            high=_above(max(self.tasks, default="")) if named else None,
+            low=min(self.tasks, default="")[:_SHORT] if self.named else None,
+            high=_above(self.high) if self.named else None,
             crc=google_crc32c.value(payload),
         )
         return seal_line(msgspec.json.encode({"index": head})) + payload
@@ -213,6 +224,10 @@ class PackedIndex:
 def hash_of(task: TaskId) -> int:
     """8 bytes of the task's name, the same on every machine."""
     return int.from_bytes(blake2b(task.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _listed(numbers: int | Sequence[int]) -> Sequence[int]:
+    return (numbers,) if isinstance(numbers, int) else numbers
 
 
 def _above(task: str) -> str:

@@ -85,6 +85,8 @@ class Reading:
         self._files, self._folder, self._save = files, folder, save
         self._indexes: OrderedDict[int, Index] = OrderedDict()
         self._ranges: dict[int, tuple[str, str | None]] = {}
+        self._highest: tuple[tuple[StoredSegment, ...], str | None] = ((), "")
+        """What `_high_of` has said of which segments."""
         self._mutex = threading.Lock()
 
     def path(self, number: int) -> str:
@@ -215,6 +217,32 @@ class Reading:
             return self.find(View(sealed, current, end, current.first + index.count - 1), task)
 
         return find
+
+    def is_above(self, view: View, task: TaskId) -> bool:
+        """Whether a task's id is above all that have records, as a new one's is: then it has none. Quick."""
+        index = view.current.index
+        if index is None or not index.named or task <= index.high:
+            return False
+        if self._highest[0] is not view.sealed:
+            self._highest = view.sealed, self._high_of(view.sealed)
+        high = self._highest[1]
+        if high is None:
+            self._highest = (), ""
+        return high is not None and task > high
+
+    def _high_of(self, sealed: tuple[StoredSegment, ...]) -> str | None:
+        """A text that no task in these segments is above; None where that is not known of one."""
+        highest = ""
+        for segment in sealed:
+            try:
+                self._index(segment)
+            except OSError:
+                return None  # who looks further is told
+            _, high = self._ranges.get(segment.number, ("", None))
+            if high is None:
+                return None
+            highest = max(highest, high)
+        return highest
 
     def has(self, view: View, task: TaskId) -> bool:
         """Whether the task has a record; quick where its id is above all others, as a new one's is."""

@@ -104,6 +104,8 @@ class SQLiteJournal:
         self._sync: Sync = "power"
         self._tail = START
         self._sums: dict[TaskId, TaskSum] = {}
+        self._found: list[TaskId] | None = None
+        """The unfinished tasks that an opening has found: true until something is stored."""
         self._unchecked = 0
         self._in_doubt = False
         self._restored = False
@@ -247,6 +249,10 @@ class SQLiteJournal:
         return [self.read(each) if _is_damaged(found[each]) else found[each] for each in tasks]
 
     def unfinished(self) -> Iterator[TaskId]:
+        self._usable()
+        tasks, self._found = self._found, None
+        if tasks is not None:
+            return iter(tasks)
         try:
             tasks = unfinished_of(self._query(OPEN_TASKS))
         except JournalDamaged:
@@ -368,7 +374,8 @@ class SQLiteJournal:
     def _mend_sums(self) -> None:
         """Make the rows of the tasks anew where they do not add up."""
         writer = self._writer_connection()
-        if unfinished_of(writer.execute(OPEN_TASKS)) is None:
+        self._found = unfinished_of(writer.execute(OPEN_TASKS))
+        if self._found is None:
             sums = sum_up(self._all())
             with self._transaction() as change:
                 change.tail = rebuild(change.writer, change.tail, sums)
@@ -420,6 +427,7 @@ class SQLiteJournal:
     def _store(self, rows: list[Row], batch: Sequence[Entry | Record], tail: Tail) -> None:
         """Store rows and all that sums them up, in one transaction."""
         with self._transaction() as change:
+            self._found = None
             sums = Sums(change.writer, self._sums)
             for row, entry in zip(rows, batch, strict=True):
                 sums.add(entry, row[0])
@@ -460,7 +468,7 @@ class SQLiteJournal:
         code = sqlite_file.code_of(error)
         full = code & 0xFF == sqlite3.SQLITE_FULL
         busy = code & 0xFF == sqlite3.SQLITE_BUSY and not writer.in_transaction
-        conflict = code == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+        conflict = code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
         if (full or busy or conflict) and self._rolled_back(writer):
             self._in_doubt = False
             if conflict:

@@ -99,7 +99,7 @@ class TaskSum(Struct, frozen=True, gc=False):
 
     @property
     def crc(self) -> int:
-        return mark(self.task, self.seq, b"%d %d" % (self.first, self.open))
+        return _mark_of(self.task, self.first, self.seq, self.open)
 
     def row(self) -> Row:
         return (self.task, self.first, self.seq, self.open, self.crc)
@@ -108,12 +108,15 @@ class TaskSum(Struct, frozen=True, gc=False):
 def task_of(row: Row) -> TaskSum | None:
     """The sum that a row holds; None where it is not what was written."""
     task, first, seq, open_, checksum = row
-    found = TaskSum(task, first, seq, open_ == 1)
     try:
-        intact = open_ in (0, 1) and found.crc == checksum
+        intact = open_ in (0, 1) and _mark_of(task, first, seq, open_) == checksum
     except UNFIT:  # a damaged column can come back as another type
         intact = False
-    return found if intact else None
+    return TaskSum(task, first, seq, open_ == 1) if intact else None
+
+
+def _mark_of(task: TaskId, first: int, seq: int, open_: int) -> int:
+    return mark(task, seq, b"%d %d" % (first, open_))
 
 
 KEPT = 4096
@@ -138,9 +141,12 @@ class Sums:
 
         """
         task = entry.task
-        if task not in self._before:
-            self._before[task] = self._kept.get(task) or _stored(self._writer, task)
-        known = self._after.get(task) or self._before[task]
+        known = self._after.get(task)
+        if known is None:
+            known = self._kept.get(task)
+            if known is None and entry.seq != 1:
+                known = _stored(self._writer, task)
+            self._before[task] = known
         expected = known.seq + 1 if known else 1
         if entry.seq != expected:
             raise JournalConflict(
@@ -150,11 +156,17 @@ class Sums:
         self._after[task] = TaskSum(task, first, entry.seq, entry.open)
 
     def store(self) -> int:
-        """Write them; returns by how many there are more unfinished tasks."""
-        self._writer.executemany(
-            "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?, ?)",
-            [each.row() for each in self._after.values()],
-        )
+        """Write them; returns by how many there are more unfinished tasks.
+
+        Raises:
+            sqlite3.IntegrityError: a task that begins here is there already. It is not asked for beforehand:
+                that would be half of what a long queue of new ones costs.
+        """
+        for verb, is_new in (("INSERT", True), ("INSERT OR REPLACE", False)):
+            self._writer.executemany(
+                f"{verb} INTO task VALUES (?, ?, ?, ?, ?)",  # our own words
+                [each.row() for each in self._after.values() if (self._before[each.task] is None) is is_new],
+            )
         now = sum(each.open for each in self._after.values())
         return now - sum(each.open for each in self._before.values() if each is not None)
 
@@ -184,9 +196,10 @@ def unfinished_of(rows: Iterable[Row]) -> list[TaskId] | None:
     """The tasks in rows of `OPEN_TASKS`; None where the rows contradict the tail or themselves."""
     found: list[TaskId] = []
     first = 0
-    tail = START
+    tail, told = START, None
     for row in rows:
-        tail = tail_of(row)
+        if row[:_WIDTH] != told:  # it stands in each row, of one instant
+            told, tail = row[:_WIDTH], tail_of(row)
         if row[_WIDTH] is None and tail.unfinished == 0:
             return []
         task = task_of(row[_WIDTH:])

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from itertools import islice
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -76,6 +77,9 @@ CREATE_BATCH = 1000
 """Tasks that `submit_many` records with one append."""
 SINK_NAME = 200
 """Characters that a sink's name may have."""
+
+_New = tuple[msg.Create, Secrets]
+"""A task that is to be recorded, and what is kept of it in memory only."""
 
 AUDIT_DIGEST = "sha256"
 """What is computed over each whole file where a history is to be proved and nothing else is said: what
@@ -345,7 +349,8 @@ class Engine:
         async with runtime.room:
             present = await self._owner_of(key)
             if present is None:
-                (task,) = await self._create([self._creation(sealed, secrets, key, paused=paused)])
+                creation = msg.Create(task=self.clock.new_id(), key=key, request=sealed, paused=paused)
+                (task,) = await self._create([(creation, secrets)])
                 return Task(self, runtime.bus.watch(task))
         return await self._attach(present, sealed, secrets, paused=paused)
 
@@ -363,42 +368,45 @@ class Engine:
         return await self.submit(request, paused=paused)
 
     async def submit_many(self, requests: Iterable[Request], *, paused: bool = False) -> list[TaskId]:
-        """Record many transfers in batches; durable on return. What is there already is attached to.
+        """Record many transfers, a thousand with one append; durable on return. What is there is attached to.
+
+        The requests are taken one after the other, so that a generator of a million is never in memory as a
+        whole. Each batch is recorded as a whole or not at all: after a crash, a cancellation or an error the
+        first of them are, and none behind these. The same call again attaches to them, and records the rest.
+
+        Returns:
+            The tasks, in the order of the requests.
 
         Raises:
-            InvalidArgument, DuplicateTask: as `submit`; requests of earlier batches are recorded then.
+            InvalidArgument, DuplicateTask: as `submit`; nothing of that request's batch is recorded, and
+                all before it is.
         """
-        self._opened()
+        runtime = self._opened()
         ids: list[TaskId] = []
-        batch: dict[str, msg.Create] = {}
-        for sealed, secrets, key in [self._intake.take(request) for request in requests]:
-            if key in batch or len(batch) == CREATE_BATCH:
-                await self._create_all(batch)
-            present = await self._owner_of(key)
-            if present is not None:
-                ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
-                continue
-            batch[key] = self._creation(sealed, secrets, key, paused=paused)
-            ids.append(batch[key].task)
-        await self._create_all(batch)
+        rest = iter(requests)
+        while taken := [self._intake.take(request) for request in islice(rest, CREATE_BATCH)]:
+            batch: dict[str, _New] = {}
+            for (sealed, secrets, key), fresh in zip(taken, self.clock.new_ids(len(taken)), strict=True):
+                if key in batch:
+                    await self._create_all(batch)
+                present = None if runtime.registry.by_key(key) is None else await self._owner_of(key)
+                if present is not None:
+                    ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
+                    continue
+                batch[key] = msg.Create(task=fresh, key=key, request=sealed, paused=paused), secrets
+                ids.append(fresh)
+            await self._create_all(batch)
         return ids
 
-    async def _create_all(self, batch: dict[str, msg.Create]) -> None:
+    async def _create_all(self, batch: dict[str, _New]) -> None:
         if batch:
-            async with self._opened().room:
+            runtime = self._opened()
+            async with runtime.room:
                 for key in batch:
-                    if await self._owner_of(key) is not None:
+                    if runtime.registry.by_key(key) is not None and await self._owner_of(key) is not None:
                         raise DuplicateTask(f"{key}: another task was created for it at the same moment")
                 await self._create(list(batch.values()))
             batch.clear()
-
-    def _creation(self, sealed: Request, secrets: Secrets, key: str, *, paused: bool) -> msg.Create:
-        """A new task's creation, with its secrets in memory."""
-        runtime = self._opened()
-        task = self.clock.new_id()
-        if sealed.needs:
-            runtime.secrets[task] = secrets
-        return msg.Create(task=task, key=key, request=sealed, paused=paused)
 
     async def _owner_of(self, key: str) -> TaskId | None:
         """The live task that has the key; a canceled one gives it up once its part file is gone. What a
@@ -427,12 +435,14 @@ class Engine:
                 await feed.beyond(feed.version)
         return None
 
-    async def _create(self, creations: list[msg.Create]) -> list[TaskState]:
+    async def _create(self, new: list[_New]) -> list[TaskState]:
+        """Record new tasks, with their secrets in memory."""
         runtime = self._opened()
+        runtime.secrets |= {creation.task: secrets for creation, secrets in new if creation.request.needs}
         try:
-            return await runtime.create(creations)
+            return await runtime.create([creation for creation, _ in new])
         except BaseException:  # raised again: what was not created has no secrets
-            for creation in creations:
+            for creation, _ in new:
                 if runtime.registry.get(creation.task) is None:
                     runtime.secrets.pop(creation.task, None)
             raise

@@ -59,7 +59,7 @@ def parse_checksum(text: str) -> Checksum:
     return Checksum(algorithm, digits)
 
 
-class _Shown(Struct, frozen=True):
+class _Shown(Struct, frozen=True, gc=False):
     """Shows of a request what is no secret, also to `rich`, which would ask msgspec for all of the fields.
 
     The URL is redacted, header values are hidden, defaults left out.

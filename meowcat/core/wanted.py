@@ -68,8 +68,14 @@ class Wanted(Struct, frozen=True, gc=False):
         return isinstance(self.operation, Settling)
 
 
+_AT_REST = (State.QUEUED, State.PAUSED)
+"""States in which nothing is done but what was intended before."""
+
+
 def wanted(task: TaskState) -> Wanted | None:
     """The operation that the task in this state demands; None when there is nothing to do."""
+    if task.state in _AT_REST and task.intent is None and not task.condemned:
+        return None  # asked of each task of a long queue
     operation = _of_upload(task) if task.is_upload else _of_download(task)
     return None if operation is None else Wanted(operation, task.wait is not None)
 
@@ -95,7 +101,7 @@ def _of_upload(task: TaskState) -> AnyOperation | None:
 
 def wants_slot(task: TaskState) -> bool:
     """Whether byte work could begin if a slot were granted: a waiting task wants none."""
-    if task.wait is not None or task.phase is Phase.PUBLISHING or task.condemned:
+    if task.wait is not None or task.intent is not None or task.condemned:
         return False
     return task.state is State.QUEUED or task.state in ACTIVE
 

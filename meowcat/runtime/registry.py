@@ -5,6 +5,7 @@ A queue may have a million tasks: what a row takes is what a task takes that is 
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 
 from msgspec import Struct
@@ -19,6 +20,9 @@ from meowcat.runtime.scheduler import Demand
 _KEY_BYTES = 16
 """Of a key's digest, which stands for it in memory: keys are paths and URLs, longer than all the rest. No two
 of them have the same one: that would take 2^64 keys."""
+
+_DIGESTS = 4096
+"""Of keys, which are remembered while a batch of tasks is made: each is asked for several times."""
 
 
 class Row(Struct, gc=False):
@@ -113,5 +117,6 @@ class Registry:
         return row
 
 
+@lru_cache(_DIGESTS)
 def _digest(key: str) -> bytes:
     return blake2b(key.encode(errors="surrogatepass"), digest_size=_KEY_BYTES).digest()

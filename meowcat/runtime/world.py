@@ -18,6 +18,8 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32, as ULIDs have it."""
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _SHIFTS = range(120, -1, -10)
+_CHANCE = 10
+"""Bytes of it in an id."""
 
 
 def ulid(at: int, chance: bytes) -> TaskId:
@@ -52,7 +54,12 @@ class Clock:
         return int(self.monotonic() * 1000)
 
     def new_id(self) -> TaskId:
-        return ulid(self.wall(), self.entropy(10))
+        return ulid(self.wall(), self.entropy(_CHANCE))
+
+    def new_ids(self, count: int) -> list[TaskId]:
+        """As many at once: where asking the system for chance is dear, that is most of what an id costs."""
+        at, chance = self.wall(), self.entropy(_CHANCE * count)
+        return [ulid(at, chance[n * _CHANCE : (n + 1) * _CHANCE]) for n in range(count)]
 
 
 class Threads:
