@@ -119,7 +119,7 @@ def _mark_of(task: TaskId, first: int, seq: int, open_: int) -> int:
     return mark(task, seq, b"%d %d" % (first, open_))
 
 
-KEPT = 4096
+KEPT = 1 << 14
 """Sums that are kept in memory: those of the tasks that were appended to last."""
 
 

@@ -47,10 +47,8 @@ REFUSED_PAUSE = (0.1, 5.0)
 Applied = Callable[[Actor, Sequence[Event], Answer | None], None]
 
 
-RESTED = 8192
-"""States that are remembered of tasks that have no actor now: a command soon after, or a new task's slot,
-needs no reading. As a rule each has less than a kilobyte."""
-
+RESTED = 1 << 14
+"""States that are remembered of tasks that have no actor now: a command soon after
 
 class LoadTasks(Protocol):
     """Reads the states of tasks from the journal, or says of each why not: TaskNotFound, TaskQuarantined, or

@@ -168,7 +168,7 @@ async def finished(where: str, count: int) -> Figures:
 async def active(where: str, count: int) -> Figures:
     found: Figures = {}
     for number in (100, count):
-        each = await commands(f"{where}-{number}.db", number, rounds=max(1, 20_000 // number))
+        each = await commands(f"{where}-{number}.db", number, rounds=max(1, 60_000 // number))
         found[f"{number}: CPU us each"] = each
     found["ratio"] = round(found[f"{count}: CPU us each"] / found["100: CPU us each"], 2)
     return found | peak()
