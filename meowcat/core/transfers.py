@@ -22,6 +22,13 @@ Probe = Literal["get", "head"]
 Direction = Literal["download", "upload"]
 
 _OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)
+_BOUNDS = (
+    ("connections", 1, 256),
+    ("piece_size", MIN_PIECE, MAX_PIECE),
+    ("limit_rate", 1, 1 << 50),
+    ("retries", 0, 1_000_000),
+    ("priority", -(1 << 31), 1 << 31),
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -257,11 +264,9 @@ def check(request: Request) -> None:
     """
     if not request.url:
         raise InvalidArgument("url is empty: expected http://… or https://…, or what its protocol takes")
-    _within(request, "connections", 1, 256)
-    _within(request, "piece_size", MIN_PIECE, MAX_PIECE)
-    _within(request, "limit_rate", 1, 1 << 50)
-    _within(request, "retries", 0, 1_000_000)
-    _within(request, "priority", -(1 << 31), 1 << 31)
+    for name, least, most in _BOUNDS:
+        if getattr(request, name) is not None:
+            _within(request, name, least, most)
     for name, value in request.headers.items():
         check_header(name, value)
     for place, value in enumerate(astuple(request)):

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from meowcat.core.machine import State
 from meowcat.core.state import TaskState
-from meowcat.core.transfers import Direction
+from meowcat.core.transfers import Direction, Request
 from meowcat.core.urls import host_of
 from meowcat.core.values import TaskId
 from meowcat.runtime.scheduler import Demand
@@ -98,14 +98,20 @@ class Registry:
         row = self._rows.get(task.id)
         if row is None:
             row = self._add(task)
-        request, wait = task.request, task.wait
-        row.state, row.needs = task.state, request.needs
+        else:
+            row.state = task.state
+            self._move(row, task.request)
+        wait = task.wait
+        row.needs = task.request.needs
         row.waits = wait is not None
         row.helpless = wait is not None and wait.delay is None
-        place, host = row.place, host_of(request.url)
-        if place.host != host or place.priority != request.priority:  # another URL was supplied, or options
-            row.place = Demand(place.task, place.direction, sys.intern(host), request.priority, place.order)
         return row
+
+    def _move(self, row: Row, request: Request) -> None:
+        """Another URL may have been supplied, or options."""
+        place, host = row.place, host_of(request.url)
+        if place.host != host or place.priority != request.priority:
+            row.place = Demand(place.task, place.direction, sys.intern(host), request.priority, place.order)
 
     def _add(self, task: TaskState) -> Row:
         self._arrivals += 1

@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,15 +17,19 @@ T = TypeVar("T")
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32, as ULIDs have it."""
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_SHIFTS = range(120, -1, -10)
+_TIME, _CHANCE_SHIFTS = range(40, -1, -10), range(70, -1, -10)
+"""Where the pairs of an id's two parts stand."""
 _CHANCE = 10
 """Bytes of it in an id."""
 
 
 def ulid(at: int, chance: bytes) -> TaskId:
     """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 bits of chance, 26 characters."""
-    number = (at << 80) | int.from_bytes(chance)
-    return TaskId("".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS]))
+    return TaskId(_text(at, _TIME) + _text(int.from_bytes(chance), _CHANCE_SHIFTS))
+
+
+def _text(number: int, shifts: Sequence[int]) -> str:
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in shifts])
 
 
 def wall() -> int:
@@ -58,8 +62,9 @@ class Clock:
 
     def new_ids(self, count: int) -> list[TaskId]:
         """As many at once: where asking the system for chance is dear, that is most of what an id costs."""
-        at, chance = self.wall(), self.entropy(_CHANCE * count)
-        return [ulid(at, chance[n * _CHANCE : (n + 1) * _CHANCE]) for n in range(count)]
+        begin, chance = _text(self.wall(), _TIME), self.entropy(_CHANCE * count)
+        numbers = (int.from_bytes(chance[n : n + _CHANCE]) for n in range(0, len(chance), _CHANCE))
+        return [TaskId(begin + _text(each, _CHANCE_SHIFTS)) for each in numbers]
 
 
 class Threads:
