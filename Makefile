@@ -41,7 +41,8 @@ coverage: $(VENV)/.stamp-test  ## every branch of the pure core is tested
 	$(PYTEST) tests/unit tests/specs -m "not soak" -n $(WORKERS) --dist loadfile -q \
 		--cov=meowcat.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-bench: $(VENV)/.stamp-test  ## measure; on a quiet machine
+bench: $(VENV)/.stamp-bench  ## measure, next to others too; hours, on a quiet machine
+	$(BIN)/python -m tests.bench --out docs/performance
 	@for each in tests/bench/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
 soak: $(VENV)/.stamp-test  ## 200 random kill -9 cycles, and whatever else is slow on purpose
@@ -78,6 +79,10 @@ $(VENV)/.stamp-run: pyproject.toml $(VENV)/.stamp-pip
 
 $(VENV)/.stamp-test: pyproject.toml $(VENV)/.stamp-run
 	$(PIP) install -q -e . --group test
+	@touch $@
+
+$(VENV)/.stamp-bench: pyproject.toml $(VENV)/.stamp-test
+	$(PIP) install -q -e . --group bench
 	@touch $@
 
 # Without a lock file: it would name the registry that it was made with.

@@ -59,7 +59,7 @@ def oss_meowcat(way, file, to):
 
 
 def oss_sdk(way, file, to):
-    import alibabacloud_oss_v2 as oss  # noqa: PLC0415  # not in the memory of the others
+    import alibabacloud_oss_v2 as oss  # not in the memory of the others
 
     client = oss.Client(
         oss.config.Config(
@@ -89,7 +89,7 @@ def azure_meowcat(way, file, to, checksum="auto"):
 
 
 def azure_sdk(way, file, to, check=False):
-    from azure.storage.blob import BlobClient  # noqa: PLC0415  # not in the memory of the others
+    from azure.storage.blob import BlobClient  # not in the memory of the others
 
     client = BlobClient(
         to["endpoint"],

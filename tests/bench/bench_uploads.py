@@ -74,8 +74,8 @@ def s3_meowcat(file, to):
 
 
 def s3_boto3(file, to):
-    import boto3  # noqa: PLC0415  # not in the memory of the others
-    from boto3.s3.transfer import TransferConfig  # noqa: PLC0415  # as above
+    import boto3  # not in the memory of the others
+    from boto3.s3.transfer import TransferConfig  # as above
 
     client = boto3.client(
         "s3",
