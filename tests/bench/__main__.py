@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .races import MEMORY, Race, Scratch, can_count, run_race
 from .tables import as_json, as_markdown, machine, read, write
-from .workloads import large, small
+from .workloads import large, small, uploads
 
 SUFFIXES = {"K": 10, "M": 20, "G": 30}
 
@@ -29,7 +29,7 @@ def size_of(text: str) -> int:
 
 
 def all_races(size: int) -> Iterator[Race]:
-    return chain(large.races(size), small.races())
+    return chain(large.races(size), small.races(), uploads.races(size))
 
 
 def chosen(options: argparse.Namespace) -> list[Race]:
@@ -55,7 +55,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each client; medians are shown")
     parser.add_argument("--size", type=size_of, default=1 << 30, help="of a large file; 64M and the like")
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk that is measured; here")
-    parser.add_argument("--no-counts", action="store_true", help="without the first run that counts syncs")
+    parser.add_argument("--no-proof", action="store_true", help="without the first run, which is not timed")
     parser.add_argument("--json", action="store_true", help="JSON on the standard output, not tables")
     parser.add_argument("--out", type=Path, help="a folder for a table, JSON and a plot of each race")
     parser.add_argument("--more", action="store_true", help="add rounds to those that --out has")
@@ -85,7 +85,7 @@ def main() -> int:
 
 def run(races: list[Race], options: argparse.Namespace) -> int:
     where, results, good = machine(), {}, True
-    counted = not options.no_counts and can_count()
+    proved = {"proved": not options.no_proof, "counted": can_count()}
     with (
         tempfile.TemporaryDirectory(
             dir=MEMORY if MEMORY.is_dir() else None, prefix="meowcat-bench-"
@@ -95,7 +95,7 @@ def run(races: list[Race], options: argparse.Namespace) -> int:
         scratch = Scratch(Path(memory), Path(folder).absolute())
         for race in races:
             before = read(options.out, race) if options.more else {}
-            outcomes = run_race(race, scratch, options.rounds, counted=counted, say=say, before=before)
+            outcomes = run_race(race, scratch, options.rounds, **proved, say=say, before=before)
             good &= not any(outcome.failed for outcome in outcomes.values())
             results[race.name] = as_json(race, outcomes)
             if not options.json:

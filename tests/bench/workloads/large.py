@@ -60,7 +60,7 @@ class OneFile(Course):
         if served.tls:
             self._job["ca"] = str(served.ca)
 
-    def job(self, entry: Entry) -> Job:
+    def job(self, entry: Entry, *, proving: bool) -> Job:
         # A fresh folder: ext4 is a third slower in one where large files were deleted a moment ago.
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         subprocess.run(["sync", "-f", folder], check=True)  # nobody pays for what another has written
@@ -164,8 +164,8 @@ class Sparse(OneFile):
     """The file is one hole, and so is what is brought: what was written of it is given back all the time,
     which no reader can tell from the zeros that were written."""
 
-    def job(self, entry: Entry) -> Job:
-        job = super().job(entry)
+    def job(self, entry: Entry, *, proving: bool) -> Job:
+        job = super().job(entry, proving=proving)
         job["url"] = f"{job['origin']}/{job['name']}"
         self._over = threading.Event()
         self._puncher = threading.Thread(target=self._punch, args=(Path(job["folder"]),))

@@ -24,7 +24,7 @@ class ManyFiles(Course):
         self.requests = served.requests  # type: ignore[method-assign]  # as nginx counts them
         self._served, self._folder, self._names, self._job = served, folder, names, job
 
-    def job(self, entry: Entry) -> Job:
+    def job(self, entry: Entry, *, proving: bool) -> Job:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         to = folder / "to"
         to.mkdir()
