@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from .races import MEMORY, Race, Scratch, can_count, run_race
-from .tables import as_json, as_markdown, machine, read, write
+from .tables import as_json, as_markdown, machine, read, write, write_page
 from .workloads import large, queues, small, stores, uploads
 
 SUFFIXES = {"K": 10, "M": 20, "G": 30}
@@ -102,6 +102,7 @@ def run(races: list[Race], options: argparse.Namespace) -> int:
                 print(as_markdown(race, outcomes), end="\n\n", flush=True)
             if options.out:
                 write(options.out, race, outcomes, where)
+                write_page(options.out, all_races(options.size))
     if options.json:
         print(json.dumps({"machine": where, "races": results}, indent=1))
     return 0 if good else 1

