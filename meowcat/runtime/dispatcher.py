@@ -48,7 +48,9 @@ Applied = Callable[[Actor, Sequence[Event], Answer | None], None]
 
 
 RESTED = 1 << 14
-"""States that are remembered of tasks that have no actor now: a command soon after
+"""States that are remembered of tasks that have no actor now: a command soon after, or a new task's slot,
+needs no reading. As a rule each has less than a kilobyte."""
+
 
 class LoadTasks(Protocol):
     """Reads the states of tasks from the journal, or says of each why not: TaskNotFound, TaskQuarantined, or

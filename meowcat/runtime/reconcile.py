@@ -136,9 +136,9 @@ class Reconciler:
         """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
         if isinstance(event, ev.AttemptFailed) and event.delay is not None:
             if event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
-                self._hold_host(self.host_of(task), self._clock.ticks() + event.delay)
+                self._hold_host(host_of(task.request.url), self._clock.ticks() + event.delay)
         elif type(event) in _ANSWERS:
-            host = self.host_of(task)
+            host = host_of(task.request.url)
             if isinstance(event, ev.Stored | ev.Sent):
                 self.scheduler.brought(host)
             if self.scheduler.release_host(host, task.id, self._clock.ticks()):
@@ -214,12 +214,7 @@ class Reconciler:
         return self.scheduler.holds_slot(task.id) and not self._must_hold(task, want)
 
     def _may_send(self, task: TaskState) -> bool:
-        return self.scheduler.may_send(task.id, self.host_of(task), self._clock.ticks())
-
-    def host_of(self, task: TaskState) -> str:
-        """The task's host, which its row remembers."""
-        row = self._registry.get(task.id)
-        return row.host if row is not None and row.url == task.request.url else host_of(task.request.url)
+        return self.scheduler.may_send(task.id, host_of(task.request.url), self._clock.ticks())
 
     def _claim_slot(self, actor: Actor, task: TaskState) -> None:
         if actor.live is not None and not isinstance(actor.live.operation, Settling):
@@ -300,7 +295,9 @@ class Reconciler:
 
     def _held(self, actor: Actor) -> bool:
         task = actor.task
-        return task is not None and (task.wait is not None or self.scheduler.is_held(self.host_of(task)))
+        return task is not None and (
+            task.wait is not None or self.scheduler.is_held(host_of(task.request.url))
+        )
 
     # Time
 

@@ -30,6 +30,7 @@ from meowcat.core.info import HostInfo, Orphan
 from meowcat.core.machine import ACTIVE, State
 from meowcat.core.seal import Secrets, missing
 from meowcat.core.state import TaskState, evolve
+from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
 from meowcat.core.wanted import Wanted, wanted, wants_slot
 from meowcat.journal.checkup import IMPORTING, UNFINISHED
@@ -527,7 +528,7 @@ class Runtime:
         return operation_for(self._world, self._errand(task, report), want.operation)
 
     def _errand(self, task: TaskState, report: Callable[[msg.Message], None]) -> Errand:
-        share = self.traffic.share(task.id, self.reconciler.host_of(task), task.request.limit_rate)
+        share = self.traffic.share(task.id, host_of(task.request.url), task.request.limit_rate)
         return Errand(
             task=task,
             secrets=self.secrets.get(task.id, NO_SECRETS),

@@ -207,7 +207,7 @@ def main():
     if options.child:
         work = download_all(options, options.child)
         if options.uvloop:
-            import uvloop  # noqa: PLC0415  # it may not be installed
+            import uvloop  # it may not be installed
 
             print(json.dumps(uvloop.run(work)))
         else:
