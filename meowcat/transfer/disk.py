@@ -354,22 +354,37 @@ REPORTS_ERRORS = (5, 8)
 """The Linux whose syncfs(2) says that bytes could not be written; before, it was silent about it."""
 
 
+SYNCED_AS_A_WHOLE = frozenset(
+    {0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x2FC12FC1, 0xCA451A4E}
+)
+"""ext4, xfs, btrfs, tmpfs, f2fs, zfs and bcachefs, as statfs(2) calls them: syncfs(2) of these is as good as an
+fsync of each file and folder. That of FUSE tells its server nothing and reports success."""
+
+
 @cache
 def _sync_system() -> Callable[[int], None] | None:
     """syncfs(2) on Linux; None without, as on macOS."""
     if sys.platform != "linux" or _release() < REPORTS_ERRORS:
         return None
-    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    libc = ctypes.CDLL(None, use_errno=True)
+    function = getattr(libc, "syncfs", None)
     if function is None:
         return None
     function.argtypes = [ctypes.c_int]
 
     def call(fd: int) -> None:
+        facts = ctypes.create_string_buffer(512)
+        if libc.fstatfs(fd, facts) != 0 or _kind_of_system(facts) not in SYNCED_AS_A_WHOLE:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         if function(fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
     return call
+
+
+def _kind_of_system(facts: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.c_ulong.from_buffer(facts).value & 0xFFFFFFFF
 
 
 def _release() -> tuple[int, ...]:

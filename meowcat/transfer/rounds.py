@@ -2,9 +2,9 @@
 
 A sync costs a small file more than all else, and many files that are synced together cost little more than
 one. So under `power` a round makes the calls of all jobs that wait, then syncs what they wrote (the file
-system as a whole, where there are several and it can be), then each folder that got or lost a name, and only
-then are the jobs done. Under `process` nothing is synced, and a job takes some microseconds: it is done on
-the loop, as long as the disk lets the loop go on.
+system as a whole, where there are several and it can be), then each other folder that got or lost a name,
+and only then are the jobs done. Under `process` nothing is synced, and a job takes some microseconds: it is
+done on the loop, as long as the disk lets the loop go on.
 """
 
 from collections.abc import Callable, Sequence
@@ -174,25 +174,34 @@ class Rounds:
     def _round(self, jobs: Sequence[_Job[object]]) -> None:
         for job in jobs:
             job.attempt()
-        self._sync_bytes([(job, part) for job in jobs if (part := job.part) is not None])
+        covered = self._sync_bytes([(job, part) for job in jobs if (part := job.part) is not None])
         for folder in dict.fromkeys(job.folder for job in jobs if not job.failed):
+            if folder in covered:
+                continue
             try:
                 with guarded(folder, gone=FaultKind.FILE_NOT_FOUND):
                     self._disk.fsync_folder(folder)
             except FileFault as fault:
                 _fail([job for job in jobs if job.folder == folder], fault)
 
-    def _sync_bytes(self, jobs: Sequence[tuple[_Job[object], PartFile]]) -> None:
+    def _sync_bytes(self, jobs: Sequence[tuple[_Job[object], PartFile]]) -> set[str]:
+        """Returns the folders whose names are durable along with it: a sync of their whole file system came
+        behind the calls of all jobs, and takes the names as well (syncfs(2), sync(2)).
+        """
+        covered: set[str] = set()
         systems: dict[int, list[tuple[_Job[object], PartFile]]] = {}
         for job, part in jobs:
             systems.setdefault(part.identity.device, []).append((job, part))
         for some in systems.values():
-            if len(some) < TOGETHER or not self._sync_system(some):
-                for job, part in some:
-                    try:
-                        part.flush()
-                    except FileFault as fault:
-                        _fail([job], fault)
+            if len(some) >= TOGETHER and self._sync_system(some):
+                covered.update(job.folder for job, _ in some if not job.failed)
+                continue
+            for job, part in some:
+                try:
+                    part.flush()
+                except FileFault as fault:
+                    _fail([job], fault)
+        return covered
 
     def _sync_system(self, jobs: Sequence[tuple[_Job[object], PartFile]]) -> bool:
         """Sync the file system that all of them are on; whether that is possible."""

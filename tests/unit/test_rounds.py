@@ -1,14 +1,16 @@
 """Rounds: what is ready together shares a trip to a thread and its syncs, and each job hears of its own."""
 
 import errno
+import os
 
 import anyio
 import pytest
 
 from meowcat.core.values import FaultKind
 from meowcat.testing.disk import SimulatedDisk
+from meowcat.transfer import disk as disks
 from meowcat.transfer import rounds as module
-from meowcat.transfer.disk import FileFault, OsDisk
+from meowcat.transfer.disk import FileFault, OsDisk, lacks
 from meowcat.transfer.files import PartFile
 from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.workers import Workers
@@ -74,11 +76,11 @@ def calls(disk, name):
     return sum(name in line for line in disk.power.trace)
 
 
-async def test_many_files_take_one_trip_one_sync_of_the_file_system_and_one_of_the_folder(disk):
+async def test_many_files_take_one_trip_and_one_sync_of_the_file_system_which_takes_their_names_too(disk):
     workers = CountingWorkers()
     parts = await do_all(Rounds(disk, workers, "power"), [storing(disk, number) for number in range(10)])
     assert workers.trips == 1
-    assert (calls(disk, "sync_system"), calls(disk, "fdatasync"), calls(disk, "fsync_folder")) == (1, 0, 1)
+    assert (calls(disk, "sync_system"), calls(disk, "fdatasync"), calls(disk, "fsync_folder")) == (1, 0, 0)
     names = disk.names(FOLDER)
     lost = disk.restart("lost")
     assert lost.names(FOLDER) == names
@@ -130,8 +132,8 @@ async def test_a_job_that_fails_fails_alone(disk):
     assert isinstance(outcomes[2], PartFile)
 
 
-@pytest.mark.parametrize("name", ["sync_system", "fsync_folder"])
-async def test_a_sync_that_fails_fails_all_that_it_was_for(disk, name):
+@pytest.mark.parametrize(("name", "files"), [("sync_system", 5), ("fsync_folder", 3)])
+async def test_a_sync_that_fails_fails_all_that_it_was_for(disk, name, files):
     failing = getattr(disk, name)
 
     def fail(place):
@@ -139,8 +141,39 @@ async def test_a_sync_that_fails_fails_all_that_it_was_for(disk, name):
         raise OSError(errno.EIO, "I/O error")
 
     setattr(disk, name, fail)
-    outcomes = await do_all(Rounds(disk, Workers(), "power"), [storing(disk, number) for number in range(5)])
-    assert [each.fault.kind for each in outcomes] == [FaultKind.IO] * 5
+    jobs = [storing(disk, number) for number in range(files)]
+    outcomes = await do_all(Rounds(disk, Workers(), "power"), jobs)
+    assert [each.fault.kind for each in outcomes] == [FaultKind.IO] * files
+
+
+async def test_a_name_in_the_same_round_as_a_failed_sync_of_the_file_system_is_synced_by_itself(disk):
+    def fail(_):
+        raise OSError(errno.EIO, "I/O error")
+
+    disk.sync_system = fail
+    named = f"{FOLDER}/named"
+
+    def name():
+        disk.close(disk.open(named, os.O_RDWR | os.O_CREAT))
+        return True
+
+    rounds = Rounds(disk, Workers(), "power")
+    async with anyio.create_task_group() as group:
+        group.start_soon(rounds.do, name, FOLDER)
+        failed = await do_all(rounds, [storing(disk, number) for number in range(5)])
+    assert all(isinstance(each, FileFault) for each in failed)
+    assert "named" in disk.restart("lost").names(FOLDER)
+
+
+async def test_a_file_system_whose_sync_tells_nobody_is_not_synced_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(disks, "SYNCED_AS_A_WHOLE", frozenset())
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)) as caught:
+            OsDisk().sync_system(fd)
+    finally:
+        os.close(fd)
+    assert lacks(caught.value)
 
 
 async def test_a_file_that_can_not_be_synced_fails_alone(disk):
