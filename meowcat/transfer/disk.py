@@ -357,8 +357,8 @@ REPORTS_ERRORS = (5, 8)
 SYNCED_AS_A_WHOLE = frozenset(
     {0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0xF2F52010, 0x2FC12FC1, 0xCA451A4E}
 )
-"""ext4, xfs, btrfs, tmpfs, f2fs, zfs and bcachefs, as statfs(2) calls them: syncfs(2) of these is as good as an
-fsync of each file and folder. That of FUSE tells its server nothing and reports success."""
+"""ext4, xfs, btrfs, tmpfs, f2fs, zfs and bcachefs, as statfs(2) calls them: syncfs(2) of these is as good as
+an fsync of each file and folder. That of FUSE tells its server nothing and reports success."""
 
 
 @cache
