@@ -28,7 +28,7 @@ from meowcat.core.errors import (
 )
 from meowcat.core.fetch_rules import USUAL_BYTES, USUAL_REDIRECTS, SmallGet
 from meowcat.core.info import Orphan, Snapshot, TaskInfo, info_of
-from meowcat.core.machine import ENDED, State, Trigger, may
+from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may
 from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.seal import Secrets
 from meowcat.core.state import TaskState
@@ -386,7 +386,12 @@ class Engine:
         rest = iter(requests)
         while taken := [self._intake.take(request) for request in islice(rest, CREATE_BATCH)]:
             batch: dict[str, _New] = {}
+            there = await self._present([key for _, _, key in taken])
             for (sealed, secrets, key), fresh in zip(taken, self.clock.new_ids(len(taken)), strict=True):
+                known = there.get(key)
+                if known is not None and _is_as_asked(known, sealed, paused=paused):
+                    ids.append(known.id)
+                    continue
                 if key in batch:
                     await self._create_all(batch)
                 present = None if runtime.registry.by_key(key) is None else await self._owner_of(key)
@@ -397,6 +402,13 @@ class Engine:
                 ids.append(fresh)
             await self._create_all(batch)
         return ids
+
+    async def _present(self, keys: Iterable[str]) -> dict[str, TaskState]:
+        """The tasks that have these keys now, read together: one by one they cost ten times a new one."""
+        runtime = self._opened()
+        known = {key: task for key in keys if (task := runtime.registry.by_key(key)) is not None}
+        states = await runtime.load_all(list(known.values())) if known else []
+        return {key: state for key, state in zip(known, states, strict=True) if isinstance(state, TaskState)}
 
     async def _create_all(self, batch: dict[str, _New]) -> None:
         if batch:
@@ -862,6 +874,12 @@ class Engine:
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks whose records are damaged, and how. They are kept out; all others go on."""
         return dict(self._opened().quarantined)
+
+
+def _is_as_asked(task: TaskState, sealed: Request, *, paused: bool) -> bool:
+    """Whether nothing is to be done for a request whose task is there."""
+    going = task.state is State.QUEUED or task.state in ACTIVE or (paused and task.state is State.PAUSED)
+    return going and not sealed.needs and task.request == sealed
 
 
 def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None) -> None:
