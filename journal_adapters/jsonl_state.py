@@ -4,7 +4,6 @@ Finished tasks cost nothing here. What is asked about one of them is looked up i
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct, field
@@ -14,8 +13,8 @@ from meowcat.journal.contract import FORMAT, GENESIS, Record, Sync
 from meowcat.journal.lines import CRC_LENGTH, intact, seal_line
 
 
-class Row(NamedTuple):
-    """A task's place in the journal."""
+class Row(Struct, frozen=True, gc=False):
+    """A task's place in the journal; there is one of each unfinished task in memory."""
 
     first: int
     """The position of its first record."""
