@@ -194,9 +194,10 @@ class Scheduler:
         """Hand out what is free to who is first in line."""
         while self._ends and self._ends[0][0] <= now:
             self._look_again(heappop(self._ends)[1])
-        for direction in self._slots:
-            for demand in list(self._eligible(direction, now)):
-                self._granted(demand.task)
+        for direction, heads in self._heads.items():
+            if heads:
+                for demand in list(self._eligible(direction, now)):
+                    self._granted(demand.task)
 
     def _eligible(self, direction: Direction, now: int) -> Iterator[Demand]:
         """Take from the lines whom a slot can be given to."""
@@ -258,13 +259,13 @@ class Scheduler:
                 self._list(name, line, first)
 
     def _has_room(self, host: _Host, demand: Demand, now: int) -> bool:
-        window, count = self._window(demand.host), len(host.at_work)
-        bounds = [bound for bound in (self._per_host, window) if bound is not None]
-        if demand.host in self._stalled:
-            bounds.append(1)
-        if any(count >= bound for bound in bounds):
-            return False
-        return self.may_send(demand.task, demand.host, now)
+        count, window = len(host.at_work), self._window(demand.host)
+        full = (
+            (self._per_host is not None and count >= self._per_host)
+            or (window is not None and count >= window)
+            or (count >= 1 and demand.host in self._stalled)
+        )
+        return not full and (host.hold is None or self.may_send(demand.task, demand.host, now))
 
     def holds_slot(self, task: TaskId) -> bool:
         return task in self._at_work

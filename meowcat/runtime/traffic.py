@@ -77,7 +77,9 @@ class Traffic:
 
     def share(self, task: TaskId, host: str, rate: int | None) -> "Share":
         """What an operation of the task gets; `rate` is its own limit in bytes a second."""
-        share = self._shares[task] = Share(self, self._gate(host), Bucket(rate, self._clock))
+        share = self._shares[task] = Share(self, self._gate(host), self._clock)
+        if rate is not None:
+            share.limit(rate)
         return share
 
     def silent(self, task: TaskId) -> bool:
@@ -125,20 +127,20 @@ class Traffic:
     def limit_task(self, task: TaskId, rate: int | None) -> None:
         """Bytes a second of a task that is at work, from now on."""
         share = self._shares.get(task)
-        if share is not None and share.own.rate != rate:
-            share.own.set_rate(rate)
+        if share is not None:
+            share.limit(rate)
 
     def buckets(self, gate: _Gate) -> tuple[Bucket, Bucket]:
         return gate.bucket, self._bucket
 
     # Requests
 
-    async def enter(self, gate: _Gate) -> None:
-        """Wait for the turn of one more request to the host; `begin` follows."""
-        if gate.line or not self._has_room(gate):
-            await self._stand_in_line(gate)
-        else:
-            gate.under_way += 1
+    def enter(self, gate: _Gate) -> bool:
+        """Whether one more request may go to the host at once; otherwise its turn is waited for in line. What
+        follows is `begin`."""
+        free = not gate.line and self._has_room(gate)
+        gate.under_way += free
+        return free
 
     async def begin(self, gate: _Gate) -> None:
         """Wait until one more request may be under way at all."""
@@ -148,7 +150,7 @@ class Traffic:
             self._leave(gate)
             raise
 
-    async def _stand_in_line(self, gate: _Gate) -> None:
+    async def stand_in_line(self, gate: _Gate) -> None:
         turn = anyio.Event()
         gate.line.append(turn)
         try:
@@ -224,18 +226,19 @@ class Share:
         "_gate",
         "_moved",
         "_ours",
+        "_own",
         "_rests_until",
         "_traffic",
         "_turns",
-        "own",
     )
 
-    def __init__(self, traffic: Traffic, gate: _Gate, own: Bucket) -> None:
-        self.own = own
+    def __init__(self, traffic: Traffic, gate: _Gate, clock: Callable[[], float]) -> None:
         self._traffic = traffic
         self._gate = gate
-        self._buckets = (own, *traffic.buckets(gate))
-        self._clock = traffic._clock  # noqa: SLF001  # a part of it
+        self._clock = clock
+        self._own: Bucket | None = None
+        """Made when there is a limit first: most tasks have none."""
+        self._buckets: tuple[Bucket, ...] = traffic.buckets(gate)
         self._moved = 0.0
         """When the last byte came or went, or the first of its requests began."""
         self._flowed = False
@@ -247,10 +250,23 @@ class Share:
         self._rests_until = 0.0
         """How long threads rest for it."""
 
+    def limit(self, rate: int | None) -> None:
+        """Another limit of the task's own."""
+        if self._own is not None:
+            self._own.set_rate(rate)
+        elif rate is not None:
+            self._own = Bucket(rate, self._clock)
+            self._buckets = (self._own, *self._buckets)
+
     @property
     def rate(self) -> int | None:
         """Bytes a second of the narrowest limit; None where there is none."""
-        return min((bucket.rate for bucket in self._buckets if bucket.rate is not None), default=None)
+        narrowest = None
+        for bucket in self._buckets:
+            rate = bucket.rate
+            if rate is not None and (narrowest is None or rate < narrowest):
+                narrowest = rate
+        return narrowest
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken from the network."""
@@ -285,7 +301,8 @@ class Share:
             self._moved = self._clock()
         self._turns += 1
         try:
-            await self._traffic.enter(self._gate)
+            if not self._traffic.enter(self._gate):
+                await self._traffic.stand_in_line(self._gate)
             self._ours += 1
             try:
                 await self._traffic.begin(self._gate)

@@ -196,8 +196,9 @@ class FetchOperation:
         return self._ended_at is not None or (self._board.grid is not None and not self._board.missing)
 
     def _next_part(self) -> Part | None:
-        if self._complete:
-            return None
+        most = self._errand.requests.most
+        if self._complete or (most is not None and len(self._board.parts) >= most):
+            return None  # a range that waits for its turn would be missing from who could bring it
         if not self._learned:
             return None if self._board.parts else self._first_part()
         return self._board.next(self._world.clock()) if self._board.grid is not None else None
