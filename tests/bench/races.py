@@ -10,12 +10,13 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,15 +247,19 @@ def measure(client: Client, job: Job, *, counting: bool) -> Figures:
 
 
 def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE
-        )
-    except subprocess.TimeoutExpired:
-        raise Wrong(f"not done after {PATIENCE:.0f} s") from None
-    if done.returncode:
-        raise Wrong(f"the stopwatch ended with {done.returncode}: {done.stderr[-500:].strip()}")
-    return done
+    """Whatever happens, nothing of it is left: a client that went on would be in the way of the next one."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=ROOT, process_group=0, **pipes) as process:
+        try:
+            said, errors = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Wrong(f"not done after {PATIENCE:.0f} s") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise Wrong(f"the stopwatch ended with {process.returncode}: {errors[-500:].strip()}")
+    return subprocess.CompletedProcess(command, 0, said, errors)
 
 
 def syncs_in(report: str) -> int:
