@@ -40,6 +40,7 @@ from meowcat.journal.codec import encode
 from meowcat.journal.contract import Entry, Owner
 from meowcat.journal.locate import locate
 from meowcat.journal.replay import Fold
+from meowcat.runtime.limits import Throttle
 from meowcat.testing.depot import DepotUpload
 from meowcat.testing.world import World, WorldWorkers
 from meowcat.transfer.pouring import Pourer, Span
@@ -216,7 +217,7 @@ def pouring() -> Costs:
             writers = Writers(
                 group, lambda offset, chunk: next(calls), 64 * MIB, 2, lambda _: None, lambda: None
             )
-            pourer = Pourer(writers, writers.stream(pieces, size, None), Span(0, size))
+            pourer = Pourer(writers, writers.stream(pieces, size, None), Span(0, size), Throttle())
             with Instructions() as instructions:
                 while (room := pourer.room()) is not None:
                     room[:] = content[: len(room)]
