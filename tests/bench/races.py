@@ -39,10 +39,6 @@ class Wrong(Exception):
     """A client brought something else than it should have, or failed."""
 
 
-class Missing(Exception):
-    """What a race needs is not installed here."""
-
-
 @dataclass(frozen=True)
 class Client:
     """Who does the work: a `program`, which `command` says how to call, or a `script` of tests/bench."""
