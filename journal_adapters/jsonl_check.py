@@ -217,7 +217,8 @@ class _Look:
         snapshot = self._snapshot
         if snapshot is None or (snapshot.segment, snapshot.offset) != (number, end):
             return
-        tasks = {(task, *self._rows[task]) for task in self._open}
+        rows = ((task, self._rows[task]) for task in self._open)
+        tasks = {(task, row.first, row.seq) for task, row in rows}
         if not self._sound or (
             snapshot.position == self._position
             and bytes.fromhex(snapshot.chain) == self._chain

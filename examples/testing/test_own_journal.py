@@ -30,5 +30,5 @@ def test_whatever_was_acknowledged_survives_a_kill_at_any_call(meowcat_seed: int
         world.every_crash(
             download, nothing_acknowledged_is_lost, losses=("killed",), calls=slice(None, None, 3)
         )
-        > 10
+        > 5
     )
