@@ -38,7 +38,7 @@ def transport_for(
     own = _own(timeouts, http2=http2, ca_bundle=ca_bundle, proxy=proxy)
     if http2 or proxy is not None:
         return own, True
-    return LargeBodies(own, timeouts, verify=ca_bundle or True), True
+    return LargeBodies(own, timeouts), True
 
 
 def _own(timeouts: Timeouts, *, http2: bool, ca_bundle: str | None, proxy: str | None) -> Transport:

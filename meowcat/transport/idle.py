@@ -8,8 +8,8 @@ from time import monotonic
 
 __all__ = ["IdleSockets", "Origin"]
 
-Origin = tuple[str, str, int]
-"""Scheme, host and port."""
+Origin = tuple[str, int]
+"""Host and port."""
 
 IDLE_SECONDS = 30.0
 """A connection that was idle for longer is not used again: servers close theirs about then."""

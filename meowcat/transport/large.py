@@ -1,7 +1,6 @@
 """Which requests go through sockets and threads of one's own, and which through the ordinary client."""
 
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -12,9 +11,10 @@ from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 
 __all__ = ["LargeBodies"]
 
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*)?(\?[!-~]*)?")
+_PLAIN_URL = re.compile(r"http://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*)?(\?[!-~]*)?")
 """One that every client sends as it stands: no name or password, nothing to be encoded. What comes after `#`
-is not sent."""
+is not sent. What is encrypted is the other client's: Python sees each record of 16 KiB, which costs more than
+a thread saves."""
 
 _READS = frozenset({"GET", "HEAD"})
 
@@ -28,18 +28,13 @@ class LargeBodies:
     Args:
         rest: the client for everything else. It is closed along with this.
         timeouts: seconds.
-        verify: as `SocketTransport`.
 
     """
 
-    def __init__(
-        self, rest: Transport, timeouts: Timeouts, *, verify: bool | str | Path | bytes = True
-    ) -> None:
+    def __init__(self, rest: Transport, timeouts: Timeouts) -> None:
         self._rest = rest
-        self._sockets = SocketTransport(timeouts, verify=verify)
+        self._sockets = SocketTransport(timeouts)
         self._proxies = {scheme for scheme in getproxies() if scheme != "no"}
-        self._unsuited: set[str] = set()
-        """Origins that this way did not lead to."""
 
     def send(self, request: HttpRequest) -> Exchange:
         """Prepare an exchange."""
@@ -58,13 +53,10 @@ class LargeBodies:
             return False
         if not named:
             return False
-        if self._proxies & {parts.scheme, "all"} and not proxy_bypass(parts.netloc):
-            return False
-        return parts.netloc not in self._unsuited
+        return not self._proxies & {parts.scheme, "all"} or bool(proxy_bypass(parts.netloc))
 
     def otherwise(self, request: HttpRequest) -> Exchange:
-        """The exchange through the ordinary client, for this and for all that follow."""
-        self._unsuited.add(urlsplit(request.url).netloc)
+        """The exchange through the ordinary client."""
         return self._rest.send(request)
 
     async def aclose(self) -> None:

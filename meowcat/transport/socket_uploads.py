@@ -9,7 +9,6 @@ import io
 import re
 import select
 import socket
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from http.client import HTTPException, HTTPResponse
@@ -110,7 +109,7 @@ class SocketUpload(SocketExchange):
         return self._receive(None) if last else None
 
     def _hear(self, sock: socket.socket) -> bytes | None:
-        """What the server has said already; None where it listens. Over TLS what comes may be no content."""
+        """What the server has said already; None where it listens."""
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         if not poll.poll(0):
@@ -118,7 +117,7 @@ class SocketUpload(SocketExchange):
         sock.settimeout(0)
         try:
             heard = sock.recv(_HEAD)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return None
         finally:
             sock.settimeout(self._read)

@@ -10,10 +10,8 @@ back at once, also where it waits for a head.
 """
 
 import socket
-import ssl
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -33,7 +31,6 @@ from meowcat.transport.contract import (
 )
 from meowcat.transport.faults import describe
 from meowcat.transport.idle import IdleSockets, Origin
-from meowcat.transport.trust import read_certificates
 
 __all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge"]
 
@@ -56,20 +53,14 @@ class SocketTransport:
 
     Args:
         timeouts: seconds; `read` is the longest silence, the head included.
-        verify: True for the authorities that Python knows, a path to (or the bytes of) a PEM bundle of
-            further ones, False for no verification at all.
 
     """
 
-    def __init__(self, timeouts: Timeouts | None = None, *, verify: bool | str | Path | bytes = True) -> None:
+    def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
         self.idle = IdleSockets()
         self.threads = anyio.CapacityLimiter(MOST_THREADS)
-        self._verify = verify is not False
-        self._authorities = [] if isinstance(verify, bool) else read_certificates(verify)
-        self._context: ssl.SSLContext | None = None
         self._preferred: dict[Origin, Any] = {}
-        self._lock = Lock()
 
     def send(self, request: HttpRequest) -> "SocketExchange":
         """Prepare an exchange; `request` has no body. Entering it may raise `Unsuited`."""
@@ -82,27 +73,13 @@ class SocketTransport:
     # Of the threads
 
     def connect(self, origin: Origin, hold: Callable[[socket.socket], None]) -> socket.socket:
-        """A connection, secured where the scheme says so; `hold` is given the socket as soon as there is one.
+        """A connection to the first of the host's addresses that answers; `hold` is given each socket.
 
         Raises:
             OSError: there is none.
-            Unsuited: it can't be secured. Another client may know more authorities, and judges for itself.
 
         """
-        sock = self._reach(origin, hold)
-        if origin[0] == "https":
-            try:
-                sock = self._tls().wrap_socket(sock, server_hostname=origin[1], do_handshake_on_connect=False)
-                hold(sock)
-                sock.do_handshake()
-            except ssl.SSLError:
-                raise Unsuited from None
-        sock.settimeout(self.timeouts.read)
-        return sock
-
-    def _reach(self, origin: Origin, hold: Callable[[socket.socket], None]) -> socket.socket:
-        """A TCP connection to the first of the host's addresses that answers."""
-        _, host, port = origin
+        host, port = origin
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         found.sort(key=lambda each: each[4] != self._preferred.get(origin))
         connect = self.timeouts.connect
@@ -117,22 +94,10 @@ class SocketTransport:
             except OSError as error:
                 failure = error
             else:
-                sock.settimeout(connect)
+                sock.settimeout(self.timeouts.read)
                 self._preferred[origin] = address
                 return sock
         raise failure or OSError("no address")
-
-    def _tls(self) -> ssl.SSLContext:
-        with self._lock:  # reading the authorities takes a while, and is done once
-            if self._context is None:
-                context = ssl.create_default_context()
-                for certificate in self._authorities:
-                    context.load_verify_locations(cadata=certificate.decode("ascii", "replace"))
-                if not self._verify:
-                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                context.set_alpn_protocols(["http/1.1"])
-                self._context = context
-            return self._context
 
 
 class SocketExchange:
@@ -348,7 +313,7 @@ def _complete(request: HttpRequest, host: str) -> dict[str, str]:
 
 
 def _origin(url: SplitResult) -> Origin:
-    return url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    return url.hostname or "", url.port or 80
 
 
 def judge(error: OSError | HTTPException, url: str) -> Fault:
@@ -361,17 +326,15 @@ def judge(error: OSError | HTTPException, url: str) -> Fault:
 
 
 def _reason(error: OSError) -> str:
-    """The system's own words: those of an `ssl` error or of http.client may quote the peer."""
-    plain = error.errno is not None and not isinstance(error, ssl.SSLError | HTTPException)
+    """The system's own words: those of http.client may quote the peer."""
+    plain = error.errno is not None and not isinstance(error, HTTPException)
     return error.strerror or "" if plain else ""
 
 
 def _shut(sock: socket.socket) -> None:
-    """Wake whoever reads from it. Not `SSLSocket.shutdown`: that forgets the encryption first, and the thread
-    that reads would take what is still coming in for content.
-    """
+    """Wake whoever reads from it."""
     try:
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # not connected yet, or not any more
 

@@ -1,12 +1,10 @@
 """What only uploads by threads have to prove: a server that answers, or hangs up, before it has all."""
 
 import socket
-import ssl
 import threading
 
 import anyio
 import pytest
-import trustme
 
 from meowcat.testing.servers import Content, RangeServer
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, read_all, upload
@@ -25,16 +23,13 @@ YES = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 class Scripted:
     """Takes one connection, and does as `talk(connection, head)` says."""
 
-    def __init__(self, talk, tls):
+    def __init__(self, talk):
         self.talk = talk
-        self.authority = trustme.CA() if tls else None
-        self.ca_pem = self.authority.cert_pem.bytes() if tls else True
         self.got = 0
 
     def __enter__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
-        host = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.url = f"{'https' if self.authority else 'http'}://{host}/x"
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/x"
         self.thread = threading.Thread(target=self.serve)
         self.thread.start()
         return self
@@ -46,10 +41,6 @@ class Scripted:
 
     def serve(self):
         connection, _ = self.listener.accept()
-        if self.authority is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.authority.issue_cert("127.0.0.1").configure_cert(context)
-            connection = context.wrap_socket(connection, server_side=True)
         with connection:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -91,8 +82,8 @@ class Given:
         return memoryview(bytearray(self.size))
 
 
-async def send(url, body, length, verify=True, timeouts=PATIENT):
-    client = SocketTransport(timeouts, verify=verify)
+async def send(url, body, length, timeouts=PATIENT):
+    client = SocketTransport(timeouts)
     try:
         async with SocketUpload(client, upload(url, body, length)) as reply:
             return reply.status, await reply.read(100)
@@ -100,51 +91,48 @@ async def send(url, body, length, verify=True, timeouts=PATIENT):
         await client.aclose()
 
 
-@pytest.mark.parametrize("tls", [False, True])
-async def test_an_answer_in_the_middle_of_a_body_is_heard_and_ends_it(tls):
+async def test_an_answer_in_the_middle_of_a_body_is_heard_and_ends_it():
     def refuse(server, connection):
         connection.sendall(NO)
         server.take(connection, 1 << 40)
 
-    with Scripted(refuse, tls) as server:
+    with Scripted(refuse) as server:
         body = Given(4096)
-        assert await send(server.url, body, 4096 * MIB, server.ca_pem) == (413, b"too large")
+        assert await send(server.url, body, 4096 * MIB) == (413, b"too large")
     assert body.taken < 4096 * MIB
 
 
-@pytest.mark.parametrize("tls", [False, True])
-async def test_a_server_that_hangs_up_with_an_answer_is_heard(tls):
+async def test_a_server_that_hangs_up_with_an_answer_is_heard():
     def refuse(server, connection):
         server.take(connection, MIB)
         connection.sendall(NO)
         connection.shutdown(socket.SHUT_WR)
         server.take(connection, 1 << 40)
 
-    with Scripted(refuse, tls) as server:
-        assert (await send(server.url, Given(4096), 4096 * MIB, server.ca_pem))[0] == 413
+    with Scripted(refuse) as server:
+        assert (await send(server.url, Given(4096), 4096 * MIB))[0] == 413
 
 
 async def test_a_server_that_hangs_up_without_a_word_is_a_broken_connection():
     with (
-        Scripted(lambda server, connection: server.take(connection, MIB), tls=False) as server,
+        Scripted(lambda server, connection: server.take(connection, MIB)) as server,
         pytest.raises(TransportFault) as caught,
     ):
         await send(server.url, Given(64), 64 * MIB)
     assert caught.value.fault.kind == "disconnected"
 
 
-@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize(
     "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n"]
 )
-async def test_an_interim_answer_is_no_answer(tls, interim):
+async def test_an_interim_answer_is_no_answer(interim):
     def answer(server, connection):
         connection.sendall(interim)
         server.take(connection, 8 * MIB)
         connection.sendall(interim + YES)
 
-    with Scripted(answer, tls) as server:
-        assert await send(server.url, Given(8), 8 * MIB, server.ca_pem) == (200, b"")
+    with Scripted(answer) as server:
+        assert await send(server.url, Given(8), 8 * MIB) == (200, b"")
     assert server.got == 8 * MIB
 
 
@@ -183,7 +171,7 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():
 
 async def test_a_server_that_takes_nothing_more_is_a_timeout():
     done = threading.Event()
-    with Scripted(lambda _server, _connection: done.wait(10), tls=False) as server:
+    with Scripted(lambda _server, _connection: done.wait(10)) as server:
         with pytest.raises(TransportFault) as caught:
             await send(server.url, Given(64), 64 * MIB, timeouts=SHORT)
         done.set()

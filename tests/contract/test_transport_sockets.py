@@ -4,18 +4,18 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from meowcat.core.errors import InvalidArgument
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite
 from meowcat.transport.contract import HttpRequest, Pours, TransportFault
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.large import LargeBodies
-from meowcat.transport.sockets import SocketTransport, Unsuited
 
 pytestmark = pytest.mark.anyio
 
 
 def transport(timeouts=PATIENT, **options):
-    return LargeBodies(HttpxTransport(None, timeouts, **options), timeouts, **options)
+    return LargeBodies(HttpxTransport(None, timeouts, **options), timeouts)
 
 
 class AllAreLarge:
@@ -139,29 +139,25 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():
     assert len(sink.body) == 300_000
 
 
-async def test_an_encrypted_body_is_poured_and_its_server_has_to_be_trusted():
+async def test_what_is_encrypted_is_the_other_clients_affair():
     content = Content(2 * MIB)
     with RangeServer(content, tls=True) as server:
-        sink = Taken()
-        assert await pour(server.url, sink, transport(verify=server.ca_pem))
-        assert bytes(sink.body) == content.bytes()
-        with pytest.raises(Unsuited):
-            async with SocketTransport(PATIENT).send(HttpRequest("GET", server.url)):
-                pass
-        assert len(server.requests) == 1, "nothing is said to a server that is not trusted"
-
-
-async def test_what_python_does_not_trust_is_left_to_the_other_client():
-    """Whose authorities may be others; it judges by itself."""
-    content = Content(2 * MIB)
-    with RangeServer(content, tls=True) as server:
-        rest = HttpxTransport(None, PATIENT, verify=server.ca_pem)
-        client = LargeBodies(rest, PATIENT)
-        for _ in range(2):
-            async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
-                assert await reply.read(10) == content.bytes(0, 10)
-                assert not isinstance(reply, Pours)
+        client = transport(verify=server.ca_pem)
+        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+            assert await reply.read(10) == content.bytes(0, 10)
+            assert not isinstance(reply, Pours)
         await client.aclose()
+
+
+async def test_what_http_client_refuses_to_send_is_the_other_clients_affair():
+    with RangeServer(Content(2 * MIB)) as server:
+        client = transport()
+        odd = HttpRequest("GET", server.url, {"X-Odd": "\u65e5"}, large=True)
+        with pytest.raises(InvalidArgument, match="characters that can't be sent"):
+            async with client.send(odd):
+                pass
+        await client.aclose()
+        assert not server.requests
 
 
 @pytest.mark.parametrize(
@@ -188,14 +184,3 @@ async def test_proxies_of_the_environment_are_the_other_clients_affair(monkeypat
     direct = client.send(HttpRequest("GET", "http://example.org/x", large=True))
     assert type(proxied) is not type(direct)
     await client.aclose()
-
-
-async def test_a_shut_socket_gives_no_encrypted_bytes_away_as_content():
-    """`SSLSocket.shutdown` would: it forgets the encryption, and what is still buffered reads as it came."""
-    with RangeServer(Content(512 * MIB), tls=True) as server:
-        sink = Taken()
-        async with anyio.create_task_group() as group:
-            group.start_soon(pour, server.url, sink, transport(verify=server.ca_pem))
-            assert await server.until(lambda s: s.bytes_served() > 4 * MIB)
-            group.cancel_scope.cancel()
-        assert bytes(sink.body) == Content(512 * MIB).bytes(0, len(sink.body))
