@@ -41,6 +41,7 @@ class SocketUpload(SocketExchange):
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         super().__init__(transport, request)
         self._read = transport.timeouts.read
+        self._begun = False
 
     async def __aenter__(self) -> SocketReply:
         assert self._request.body is not None  # noqa: S101  # `LargeBodies` chose this class by it
@@ -61,7 +62,7 @@ class SocketUpload(SocketExchange):
 
     async def _converse(self, body: AsyncIterator[Chunk]) -> SocketReply | Fault:
         left = self._request.body_length or 0
-        outcome: SocketReply | Fault | None = await self.do(self._open)
+        outcome: SocketReply | Fault | None = None
         while outcome is None:
             chunk = await anext(body, None)
             if chunk is None or len(chunk) > left:
@@ -90,6 +91,10 @@ class SocketUpload(SocketExchange):
         return None
 
     def _send(self, chunk: memoryview, *, last: bool) -> SocketReply | Fault | None:
+        if not self._begun:
+            self._begun = True
+            if (failure := self._open()) is not None:
+                return failure
         try:
             return self._send_or_hear(chunk, last=last)
         except (OSError, HTTPException) as error:
