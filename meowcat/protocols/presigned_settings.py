@@ -11,6 +11,7 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.plans import DownloadPlan, Fingerprint, PlanPart, UploadedPart, UploadPlan
 from meowcat.core.sessions import Receipt
 from meowcat.core.transfers import ProtocolSpec
+from meowcat.core.urls import HIDDEN
 
 __all__ = [
     "TAG",
@@ -150,9 +151,10 @@ def download_fields(spec: ProtocolSpec) -> DownloadFields:
 
 
 def url_of(named: str, signed: str) -> str:
-    """What is transferred, as a URL without secrets: its own name, where that is one; else that name at the
-    host of `signed`, one of the plan's URLs."""
+    """What is transferred, as a URL without secrets, so that nobody has to supply them: its own name, where
+    that is a URL; else that name at the host of `signed`, one of the plan's URLs. It is never asked for."""
     if named.startswith(("http://", "https://")) or not signed:
-        return named
+        address, mark, query = named.partition("?")
+        return f"{address}{quote(mark + query)}" if HIDDEN in query else named
     parts = urlsplit(signed)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{quote(named)}"

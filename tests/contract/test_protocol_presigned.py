@@ -19,6 +19,7 @@ from signed_store import CANARY, CHUNK, NOW, BackEnd, Lent, Piece, Store, error,
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.plans import PlanPart, PlanRequest, UploadedPart, UploadPlan
+from meowcat.core.urls import seal_url
 from meowcat.core.values import FaultKind
 from meowcat.protocols.contract import Outcome
 from meowcat.protocols.presigned import PresignedProtocol
@@ -191,6 +192,18 @@ def test_what_is_stored_is_the_plan_without_its_signatures(back_end):
     assert CANARY not in url
     assert PresignedProtocol.needs(spec) == ("refresher:backend",)
     assert PresignedProtocol.needs(PresignedUpload(plan).spec()) == ("plan",)
+
+
+def test_an_object_that_only_its_query_tells_apart_needs_no_url_to_be_supplied():
+    urls = []
+    for value in ("a", "b"):
+        parts = (PlanPart(1, 0, 5, f"https://host.example/x?blob={value}&sig=secret"),)
+        plan = UploadPlan(total_size=5, chunk_size=5, parts=parts)
+        url, _ = PresignedProtocol.resolve("", PresignedUpload(plan).spec(), plan)
+        assert seal_url(url) == (url, ())
+        assert "secret" not in url
+        urls.append(url)
+    assert urls[0] != urls[1]
 
 
 def test_an_identity_that_is_no_url_has_a_place_at_the_plan_s_host(back_end):
