@@ -107,7 +107,13 @@ class Core(RuleBasedStateMachine):
         self.missing = ("header:cookie",) if secret else ()
         whole = str(digest({1} if pieces else set())) if checksum else None
         request = Download(
-            "https://host.example/x", "/x", checksum=whole, digest=asked, retries=retries, needs=self.missing
+            "https://host.example/x",
+            "/x",
+            checksum=whole,
+            digest=asked,
+            retries=retries,
+            needs=self.missing,
+            piece_size=DEFAULT_PIECE,
         )
         self.deal(msg.Create(task=TaskId("T"), key="/x", request=request, paused=paused))
         for piece in range(head_start):
