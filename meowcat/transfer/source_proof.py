@@ -109,7 +109,9 @@ async def _read(source: Opened, budget: Budget, spans: Sequence[tuple[int, int]]
             try:
                 for start, stop in spans:
                     ahead = ReadAhead(source, group, hold, buffers, start, stop, STEP)
-                    wanted = wanted and await _all_of(ahead, start, feed)
+                    wanted = await _all_of(ahead, start, feed)
+                    if not wanted:
+                        break
             except Refused as refused:
                 failure = refused  # raised outside, where the group makes no ExceptionGroup of it
             group.cancel_scope.cancel()

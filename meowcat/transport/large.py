@@ -41,7 +41,7 @@ class LargeBodies:
         if not _is_large(request) or not self._suits(request.url):
             return self._rest.send(request)
         exchange = SocketExchange if request.body is None else SocketUpload
-        return _Exchange(self, request, exchange(self._sockets, request))
+        return _Exchange(self._rest, request, exchange(self._sockets, request))
 
     def _suits(self, url: str) -> bool:
         if not _PLAIN_URL.fullmatch(url) or "#" in url or _DOTS.search(url):
@@ -54,10 +54,6 @@ class LargeBodies:
         if not named:
             return False
         return not self._proxies & {parts.scheme, "all"} or bool(proxy_bypass(parts.netloc))
-
-    def otherwise(self, request: HttpRequest) -> Exchange:
-        """The exchange through the ordinary client."""
-        return self._rest.send(request)
 
     async def aclose(self) -> None:
         """Close idle connections. Exchanges under way end by themselves."""
@@ -72,8 +68,8 @@ def _is_large(request: HttpRequest) -> bool:
 
 
 class _Exchange:
-    def __init__(self, transport: LargeBodies, request: HttpRequest, exchange: SocketExchange) -> None:
-        self._transport = transport
+    def __init__(self, rest: Transport, request: HttpRequest, exchange: SocketExchange) -> None:
+        self._rest = rest
         self._request = request
         self._exchange: Exchange = exchange
 
@@ -81,7 +77,7 @@ class _Exchange:
         try:
             return await self._exchange.__aenter__()
         except Unsuited:
-            self._exchange = self._transport.otherwise(self._request)
+            self._exchange = self._rest.send(self._request)
         return await self._exchange.__aenter__()
 
     async def __aexit__(self, *exc: object) -> None:

@@ -9,7 +9,7 @@ import io
 import re
 import select
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 
@@ -22,6 +22,9 @@ from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTranspo
 
 __all__ = ["SocketUpload"]
 
+Outcome = SocketReply | Fault | None
+"""None while there is more to send."""
+
 _HEAD = 64 << 10
 """Bytes of a reply that are taken at once while the body is still being sent."""
 
@@ -32,8 +35,11 @@ _FINAL = 200
 
 
 class SocketUpload(SocketExchange):
-    """A request whose body has a known length. A stop shuts the socket: of a body that was not sent in full
-    before, never all arrives. One that was is the server's to act upon.
+    """A request whose body has a known length.
+
+    After a stop the connection ends before all of the body has arrived. Once the last chunk is being sent it
+    may be too late for that: then the thread goes on, to the first piece of the chunk that is not sent, or to
+    the reply or the read time-out, and `dead` waits for it. A server may act on such a request all that time.
 
     A server that answers before it has all of the body is heard, and gets no more of it (RFC 9112 9.3).
     """
@@ -41,7 +47,10 @@ class SocketUpload(SocketExchange):
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         super().__init__(transport, request)
         self._read = transport.timeouts.read
-        self._begun = False
+        self._heard = b""
+        """What came of a reply while the body was being sent."""
+        self._last = False
+        """Whether the last chunk is being sent, or was."""
 
     async def __aenter__(self) -> SocketReply:
         assert self._request.body is not None  # noqa: S101  # `LargeBodies` chose this class by it
@@ -60,92 +69,110 @@ class SocketUpload(SocketExchange):
             raise TransportFault(outcome)
         return outcome
 
+    async def dead(self) -> None:
+        """See the class."""
+        if self._busy:
+            await self._over.wait()
+
+    def _stop(self) -> bool:
+        with self._lock:
+            if self._busy and self._last:
+                self._stopped = True  # the thread closes the socket
+                return False
+        return super()._stop()
+
     async def _converse(self, body: AsyncIterator[Chunk]) -> SocketReply | Fault:
         left = self._request.body_length or 0
-        outcome: SocketReply | Fault | None = None
-        while outcome is None:
+        send = self._begin_with
+        while True:
             chunk = await anext(body, None)
             if chunk is None or len(chunk) > left:
                 detail = f"the body has not the {self._request.body_length:,} bytes that were announced"
                 return describe(FaultKind.INTERNAL, self._request.url, detail)
             left -= len(chunk)
-            outcome = await self.do(partial(self._send, memoryview(chunk), last=left == 0))
+            self._last = left == 0
+            outcome = await self.do(partial(self._judged, send, memoryview(chunk)))
+            if outcome is not None:
+                return outcome
+            send = self._send
             del chunk  # so that its memory is free by the time that the next one is asked for
-        return outcome
 
     # Of the threads
 
-    def _open(self) -> Fault | None:
-        sock = self._transport.idle.take(self._origin)
+    def _judged(self, send: Callable[[memoryview], Outcome], chunk: memoryview) -> Outcome:
         try:
-            if sock is None:
-                sock = self._transport.connect(self._origin, self._hold)
-            else:
-                self._hold(sock)
-        except OSError as error:
-            return self._unreachable(error)
-        try:
-            self._send_head(sock)
-        except OSError as error:
-            return judge(error, self._request.url)
-        return None
-
-    def _send(self, chunk: memoryview, *, last: bool) -> SocketReply | Fault | None:
-        if not self._begun:
-            self._begun = True
-            if (failure := self._open()) is not None:
-                return failure
-        try:
-            return self._send_or_hear(chunk, last=last)
+            return send(chunk)
         except (OSError, HTTPException) as error:
             return judge(error, self._request.url)
 
-    def _send_or_hear(self, chunk: memoryview, *, last: bool) -> SocketReply | None:
+    def _begin_with(self, chunk: memoryview) -> Outcome:
+        """Send the head and the first chunk, by a connection that waits for that if there is one."""
+        idle = self._transport.idle.take(self._origin)
+        if idle is not None:
+            try:
+                self._hold(idle)
+                self._send_head(idle)
+                return self._send(chunk)
+            except ConnectionError:
+                if self._last or self._stopped:
+                    raise
+                # Closed by the server just now: what it has of the body is not all, and means nothing.
+        try:
+            sock = self._transport.connect(self._origin, self._hold)
+        except OSError as error:
+            return self._unreachable(error)
+        self._send_head(sock)
+        return self._send(chunk)
+
+    def _send(self, chunk: memoryview) -> Outcome:
         sock = self._sock
-        if sock is None:
-            raise ConnectionAbortedError  # stopped
+        assert sock is not None  # noqa: S101  # held since the first chunk
         try:
             while chunk:
-                if (heard := self._hear(sock)) is not None:
-                    return self._receive(heard)
+                if self._stopped:
+                    raise ConnectionAbortedError  # so that never all of it arrives
+                if self._hears(sock):
+                    return self._receive(sock, early=True)
                 chunk = chunk[sock.send(chunk) :]
         except (BrokenPipeError, ConnectionResetError):
-            return self._receive(b"")  # it may have said why before it closed the connection
-        return self._receive(None) if last else None
+            return self._receive(sock, early=True)  # it may have said why before it closed the connection
+        return self._receive(sock) if self._last else None
 
-    def _hear(self, sock: socket.socket) -> bytes | None:
-        """What the server has said already; None where it listens."""
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(0):
-            return None
-        sock.settimeout(0)
-        try:
-            heard = sock.recv(_HEAD)
-        except BlockingIOError:
-            return None
-        finally:
-            sock.settimeout(self._read)
-        if not heard:
-            raise ConnectionResetError
-        while _INTERIM.match(heard):
-            heard = heard.partition(b"\r\n\r\n")[2]
-        return heard or None
-
-    def _receive(self, heard: bytes | None) -> SocketReply:
-        """The reply. `heard` is what came of it while the body was still being sent, after which the
-        connection is of no use any more."""
-        assert self._sock is not None  # noqa: S101  # the callers have it
+    def _receive(self, sock: socket.socket, *, early: bool = False) -> SocketReply:
+        """The reply. After an early one the connection is of no use: the body on it has no end."""
+        heard, self._heard = self._heard, b""
         while True:
-            response = HTTPResponse(_Heard(heard or b"", self._sock), method=self._request.method)  # type: ignore[arg-type]  # it only makes a file of it
+            response = HTTPResponse(_Heard(heard, sock), method=self._request.method)  # type: ignore[arg-type]  # it only makes a file of it
             response.begin()
             if response.status >= _FINAL:
                 break
-            heard = response.fp.peek() if isinstance(response.fp, io.BufferedReader) else heard
-        if heard is not None:
-            response.will_close = True
+            heard = response.fp.peek()
+        response.will_close = response.will_close or early
         self._response = response
         return SocketReply(self, response, self._request.url)
+
+    def _hears(self, sock: socket.socket) -> bool:
+        """Whether the server has answered already, or hung up: what it says in between is no answer."""
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(0):
+            return False
+        sock.settimeout(0)
+        try:
+            came = sock.recv(_HEAD)
+        except BlockingIOError:
+            return False
+        finally:
+            sock.settimeout(self._read)
+        if not came:
+            raise ConnectionResetError
+        self._heard += came
+        while _INTERIM.match(self._heard):
+            _, blank, rest = self._heard.partition(b"\r\n\r\n")
+            if not blank:
+                return False  # the rest of it is still to come
+            self._heard = rest
+        return bool(self._heard)
 
 
 class _Heard(io.RawIOBase):

@@ -1,9 +1,9 @@
-"""GETs of large contents over HTTP/1.1: a thread to each, which reads from its socket into the buffers of
-whoever writes the bytes.
+"""Exchanges over plain HTTP/1.1 that have a thread each: GETs of large contents, which it reads from its
+socket into the buffers of whoever writes the bytes. `transport.socket_uploads` has those that send.
 
 A client that hands each chunk to an event loop copies it once more and wakes the loop for it, which doubles
 the processor time of a large download. Here the bytes of a body never meet the loop (`contract.Pours`). What
-is small, has a body of its own, or goes through a proxy is left to another client: see `transport.large`.
+is small, encrypted, or goes through a proxy is left to another client: see `transport.large`.
 
 Stopping is simple with a socket of one's own: it is shut down, and the thread that waits for its bytes comes
 back at once, also where it waits for a head.
@@ -49,7 +49,7 @@ class Unsuited(Exception):
 
 
 class SocketTransport:
-    """A client for GETs whose replies are large, for any event loop.
+    """What such exchanges share: idle connections, threads, and which address of a host has answered.
 
     Args:
         timeouts: seconds; `read` is the longest silence, the head included.
@@ -61,10 +61,6 @@ class SocketTransport:
         self.idle = IdleSockets()
         self.threads = anyio.CapacityLimiter(MOST_THREADS)
         self._preferred: dict[Origin, Any] = {}
-
-    def send(self, request: HttpRequest) -> "SocketExchange":
-        """Prepare an exchange; `request` has no body. Entering it may raise `Unsuited`."""
-        return SocketExchange(self, request)
 
     async def aclose(self) -> None:
         """Close idle connections. Exchanges under way end by themselves."""
@@ -101,7 +97,10 @@ class SocketTransport:
 
 
 class SocketExchange:
-    """A GET or HEAD. All that blocks is done by one thread after the other."""
+    """A GET or HEAD. All that blocks is done by one thread after the other.
+
+    Entering it may raise `Unsuited`.
+    """
 
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         self._transport = transport
@@ -114,6 +113,8 @@ class SocketExchange:
         self._stopped = False
         self._busy = False
         """Whether a thread has the socket in its hands."""
+        self._over = anyio.Event()
+        """Set once a thread is out of it that was stopped."""
 
     async def __aenter__(self) -> "SocketReply":
         reply = await self.do(self._begin)
@@ -137,7 +138,7 @@ class SocketExchange:
         """Have a thread do it. A cancellation shuts the socket down, and waits for the thread if that has
         it; one that still looks for a connection is left alone, and gives up by itself.
         """
-        over, tell = anyio.Event(), _caller()
+        tell = _caller()
 
         def work() -> T | None:
             with self._lock:
@@ -149,7 +150,7 @@ class SocketExchange:
             finally:
                 if self._let_go():
                     try:
-                        tell(over.set)
+                        tell(self._over.set)
                     except RuntimeError:  # the loop has ended, and with it whoever might have waited
                         pass
 
@@ -160,7 +161,7 @@ class SocketExchange:
         except BaseException:  # raised again: a cancellation, most of the time
             if self._stop():
                 with anyio.CancelScope(shield=True):
-                    await over.wait()
+                    await self._over.wait()
             raise
         return done  # type: ignore[return-value]  # None only after a stop, and then nobody is here
 

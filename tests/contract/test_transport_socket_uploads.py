@@ -4,9 +4,11 @@ import socket
 import threading
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import pytest
 
-from meowcat.testing.servers import Content, RangeServer
+from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, read_all, upload
 from meowcat.transport.contract import TransportFault
 from meowcat.transport.httpx import HttpxTransport
@@ -176,3 +178,77 @@ async def test_a_server_that_takes_nothing_more_is_a_timeout():
             await send(server.url, Given(64), 64 * MIB, timeouts=SHORT)
         done.set()
     assert caught.value.fault.kind == "timeout"
+
+
+async def test_a_sent_upload_is_not_dead_before_its_request_is_over():
+    with RangeServer(Content(0), script=[Trouble(before="stall")]) as server:
+        client = SocketTransport(PATIENT)
+        exchange = SocketUpload(client, upload(server.url, Given(1), MIB))
+        async with anyio.create_task_group() as group:
+            group.start_soon(exchange.__aenter__)
+            assert await server.until(lambda s: any(seen.complete for seen in s.requests))
+            group.cancel_scope.cancel()
+        with anyio.move_on_after(0.2):
+            await exchange.dead()
+            pytest.fail("the server still has the whole request and may act on it")
+        server.stop()
+        with anyio.fail_after(2):
+            await exchange.dead()
+        await client.aclose()
+
+
+async def test_a_stop_before_the_last_chunk_was_sent_in_full_never_lets_it_arrive():
+    seen, go = anyio.Event(), threading.Event()
+    token = anyio.lowlevel.current_token()
+
+    def slow(server, connection):
+        server.take(connection, 1000)
+        anyio.from_thread.run_sync(seen.set, token=token)
+        go.wait(10)
+        server.take(connection, 1 << 40)
+
+    with Scripted(slow) as server:
+        client = SocketTransport(PATIENT)
+        exchange = SocketUpload(client, upload(server.url, Given(1, 64 * MIB), 64 * MIB))
+        async with anyio.create_task_group() as group:
+            group.start_soon(exchange.__aenter__)
+            await seen.wait()
+            group.cancel_scope.cancel()
+        go.set()
+        with anyio.fail_after(5):
+            await exchange.dead()
+        await client.aclose()
+    assert server.got < 64 * MIB
+
+
+async def test_an_interim_answer_may_come_in_pieces():
+    def answer(server, connection):
+        connection.sendall(b"HTTP/1.1 103 Hints\r\nLin")
+        server.take(connection, 4 * MIB)
+        connection.sendall(b"k: x\r\n\r\n")
+        server.take(connection, 8 * MIB)
+        connection.sendall(YES)
+
+    with Scripted(answer) as server:
+        assert await send(server.url, Given(8), 8 * MIB) == (200, b"")
+    assert server.got == 8 * MIB
+
+
+async def test_a_server_that_hangs_up_on_an_idle_connection_gets_the_request_by_another():
+    """Which of the two was first, the request or the end of the connection, nobody can tell beforehand."""
+    with RangeServer(Content(0)) as server:
+        client = SocketTransport(PATIENT)
+        ours, theirs = socket.socketpair()
+        client.idle.put(("127.0.0.1", server.port), ours)
+        ours.settimeout(5)
+
+        def hang_up():
+            theirs.recv(1)
+            theirs.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        async with SocketUpload(client, upload(server.url, Given(4), 4 * MIB)) as reply:
+            assert reply.status == 200
+        thread.join()
+        await client.aclose()

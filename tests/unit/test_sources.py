@@ -777,6 +777,23 @@ async def test_a_source_of_another_size_is_another(place, size):
     await source.close()
 
 
+async def test_a_proof_reads_no_further_than_to_the_first_difference(place):
+    content, read = os.urandom(9 * STEP), []
+    source = await opened(place, content)
+
+    class Counted(type(source)):
+        async def read(self, offset, *more):
+            read.append(offset)
+            return await super().read(offset, *more)
+
+    source.__class__ = Counted
+    grid = Grid(len(content), STEP)
+    digests = {index: blake3(b"other").digest() for index in range(0, 9, 2)}  # five spans
+    assert await prove(source, Budget(1, MEMORY), grid, digests, {}) is None
+    assert set(read) == {0}
+    await source.close()
+
+
 async def test_what_changes_behind_a_proof_s_back_is_looked_at_again(place):
     content = bytes(STEP)
     source = await opened(place, content)
