@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -85,23 +86,23 @@ class Entry:
         return self.name or self.client.name
 
 
-class Course:
+class Course(ABC):
     """Where a race is run: servers, contents, targets."""
 
+    @abstractmethod
     def job(self, entry: Entry, *, proving: bool) -> Job:
         """What the next run is to do, in a place that no other has used, with the entry's own settings.
 
         `proving`: it is not timed, and may be looked at as closely as one likes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, job: Job, figures: Figures) -> None:
         """Compare what was brought with what should have been; may add figures.
 
         Raises:
             Wrong: it is something else.
         """
-        raise NotImplementedError
 
     def clean(self, job: Job) -> None:
         """Remove what was brought."""

@@ -31,7 +31,7 @@ class Exchange:
         try:
             await anyio.sleep(self.wire.delay(self.url))
             reply = await self.inner.__aenter__()
-        except BaseException:
+        except BaseException:  # raised again: whatever ended it, it is over
             self.ended = self.wire.world.now
             raise
         self.status = reply.status
