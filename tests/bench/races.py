@@ -104,6 +104,7 @@ class Course(ABC):
             Wrong: it is something else.
         """
 
+    @abstractmethod
     def clean(self, job: Job) -> None:
         """Remove what was brought."""
 
