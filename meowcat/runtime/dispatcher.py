@@ -197,6 +197,8 @@ class Dispatcher:
         ready = [self._ready.popleft() for _ in range(len(self._ready))]
         for actor in ready:
             actor.ready = False
+        # What came while an actor was looked at may have been dealt with along with what was looked at.
+        ready = [actor for actor in ready if actor.mailbox]
         unknown = [actor for actor in ready if actor.task is None or actor.stale]
         if unknown:
             failed = await self._load_all(unknown)

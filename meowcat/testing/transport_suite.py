@@ -355,17 +355,27 @@ class TransportSuite:
     # Stops
 
     async def _stop_when(
-        self, server: RangeServer, exchange: Exchange, claim: Callable[[RangeServer], bool]
+        self,
+        server: RangeServer,
+        exchange: Exchange,
+        claim: Callable[[RangeServer], bool],
+        *,
+        in_body: bool = False,
     ) -> None:
-        """Enter `exchange` and read; cancel it once `claim` holds at the server; wait until it is dead."""
+        """Enter `exchange` and read; cancel it once `claim` holds at the server, and, `in_body`, once the
+        head of the reply has come here; wait until it is dead."""
+        entered = anyio.Event()
 
         async def run() -> None:
             async with exchange as reply:
+                entered.set()
                 await read_all(reply)
 
         async with anyio.create_task_group() as group:
             group.start_soon(run)
             assert await server.until(claim)
+            if in_body:
+                await entered.wait()
             cancelled_at = anyio.current_time()
             group.cancel_scope.cancel()
         assert anyio.current_time() - cancelled_at < 0.7  # at once, whatever the socket does
@@ -388,7 +398,7 @@ class TransportSuite:
         with RangeServer(Content(512 * MIB)) as server:
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
-                await self._stop_when(server, exchange, lambda s: s.bytes_served() > 4 * MIB)
+                await self._stop_when(server, exchange, lambda s: s.bytes_served() > 4 * MIB, in_body=True)
                 assert await self._gone(server)
                 assert server.bytes_served() < 256 * MIB
 
@@ -396,7 +406,7 @@ class TransportSuite:
         with RangeServer(Content(MIB), script=[Trouble(after=1000, then="stall")]) as server:
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
-                await self._stop_when(server, exchange, lambda s: s.bytes_served() == 1000)
+                await self._stop_when(server, exchange, lambda s: s.bytes_served() == 1000, in_body=True)
                 assert await self._gone(server)
 
     async def test_a_scope_that_was_canceled_ends_with_what_is_in_it(self) -> None:

@@ -1,0 +1,83 @@
+"""Turns of the dispatcher, with messages that come while it reads."""
+
+import anyio
+import pytest
+
+from journal_adapters.memory import MemoryJournal, Store
+from meowcat.core import events as ev
+from meowcat.core import messages as msg
+from meowcat.core.errors import TaskNotFound
+from meowcat.core.machine import State
+from meowcat.core.state import fold
+from meowcat.core.transfers import Download
+from meowcat.core.values import FileIdentity, Generation, TaskId
+from meowcat.core.wanted import Fetch
+from meowcat.journal.writer import Writer
+from meowcat.runtime.actor import Answer, Live
+from meowcat.runtime.dispatcher import Dispatcher, entries_of
+from meowcat.runtime.world import Clock
+from meowcat.testing.journal_suite import OWNER
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+TASK = TaskId("T")
+REQUEST = Download("https://host.example/x", "/x")
+CREATED = ev.Created(state=State.QUEUED, task=TASK, key="/x", at=0, request=REQUEST)
+ADMITTED = ev.Admitted(state=State.RUNNING, run=1)
+AT_WORK = fold([CREATED, ADMITTED])
+PROBED = msg.Probed(run=1, restarts=0, generation=Generation(size=1, ranges=True, etag='"a"', strong=True))
+FLUSHED = msg.Flushed(
+    run=1, restarts=0, pieces=((0, 1),), digests=b"d" * 32, file=FileIdentity(device=1, inode=1)
+)
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+async def turn_over(finds, first, meanwhile):
+    """Post `first` for a task that is at rest, and `meanwhile` while it is read, which `finds` what is given.
+
+    Returns:
+        The dispatcher after that.
+    """
+    journal = MemoryJournal(store=Store())
+    journal.open(OWNER, "process")
+    journal.append(entries_of(None, [CREATED, ADMITTED], 0)[0])
+
+    async def load(tasks):
+        if meanwhile:
+            dispatcher.post(*meanwhile.pop())
+        return [finds for _ in tasks]
+
+    def nothing(*_):
+        pass
+
+    meanwhile = [meanwhile]
+    writer = Writer(journal, "process")
+    dispatcher = Dispatcher(writer, Clock(), 1 << 20, load, nothing, nothing, nothing, nothing)
+    dispatcher.post(*first)
+    async with anyio.create_task_group() as group:
+        group.start_soon(dispatcher.run)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    await writer.aclose()
+    return dispatcher
+
+
+async def test_a_report_that_comes_while_the_task_is_read_is_taken_with_the_one_before():
+    live = Live(Fetch(run=1, restarts=0), None)
+    dispatcher = await turn_over(AT_WORK, (TASK, PROBED, None, live), (TASK, FLUSHED, None, live))
+    actor = dispatcher.actors[TASK]
+    assert actor.task.generation == PROBED.generation
+    assert actor.task.stored
+    assert not actor.mailbox
+
+
+async def test_a_command_that_comes_while_no_task_is_found_is_refused_with_the_one_before():
+    answers = [Answer(), Answer()]
+    await turn_over(TaskNotFound("none"), *((TASK, msg.Pause(), answer) for answer in answers))
+    for answer in answers:
+        with pytest.raises(TaskNotFound, match="none"):
+            await answer.wait()
