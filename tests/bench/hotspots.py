@@ -1,6 +1,6 @@
 """Where the time of meowcat goes in a race, by py-spy.
 
-    python -m tests.bench.profile large-4 [--size BYTES] [--rounds N]
+    python -m tests.bench.hotspots large-4 [--size BYTES] [--rounds N]
 
 Samples of threads that wait are left out. Each sample is given to the innermost function of meowcat on the
 stack; what has none there is the event loop's. Shares hardly depend on what else the machine does.
