@@ -5,9 +5,10 @@ dispatcher steps those that have something in their mailbox.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import anyio
+from msgspec import Struct, field
 
 from meowcat.core.errors import Code, InvalidTaskState, MeowcatError, TaskNotFound
 from meowcat.core.messages import Faulted, Message
@@ -16,6 +17,7 @@ from meowcat.core.story import Refusal
 from meowcat.core.values import TaskId
 from meowcat.core.wanted import AnyOperation
 from meowcat.runtime.bus import Feed
+from meowcat.runtime.pool import Job
 from meowcat.transfer.context import Running
 
 
@@ -54,42 +56,68 @@ def as_error(refusal: Refusal) -> MeowcatError:
     return kind(refusal.detail)
 
 
-class Latch:
-    """An event that few wait for: it costs nothing before somebody does."""
+class Live(Job):
+    """An operation at work.
 
-    __slots__ = ("_event", "_is_set")
+    Args:
+        actor: whose it is, and who has none when it is over.
+        operation: what it does.
+        post: takes what it reports.
+        over: told of its end.
+    """
 
-    def __init__(self) -> None:
-        self._is_set = False
+    __slots__ = ("_event", "_over", "_post", "actor", "defect", "is_over", "operation", "reported", "running")
+
+    def __init__(
+        self,
+        actor: "Actor",
+        operation: AnyOperation,
+        post: Callable[["Live", Message], None],
+        over: Callable[["Live"], None],
+    ) -> None:
+        super().__init__()
+        self.actor = actor
+        self.operation = operation
+        self.running: Running
+        """How it is done: there from its start to its end."""
+        self.reported = False
+        self.is_over = False
+        self.defect: Exception | None = None
+        self._post = post
+        self._over = over
         self._event: anyio.Event | None = None
+        """Made by the first who waits: as a rule nobody does."""
 
-    def is_set(self) -> bool:
-        return self._is_set
+    def report(self, message: Message) -> None:
+        """Put a message into the task's mailbox."""
+        self.reported = True
+        self._post(self, message)
 
-    def set(self) -> None:
-        self._is_set = True
+    async def run(self) -> None:
+        try:
+            await self.running.run()
+        except Exception as defect:  # noqa: BLE001  # a defect of one operation must not hurt the other tasks
+            self.defect = defect
+
+    def end(self) -> None:
+        """Also where the engine's own group is canceled: a close waits for it."""
+        self.actor.live = None
+        self.is_over = True
+        del self.running  # which knows whom it reports to: such rings are for the collector to find
         if self._event is not None:
             self._event.set()
 
-    async def wait(self) -> None:
-        if not self._is_set:
+    def follow(self) -> None:
+        self._over(self)
+
+    async def ended(self) -> None:
+        """Wait until it is over."""
+        if not self.is_over:
             self._event = self._event or anyio.Event()
             await self._event.wait()
 
 
-@dataclass(slots=True, eq=False)
-class Live:
-    """An operation at work."""
-
-    operation: AnyOperation
-    running: Running
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    over: Latch = field(default_factory=Latch)
-    reported: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Envelope:
+class Envelope(Struct, eq=False):
     message: Message
     answer: Answer | None = None
     source: Live | None = None
@@ -98,13 +126,10 @@ class Envelope:
     @property
     def stale(self) -> bool:
         """Whether it is a failure of an operation that was stopped since: what it lacked may be there now."""
-        return (
-            self.source is not None and self.source.scope.cancel_called and isinstance(self.message, Faulted)
-        )
+        return self.source is not None and self.source.canceled and isinstance(self.message, Faulted)
 
 
-@dataclass(slots=True, eq=False)
-class Actor:
+class Actor(Struct, eq=False):
     id: TaskId
     task: TaskState | None = None
     """None until it was read from the journal."""

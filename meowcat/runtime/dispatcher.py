@@ -10,11 +10,11 @@ anything else happens.
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 import anyio
+from msgspec import Struct
 
 from meowcat.core.decide import decide
 from meowcat.core.errors import (
@@ -60,8 +60,7 @@ class LoadTasks(Protocol):
     async def __call__(self, tasks: Sequence[TaskId]) -> Sequence[TaskState | Exception]: ...
 
 
-@dataclass(slots=True)
-class _Step:
+class _Step(Struct, eq=False):
     """One actor's part of a turn."""
 
     actor: Actor
@@ -389,6 +388,6 @@ class Dispatcher:
         self._lost(error)
         for actor in tuple(self.actors.values()):
             if actor.live is not None:
-                actor.live.scope.cancel()
+                actor.live.cancel()
             self._refuse_all(actor, error)
         self._wake.set()

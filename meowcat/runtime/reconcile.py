@@ -7,7 +7,6 @@ heard again. It decides nothing: `wanted`, `wants_slot` and `due` do.
 import heapq
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import itemgetter
 
 import anyio
@@ -118,18 +117,18 @@ class Reconciler:
             # failures in the mailbox that are of before.
             for each in (live, *(envelope.source for envelope in actor.mailbox)):
                 if each is not None:
-                    each.scope.cancel()
+                    each.cancel()
         self.reconcile(actor)
         if answer is None:
             return
-        if live is not None and live.scope.cancel_called and not live.over.is_set():
+        if live is not None and live.canceled and not live.is_over:
             self._tasks.start_soon(self._answer_when_silent, live, answer, actor.task)
         else:
             answer.give(actor.task)
 
     async def _answer_when_silent(self, live: Live, answer: Answer, task: TaskState) -> None:
         with anyio.move_on_after(ANSWER_WITHIN):
-            await live.over.wait()
+            await live.ended()
         answer.give(task)
 
     def _heed_host(self, task: TaskState, event: ev.Event) -> None:
@@ -198,8 +197,8 @@ class Reconciler:
 
     def _steer(self, live: Live, task: TaskState, want: Wanted | None) -> None:
         if want is None or not _does(live, want.operation):
-            live.scope.cancel()
-        elif not live.scope.cancel_called:
+            live.cancel()
+        elif not live.canceled:
             live.operation = want.operation
             live.running.update(task, hold=self._must_hold(task, want))
 
@@ -260,35 +259,31 @@ class Reconciler:
     # Operations
 
     def _begin(self, actor: Actor, task: TaskState, want: Wanted) -> None:
-        live: Live
-
-        def report(message: msg.Message) -> None:
-            live.reported = True
-            self.dispatcher.post(task.id, message, source=live)
-
+        live = Live(actor, want.operation, self._reported, self._ended)
         try:
-            running = self._start_operation(task, want, report)
+            live.running = self._start_operation(task, want, live.report)
         except MeowcatError as refused:
             self.dispatcher.post(task.id, _defect(want.operation, str(refused)))
             return
-        live = Live(want.operation, running)
         actor.live = live
-        self.pool.start(partial(self._operate, actor, live, report))
+        self.pool.start(live)
 
-    async def _operate(self, actor: Actor, live: Live, report: Callable[[msg.Message], None]) -> None:
-        try:
-            with live.scope:
-                await live.running.run()
-        except Exception as defect:  # a defect of one operation must not hurt the other tasks
-            log.exception("task %s: %s broke", actor.id, type(live.operation).__name__)
-            report(_defect(live.operation, f"{type(defect).__name__} in {type(live.operation).__name__}"))
-        finally:
-            actor.live = None
-            live.over.set()  # also when the engine's own group is canceled: a close waits for it
+    def _reported(self, live: Live, message: msg.Message) -> None:
+        self.dispatcher.post(live.actor.id, message, source=live)
+
+    def _ended(self, live: Live) -> None:
+        actor, operation = live.actor, type(live.operation).__name__
+        if live.defect is not None:
+            log.error("task %s: %s broke", actor.id, operation, exc_info=live.defect)
+            fault = _defect(live.operation, f"{type(live.defect).__name__} in {operation}")
+            self._reported(live, fault)
+        elif not live.reported and not live.canceled and not self._held(actor):
+            fault = _defect(live.operation, f"{operation} ended without a word")
+            self._reported(live, fault)
         if actor.task is not None and actor.task.state not in ACTIVE:
             self.scheduler.withdraw(actor.id)  # set going again, it stands in line like anybody else
-        if not live.reported and not live.scope.cancel_called and not self._held(actor):
-            report(_defect(live.operation, f"{type(live.operation).__name__} ended without a word"))
+        if actor.mailbox:
+            return  # what it has reported leads to the same, once it is durable
         self.reconcile(actor)
         self.grant()
         self._over()

@@ -249,7 +249,7 @@ class Runtime:
                 self.reconciler.reconcile(actor)
         for actor in tuple(actors.values()):
             if actor.live is not None:
-                await actor.live.over.wait()
+                await actor.live.ended()
         for row in [each for each in self.registry if self._owes_a_record(each)]:
             if self.registry.get(row.id) is row and self._owes_a_record(row):
                 try:

@@ -13,7 +13,7 @@ from meowcat.core.transfers import Download
 from meowcat.core.values import FileIdentity, Generation, TaskId
 from meowcat.core.wanted import Fetch
 from meowcat.journal.writer import Writer
-from meowcat.runtime.actor import Answer, Live
+from meowcat.runtime.actor import Actor, Answer, Live
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
 from meowcat.runtime.world import Clock
 from meowcat.testing.journal_suite import OWNER
@@ -67,7 +67,7 @@ async def turn_over(finds, first, meanwhile):
 
 
 async def test_a_report_that_comes_while_the_task_is_read_is_taken_with_the_one_before():
-    live = Live(Fetch(run=1, restarts=0), None)
+    live = Live(Actor(TASK), Fetch(run=1, restarts=0), None, None)
     dispatcher = await turn_over(AT_WORK, (TASK, PROBED, None, live), (TASK, FLUSHED, None, live))
     actor = dispatcher.actors[TASK]
     assert actor.task.generation == PROBED.generation
