@@ -6,7 +6,7 @@ it is in use it is locked besides, so that a copy of the journal can't write to 
 
 Everything here blocks, and raises FileFault where something is wrong.
 """
-# ruff: noqa: PTH118, PTH119, PTH120  # paths are the user's, byte for byte; pathlib would rewrite them
+# ruff: noqa: PTH120  # paths are the user's, byte for byte; pathlib would rewrite them
 
 import hashlib
 import os
@@ -36,6 +36,7 @@ NAME_BYTES = 255
 _SUFFIX = PART
 _ID_LENGTH = 26
 _ID_LETTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+_STEM_BYTES = NAME_BYTES - _ID_LENGTH - len("." + _SUFFIX)
 _FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
 """A symbolic link at the part file's name would lead the bytes elsewhere. Windows has no such flag, and no
 part files either (`OsDisk`)."""
@@ -47,17 +48,24 @@ def part_path(target: str, task: TaskId) -> str:
     A name that would exceed 255 bytes is cut, and what was cut is replaced by a digest, so that two long
     names that begin alike stay two.
     """
-    return os.path.join(os.path.dirname(target), f"{_stem(target, task)}.{task}{_SUFFIX}")
+    folder, stem = _folder_and_stem(target)
+    return f"{folder}/{stem}.{task}{_SUFFIX}"
 
 
-def _stem(target: str, task: TaskId) -> str:
-    name = os.path.basename(target)
+def _folder_and_stem(target: str) -> tuple[str, str]:
+    """The folder of a part file, "" for the root, and what its name begins with."""
+    folder, _, name = target.rpartition("/")
+    return folder, _shortened(name) if _exceeds(name, _STEM_BYTES) else name
+
+
+def _exceeds(name: str, room: int) -> bool:
+    return len(name) > room or (not name.isascii() and len(os.fsencode(name)) > room)
+
+
+def _shortened(name: str) -> str:
     raw = os.fsencode(name)
-    room = NAME_BYTES - len(f".{task}{_SUFFIX}")
-    if len(raw) <= room:
-        return name
     mark = f"~{hashlib.sha256(raw).hexdigest()[:8]}"
-    return raw[: room - len(mark)].decode("utf-8", "ignore") + mark  # never half a character
+    return raw[: _STEM_BYTES - len(mark)].decode("utf-8", "ignore") + mark  # never half a character
 
 
 def check_target(disk: Disk, target: str, overwrite: Overwrite) -> None:
@@ -88,8 +96,8 @@ def check_folder(disk: Disk, folder: str) -> None:
 
 def check_place(disk: Disk, target: str, overwrite: Overwrite) -> None:
     """Of `check_target`, what is left."""
-    name = os.path.basename(target)
-    if not name or "\0" in target or len(os.fsencode(name)) > NAME_BYTES:
+    name = target.rpartition("/")[2]
+    if not name or "\0" in target or _exceeds(name, NAME_BYTES):
         raise FileFault(
             FaultKind.IO,
             f"{target!r} is no name for a file: expected 1 to {NAME_BYTES} bytes after the folder",
@@ -162,7 +170,7 @@ class PartFile:
         with guarded(path, gone=FaultKind.FILE_NOT_FOUND):
             fd, created = _open_or_create(disk, path)
             try:
-                _refuse_others(disk, target, path)
+                _refuse_others(disk, target, task)
                 if fresh and not created:
                     disk.ftruncate(fd, 0)
                 if durability == "power":
@@ -196,22 +204,19 @@ class PartFile:
             try:
                 fd = disk.open(path, _FLAGS | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
-                fd = -1
-            if fd >= 0:
+                part = cls.open(disk, target, task, durability, fresh=True, size=len(content))
+            else:
                 part = cls._lock_new(disk, path, fd, durability)
-        if fd < 0:
-            part = cls.open(disk, target, task, durability, fresh=True, size=len(content))
-        try:
-            if fd >= 0:
-                with guarded(path):
-                    _refuse_others(disk, target, path)
-            part.fill(content)
-        except BaseException:  # raised again: as in `open`
             try:
-                disk.unlink(path)
-            finally:
-                part.close()
-            raise
+                if part.created:
+                    _refuse_others(disk, target, task)
+                part.put(0, content)
+            except BaseException:  # raised again: as in `open`
+                try:
+                    disk.unlink(path)
+                finally:
+                    part.close()
+                raise
         return part
 
     @classmethod
@@ -248,20 +253,15 @@ class PartFile:
             FileFault: DISK_FULL; LOCAL_REMOVED if the file became shorter; IO.
 
         """
-        view = memoryview(data).cast("B")
         with guarded(self.path):
             # A write behind the end would make a truncated file long again, with a hole that nobody notices.
             high = self._high  # before the look: other threads make the file longer meanwhile
             self._check_length(self._disk.fstat(self._open_fd()).size, high)
-            self._put(offset, view)
+            self.put(offset, data)
 
-    def fill(self, content: Buffer) -> None:
-        """Put all that a new file will hold. Raises as `write` and `check`."""
-        with guarded(self.path):
-            self._put(0, memoryview(content).cast("B"))
-        self.check(len(content))
-
-    def _put(self, offset: int, view: memoryview) -> None:
+    def put(self, offset: int, data: Buffer) -> None:
+        """`write` of a file that nobody else has seen yet. May raise an OSError."""
+        view = memoryview(data).cast("B")
         stop = offset + len(view)
         while view:
             written = self._disk.pwrite(self._open_fd(), view, stop - len(view))
@@ -429,22 +429,20 @@ def _take_lock(disk: Disk, path: str, fd: int) -> None:
         raise FileFault(FaultKind.TARGET_OWNED, detail)
 
 
-def _refuse_others(disk: Disk, target: str, path: str) -> None:
-    """See that no other task than that of the part file at `path` has one for `target`.
+def _refuse_others(disk: Disk, target: str, task: TaskId) -> None:
+    """See that no other task than this one has a part file for `target`.
 
     The caller's own part file stands by now, so that of two tasks that begin at once at least one finds the
     other. Whether the other is at work is not asked: trying its lock could make it believe that it lost it.
     """
-    folder, own = os.path.split(path)
-    stem, task, _ = own.rsplit(".", 2)
-    for name in disk.part_names(folder, stem, own):
+    folder, stem = _folder_and_stem(target)
+    for name in disk.part_names(folder or "/", stem, f"{stem}.{task}{_SUFFIX}"):
         owner = name[len(stem) + 1 : -len(_SUFFIX)]
         if owner == task or len(owner) != _ID_LENGTH or name != f"{stem}.{owner}{_SUFFIX}":
             continue
         if _ID_LETTERS.issuperset(owner):
-            place = os.path.join(folder, name)
             detail = (
-                f"task {owner} owns {target}, at work, paused or left over: its bytes are in {place}. "
-                "Resume or cancel that task; if no journal has it any more, delete that file"
+                f"task {owner} owns {target}, at work, paused or left over: its bytes are in {folder}/{name}."
+                " Resume or cancel that task; if no journal has it any more, delete that file"
             )
             raise FileFault(FaultKind.TARGET_OWNED, detail)

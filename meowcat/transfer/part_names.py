@@ -53,6 +53,8 @@ class _Folder:
         """Device and inode: the path may lead to another folder tomorrow."""
         self.names: dict[str, set[str]] = {}
         """Of part files that came into being, by what stands before the task's id; some are gone again."""
+        self.came: set[str] = set()
+        """Those of them that have come since it is watched, and that nobody has asked about as its own."""
 
     def note(self, name: str) -> None:
         self.names.setdefault(stem_of(name), set()).add(name)
@@ -86,11 +88,17 @@ class PartNames:
 
         """
         with self._lock:
-            known = self._known(folder) or self._watch(folder)
+            known = self._folders.get(folder) or self._watch(folder)
             if known is None:
                 return self._listing(folder)
             self._listen()
             if self._folders.get(folder) is not known:  # events were lost
+                return self._listing(folder)
+            self._folders.move_to_end(folder)
+            if own in known.came:  # just created by the caller, so the path leads to what is watched
+                known.came.remove(own)
+            elif known.place != _place(folder):
+                self._drop(folder)
                 return self._listing(folder)
             names = known.names.pop(stem, None)
             if names is None:
@@ -100,16 +108,6 @@ class PartNames:
             if there:
                 known.names[stem] = there
             return list(there)
-
-    def _known(self, folder: str) -> _Folder | None:
-        known = self._folders.get(folder)
-        if known is None:
-            return None
-        if known.place != _place(folder):
-            self._drop(folder)
-            return None
-        self._folders.move_to_end(folder)
-        return known
 
     def _watch(self, folder: str) -> _Folder | None:
         """Begin to watch a folder that was asked about a moment ago; None where that is not worth it."""
@@ -172,7 +170,9 @@ class PartNames:
         elif mask & _IGNORED:  # the folder is gone
             del self._paths[watch], self._folders[folder]
         elif name:
-            self._folders[folder].note(name)
+            known = self._folders[folder]
+            known.note(name)
+            known.came.add(name)
 
 
 def stem_of(name: str) -> str:

@@ -203,7 +203,7 @@ async def test_a_part_file_that_is_replaced_before_its_rename_is_fetched_again(t
         def stat(self, path, *, follow=False):
             if path.endswith(".part"):
                 looks.append(path)
-                if len(looks) == 2:  # the look that comes before the rename
+                if len(looks) == 1:  # the look that comes before the rename
                     Path(path + "x").write_bytes(bytes(TINY.size))
                     self.rename(path + "x", path)
             return super().stat(path, follow=follow)
