@@ -24,9 +24,11 @@ class Fields(list[tuple[str, str]]):
 
     def __init__(self, headers: Headers) -> None:
         super().__init__(headers)
-        self.found: dict[str, list[str]] = {}
-        for field, value in headers:
-            self.found.setdefault(field.lower(), []).append(value.strip(" \t"))
+        self.found: dict[str, list[str]] = {field.lower(): [value.strip(" \t")] for field, value in headers}
+        if len(self.found) < len(headers):  # some names stand there several times
+            self.found = {}
+            for field, value in headers:
+                self.found.setdefault(field.lower(), []).append(value.strip(" \t"))
 
 
 class FieldError(ValueError):

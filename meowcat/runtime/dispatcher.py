@@ -139,7 +139,8 @@ class Dispatcher:
         if actor is None:
             actor = self.actors[task] = Actor(task, self._rested.pop(task, None))
         actor.mailbox.append(Envelope(message, answer, source))
-        self._list(actor)
+        if not actor.ready:
+            self._list(actor)
 
     def adopt(self, task: TaskState) -> Actor:
         """An actor whose state is in hand and need not be read."""

@@ -19,7 +19,7 @@ from meowcat.core.machine import ACTIVE
 from meowcat.core.state import TaskState
 from meowcat.core.urls import host_of
 from meowcat.core.values import Fault, FaultKind, TaskId
-from meowcat.core.waits import WaitingFor
+from meowcat.core.waits import Wait, WaitingFor
 from meowcat.core.wanted import (
     Abort,
     AnyOperation,
@@ -58,9 +58,10 @@ AT_ONCE = {"limit_rate", "priority"}
 ANSWER_WITHIN = 0.15
 """Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
 
-_ANSWERS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted})
-"""Events that a host's answer leads to."""
-_OF_HOSTS = _ANSWERS | {ev.AttemptFailed}
+_OF_HOSTS = frozenset(
+    {ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.AttemptFailed}
+)
+"""Events that a host's answer leads to, and that of its absence."""
 
 Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
 """Makes an operation for a task; it runs when `run` is called."""
@@ -104,15 +105,17 @@ class Reconciler:
 
     def applied(self, actor: Actor, events: Sequence[ev.Event], answer: Answer | None) -> None:
         """A message of the actor was dealt with; its events are durable."""
-        assert actor.task is not None  # noqa: S101  # the dispatcher loads before it decides
-        kinds = {type(event) for event in events}
-        if not kinds.isdisjoint(_OF_HOSTS):
-            for event in events:
-                self._heed_host(actor.task, event)
-        live = actor.live
-        if ev.Supplied in kinds:
-            self._traffic.limit_task(actor.id, actor.task.request.limit_rate)
-        if ev.Supplied in kinds and any(_begins_anew(event) for event in events):
+        task, live = actor.task, actor.live
+        assert task is not None  # noqa: S101  # the dispatcher loads before it decides
+        anew = False
+        for event in events:
+            kind = type(event)
+            if kind in _OF_HOSTS:
+                self._heed_host(task, event)
+            elif kind is ev.Supplied:
+                self._traffic.limit_task(actor.id, task.request.limit_rate)
+                anew = anew or _begins_anew(event)
+        if anew:
             # Byte work begins again with what was supplied; what has ended since then, too, may have
             # failures in the mailbox that are of before.
             for each in (live, *(envelope.source for envelope in actor.mailbox)):
@@ -122,9 +125,9 @@ class Reconciler:
         if answer is None:
             return
         if live is not None and live.canceled and not live.is_over:
-            self._tasks.start_soon(self._answer_when_silent, live, answer, actor.task)
+            self._tasks.start_soon(self._answer_when_silent, live, answer, task)
         else:
-            answer.give(actor.task)
+            answer.give(task)
 
     async def _answer_when_silent(self, live: Live, answer: Answer, task: TaskState) -> None:
         with anyio.move_on_after(ANSWER_WITHIN):
@@ -133,15 +136,15 @@ class Reconciler:
 
     def _heed_host(self, task: TaskState, event: ev.Event) -> None:
         """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
-        if isinstance(event, ev.AttemptFailed) and event.delay is not None:
-            if event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
-                self._hold_host(host_of(task.request.url), self._clock.ticks() + event.delay)
-        elif type(event) in _ANSWERS:
-            host = host_of(task.request.url)
-            if isinstance(event, ev.Stored | ev.Sent):
-                self.scheduler.brought(host)
-            if self.scheduler.release_host(host, task.id, self._clock.ticks()):
-                self._nudge(host)
+        host = host_of(task.request.url)
+        if isinstance(event, ev.AttemptFailed):
+            if event.delay is not None and event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
+                self._hold_host(host, self._clock.ticks() + event.delay)
+            return
+        if isinstance(event, ev.Stored | ev.Sent):
+            self.scheduler.brought(host)
+        if self.scheduler.is_held(host) and self.scheduler.release_host(host, task.id, self._clock.ticks()):
+            self._nudge(host)
 
     def _hold_host(self, host: str, until: int) -> None:
         before = self.scheduler.held_until(host)
@@ -191,7 +194,8 @@ class Reconciler:
         elif want is not None and not actor.mailbox and self._may_start(task, want):
             self._begin(actor, task, want)
         self._claim_slot(actor, task)
-        self._watch_wait(actor, task)
+        if task.wait is not None:
+            self._watch_wait(actor, task, task.wait)
         if actor.idle and not self.scheduler.holds_slot(task.id):
             self.dispatcher.dismiss(actor)
 
@@ -296,9 +300,8 @@ class Reconciler:
 
     # Time
 
-    def _watch_wait(self, actor: Actor, task: TaskState) -> None:
-        wait = task.wait
-        if wait is None or actor.timer == wait.seq:
+    def _watch_wait(self, actor: Actor, task: TaskState, wait: Wait) -> None:
+        if actor.timer == wait.seq:
             return
         at = due(task, self._clock.ticks())
         if at is not None:

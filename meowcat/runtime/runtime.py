@@ -154,7 +154,7 @@ class Runtime:
             self.journal.max_record,
             self.load_all,
             self._applied,
-            self.reconciler.grant,
+            self._turned,
             self.reconciler.journal_accepts,
             self.bus.fail,
         )
@@ -424,22 +424,25 @@ class Runtime:
     # What actors need
 
     def _applied(self, actor: Actor, events: Sequence[Event], answer: Answer | None) -> None:
+        task = actor.task
+        assert task is not None  # noqa: S101  # whoever decided had it
         if events:
-            assert actor.task is not None  # noqa: S101  # events make a task
-            self.bus.grew(self.writer.last_position)
-            self.bus.publish(actor.task)
-            if actor.task.state not in ACTIVE:
+            self.bus.publish(task)
+            if task.state not in ACTIVE:
                 actor.feed = None
-            elif actor.feed is None and actor.task.generation is not None and actor.task.intent is None:
-                actor.feed = self.bus.watch(actor.task)  # bytes are on their way
-            if not actor.task.open:
+            elif actor.feed is None and task.generation is not None and task.intent is None:
+                actor.feed = self.bus.watch(task)  # bytes are on their way
+            if not task.open:
                 self._forget(actor.id)
             if log.isEnabledFor(logging.DEBUG):
                 for event in events:
                     log.debug("task %s: %s", actor.id, type(event).__name__)
-        else:
-            self.bus.stir()  # who waits until nothing moves waits for messages that come to nothing, too
         self.reconciler.applied(actor, events, answer)
+
+    def _turned(self) -> None:
+        """Messages were dealt with; also those that came to nothing are waited for, until nothing moves."""
+        self.bus.grew(self.writer.last_position)
+        self.reconciler.grant()
 
     async def load(self, task: TaskId) -> TaskState:
         """The task's state from its records.
