@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from meowcat.core.errors import (
     JournalClosed,
     JournalConflict,
+    JournalDamaged,
     JournalFenced,
     JournalForked,
     JournalRejected,
@@ -75,6 +76,22 @@ class Committer:
         self.poison = None
         return self.last
 
+    def find_out(self, batch: Batch) -> Position:
+        """After an uncertain append of `batch`: `recover`, and look whether it is stored.
+
+        Returns:
+            The position of its last record.
+
+        Raises:
+            JournalConflict, JournalRejected: it is not. Anything else: still in doubt, as for `recover`.
+
+        """
+        self.recover()
+        outcome = self._look_up(batch, Position(0), JournalRejected("an append that failed"))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
     def _commit_one_by_one(self, group: Sequence[Batch], error: JournalRejected) -> None:
         """Only the guilty one is refused."""
         if len(group) == 1:
@@ -121,7 +138,7 @@ class Committer:
             if not found:
                 return _rejected(cause)
             if isinstance(found[0], Damage):
-                raise JournalUncertain(found[0].detail)
+                raise JournalDamaged(found[0].detail)
             if found[0].seq != entry.seq:
                 return _rejected(cause)
             if found[0].position <= before or not _same(found[0], entry):

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -151,6 +152,18 @@ class Writer:
 
         """
         return await self.run(self._committer.recover)
+
+    async def find_out(self, entries: Sequence[Entry]) -> Position:
+        """After an uncertain append of `entries`: `recover`, and look whether they are stored.
+
+        Returns:
+            The position of the last of them.
+
+        Raises:
+            JournalConflict, JournalRejected: they are not. Anything else: still in doubt, as for `recover`.
+
+        """
+        return await self.run(partial(self._committer.find_out, Batch(entries)))
 
     async def aclose(self) -> None:
         """Wait for what was asked for so far and end the thread. A second call does nothing."""

@@ -19,8 +19,13 @@ from meowcat.core.decide import decide
 from meowcat.core.errors import (
     EngineClosed,
     InvalidTaskState,
+    JournalClosed,
     JournalConflict,
     JournalDamaged,
+    JournalFenced,
+    JournalForked,
+    JournalRejected,
+    JournalUncertain,
     MeowcatError,
     TaskNotFound,
     TaskQuarantined,
@@ -43,7 +48,7 @@ from meowcat.runtime.actor import Actor, Answer
 from meowcat.runtime.auditing import Auditor
 from meowcat.runtime.bus import Bus
 from meowcat.runtime.delivery import Deliveries
-from meowcat.runtime.dispatcher import Dispatcher, entries_of
+from meowcat.runtime.dispatcher import REFUSED_PAUSE, Dispatcher, entries_of
 from meowcat.runtime.fetches import Fetches
 from meowcat.runtime.hosts import host_infos
 from meowcat.runtime.limits import Budget
@@ -66,6 +71,9 @@ CLOSE_WITHIN = 10.0
 """Seconds that a close waits for operations to end and to be recorded."""
 
 NO_SECRETS = Secrets()
+
+_ANSWERED = (JournalRejected, JournalDamaged, JournalFenced, JournalForked, JournalClosed)
+"""After these an append is no longer in doubt, or never will be out of it."""
 
 PAGE = 1000
 """Records read from the journal at once."""
@@ -364,11 +372,33 @@ class Runtime:
         self.reconciler.grant()
         return tasks
 
-    async def _append(self, entries: list[Entry]) -> None:
-        """Append beside the actors, which recover the journal by themselves when it is in doubt."""
+    async def _append(self, entries: list[Entry]) -> bool:
+        """Append beside the actors, which recover the journal by themselves when it is in doubt.
+
+        What is recorded must be known, so an append in doubt is waited for until the journal can be read.
+
+        Returns:
+            Whether it was in doubt: then the actors may have gone on from it already.
+        """
         if self.writer.poisoned is not None:
             await self.writer.recover()
-        self.bus.grew(await self.writer.append(entries))
+        try:
+            self.bus.grew(await self.writer.append(entries))
+        except JournalUncertain as uncertain:
+            log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
+            self.bus.grew(await self._find_out(entries))
+            return True
+        return False
+
+    async def _find_out(self, entries: list[Entry]) -> Position:
+        while True:
+            try:
+                return await self.writer.find_out(entries)
+            except _ANSWERED:
+                raise
+            except Exception as error:  # noqa: BLE001  # an adapter may raise anything; it is read again later
+                log.warning("the journal can't be read again yet: %s", error)
+                await anyio.sleep(REFUSED_PAUSE[1])
 
     async def command_many(self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]) -> list[TaskId]:
         """Send a message to many tasks; those that have no actor are dealt with in one append."""
@@ -407,7 +437,8 @@ class Runtime:
                 after.append(moved)
         if not after:
             return []
-        await self._append(entries)
+        if await self._append(entries):
+            after = _there(await self.load_all([task.id for task in after]))
         for task in after:
             self._took_step(task)
         self.reconciler.grant()  # to those that were set going

@@ -33,6 +33,12 @@ def config(**changes) -> meowcat.Config:
     return meowcat.Config(**({"piece_size": 256 << 10, "flush_seconds": 0.02, "read_timeout": 5} | changes))
 
 
+@pytest.fixture
+def no_pause(monkeypatch):
+    """A journal that can't be read is read again at once."""
+    monkeypatch.setattr("meowcat.runtime.runtime.REFUSED_PAUSE", (0.0, 0.0))
+
+
 class SlowDisk(OsDisk):
     """A busy disk: each sync takes its time."""
 
@@ -47,6 +53,8 @@ class SlowJournal(SQLiteJournal):
     pause = 0.0
     rejected = 0
     uncertain = 0
+    unheard = 0
+    """Appends that are stored, and whose outcome is not told."""
     shut = 0
     unreadable = 0
 
@@ -58,7 +66,11 @@ class SlowJournal(SQLiteJournal):
         if self.uncertain:
             self.uncertain -= 1
             raise OSError("the disk did not answer")
-        return super().append(batch)
+        position = super().append(batch)
+        if self.unheard:
+            self.unheard -= 1
+            raise OSError("the disk did not answer")
+        return position
 
     def reopen(self):
         if self.shut:
@@ -124,6 +136,39 @@ async def test_a_doubtful_submit_poisons_nothing(tmp_path):
             with pytest.raises(meowcat.JournalError):
                 await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
             await engine.download(server.url, tmp_path / "a")
+
+
+async def test_what_a_doubtful_submit_has_stored_is_known(tmp_path, no_pause):
+    journal = SlowJournal(tmp_path / "t.db")
+    request = meowcat.Download("http://localhost/", str(tmp_path / "a"))
+    async with meowcat.Engine(journal, config=config()) as engine:
+        journal.unheard = journal.shut = 1
+        task = await engine.submit(request, paused=True)
+        assert (await engine.submit(request, paused=True)).id == task.id
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        assert [info.id async for info in engine.tasks()] == [task.id]
+
+
+async def test_what_a_doubtful_command_for_many_has_stored_is_known(tmp_path, no_pause):
+    journal = SlowJournal(tmp_path / "t.db")
+    requests = [meowcat.Download("http://localhost/", str(tmp_path / str(n))) for n in range(3)]
+    async with meowcat.Engine(journal, config=config()) as engine:
+        ids = await engine.submit_many(requests, paused=True)
+        journal.unheard, journal.shut = 1, 2
+        assert await engine.cancel_many() == ids
+        assert (await engine.task(ids[0])).state == "Canceled"
+        assert [info.id async for info in engine.tasks()] == []
+
+
+async def test_a_command_for_many_that_was_not_stored_after_all_says_so(tmp_path, no_pause):
+    journal = SlowJournal(tmp_path / "t.db")
+    requests = [meowcat.Download("http://localhost/", str(tmp_path / str(n))) for n in range(3)]
+    async with meowcat.Engine(journal, config=config()) as engine:
+        ids = await engine.submit_many(requests, paused=True)
+        journal.uncertain = journal.shut = 1
+        with pytest.raises(meowcat.JournalRejected, match="not stored"):
+            await engine.cancel_many()
+        assert await engine.cancel_many() == ids
 
 
 async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path, usurp):
