@@ -114,6 +114,9 @@ class Reconciler:
                 self._heed_host(task, event)
             elif kind is ev.Supplied:
                 self._traffic.limit_task(actor.id, task.request.limit_rate)
+                row = self._registry.note(task)
+                if row is not None and self.scheduler.holds_slot(actor.id):
+                    self.scheduler.request(row.demand())  # it may be another host's
                 anew = anew or _begins_anew(event)
         if anew:
             # Byte work begins again with what was supplied; what has ended since then, too, may have
@@ -233,6 +236,8 @@ class Reconciler:
         """Hand out free slots."""
         if self.closing or self.dispatcher.broken is not None:
             return
+        for host in self.scheduler.untried():
+            self._nudge(host)
         self.scheduler.grant(self._clock.ticks())
         if self.scheduler.crowded and not self._looking:
             self._looking = True

@@ -105,6 +105,7 @@ class Scheduler:
         self._in_line: dict[TaskId, Demand] = {}
         self._at_work: dict[TaskId, Demand] = {}
         self._probing: dict[TaskId, str] = {}
+        self._untried: list[str] = []
         self._stalled: set[str] = set()
         """Hosts that let all of their tasks wait when something last came from them, or nothing."""
         self._lengths: dict[Direction, int] = dict.fromkeys(slots, 0)
@@ -121,6 +122,7 @@ class Scheduler:
         at_work = self._at_work.get(demand.task)
         if at_work is not None:
             if at_work.host != demand.host:  # its URL was replaced meanwhile
+                self._end_probe(demand.task)
                 self._stop(at_work)
                 self._begin(demand)
             return
@@ -140,18 +142,23 @@ class Scheduler:
 
     def withdraw(self, task: TaskId) -> None:
         """Leave the line, or give the slot back."""
-        probed = self._probing.pop(task, None)
-        if probed is not None:
-            host = self._hosts[probed]
-            assert host.hold is not None  # noqa: S101  # only what is held is probed
-            host.hold, host.probe = probe_over(host.hold, answered=False), None
-            self._look_again(probed)
+        self._end_probe(task)
         waiting = self._in_line.get(task)
         if waiting is not None:
             self._leave(waiting)
         at_work = self._at_work.get(task)
         if at_work is not None:
             self._stop(at_work)
+
+    def _end_probe(self, task: TaskId) -> None:
+        """Where the task was to try a held host, somebody else may."""
+        probed = self._probing.pop(task, None)
+        if probed is not None:
+            host = self._hosts[probed]
+            assert host.hold is not None  # noqa: S101  # only what is held is probed
+            host.hold, host.probe = probe_over(host.hold, answered=False), None
+            self._untried.append(probed)
+            self._look_again(probed)
 
     def _leave(self, demand: Demand) -> None:
         """Out of the line; its place in the heap is passed over when it comes up."""
@@ -361,6 +368,12 @@ class Scheduler:
         self._look_again(name)
         self._forget(name, host)
         return True
+
+    def untried(self) -> list[str]:
+        """Held hosts whose answer nobody waits for any more, since this was last asked: one of those that are
+        at work on it may try."""
+        untried, self._untried = self._untried, []
+        return untried
 
     def is_held(self, host: str) -> bool:
         """Whether the host is left alone, or tried by one task only."""

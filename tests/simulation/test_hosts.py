@@ -235,6 +235,37 @@ def test_a_rest_is_kept_by_everybody_and_then_tried_by_one(form, direction, stat
     assert len(done) == 8
 
 
+@pytest.mark.parametrize("how", ["pause", "cancel", "supply"])
+def test_when_the_task_that_tries_a_host_is_stopped_another_one_at_work_tries_it(how):
+    world = made(busy=(4, 200_000), other=(1, 30 * MIB))
+    wire = Wire(world, read=3600)
+
+    def script(seen):
+        if seen.headers["host"] == "other":
+            return Trouble(rate=10_000)
+        number = sum(each.headers["host"] == "busy" for each in world.server.requests)
+        if number == 1:
+            return Trouble(status=503, headers=(("Retry-After", "60"),))
+        return Trouble(before="stall") if number == 5 else None
+
+    world.server.script = script
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=4), http_client=wire) as engine:
+            ids = await engine.submit_many(requests("busy", 4))
+            await anyio.sleep(61)
+            (trying,) = [each.url for each in wire.exchanges if each.ended is None]
+            task = ids[int(trying.rpartition("/")[2])]
+            if how == "supply":
+                await engine.supply(task, url="https://other/0")
+            else:
+                await getattr(engine, how)(task)
+            await done_at(world, engine, [each for each in ids if each != task])
+            return world.now
+
+    assert world.run(work) < 65
+
+
 def test_what_is_owed_to_a_held_host_waits_as_well_and_is_tried_by_one():
     world = made(host=(3, 300_000))
     depot = world.server.depot("https://host/up/")

@@ -90,6 +90,17 @@ def test_when_the_one_that_tries_gives_up_another_may_try():
     assert book.hand_out(101) == ["b"]
 
 
+def test_one_that_leaves_for_another_held_host_lets_the_first_be_tried():
+    book = Book(3)
+    book.scheduler.hold_host("h", 100)
+    book.scheduler.hold_host("g", 100)
+    assert book.ask(demand("a", 1), demand("b", 2), now=100) == ["a"]
+    book.scheduler.request(demand("a", 1, host="g"))
+    assert book.scheduler.untried() == ["h"]
+    assert book.scheduler.may_send("a", "g", 100)
+    assert book.hand_out(101) == ["b"]
+
+
 def test_a_hold_is_never_shortened():
     book = Book()
     book.scheduler.hold_host("h", 100)
