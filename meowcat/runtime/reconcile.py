@@ -46,7 +46,7 @@ from meowcat.transfer.small import SmallDownload
 log = logging.getLogger("meowcat.task")
 
 LOOK_MS = 1000
-"""How often it is looked for silent tasks while others wait for their slots."""
+"""How often it is looked for silent tasks while others wait for their slots, or have them."""
 
 REOPEN, LOOK = -1, -2
 """What a timer that is not a task's is for, in the place of the wait's number: a host's rest is over; silent
@@ -239,12 +239,12 @@ class Reconciler:
         for host in self.scheduler.untried():
             self._nudge(host)
         self.scheduler.grant(self._clock.ticks())
-        if self.scheduler.crowded and not self._looking:
+        if not self._looking and (self.scheduler.crowded or self.scheduler.lends):
             self._looking = True
             self._set_timer(self._clock.ticks() + LOOK_MS, TaskId(""), LOOK)
 
     def _look(self) -> None:
-        """Those to whom nothing comes lend their slots to those that wait."""
+        """Those to whom nothing comes lend their slots to those that wait, for as long as nothing comes."""
         self._looking = False
         for task in self.scheduler.working:
             self.scheduler.note_silent(task, silent=self._traffic.silent(task))

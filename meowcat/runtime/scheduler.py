@@ -106,6 +106,7 @@ class Scheduler:
         self._at_work: dict[TaskId, Demand] = {}
         self._probing: dict[TaskId, str] = {}
         self._untried: list[str] = []
+        """See `untried`."""
         self._stalled: set[str] = set()
         """Hosts that let all of their tasks wait when something last came from them, or nothing."""
         self._lengths: dict[Direction, int] = dict.fromkeys(slots, 0)
@@ -291,6 +292,11 @@ class Scheduler:
     def crowded(self) -> bool:
         """Whether anybody waits for a slot while others have one."""
         return bool(self._in_line) and bool(self._at_work)
+
+    @property
+    def lends(self) -> bool:
+        """Whether any slot counts as free because nothing comes to who has it."""
+        return any(self._lent.values())
 
     def counts(self, direction: Direction) -> tuple[int, int]:
         """Tasks with a slot, and tasks in line."""

@@ -172,6 +172,35 @@ def test_who_is_slow_to_answer_goes_on_where_its_slot_was_lent():
     assert max(slow) < 62  # three waits of 20 s: the head, the rest of it, and nothing twice
 
 
+def test_a_slot_is_lent_no_longer_than_nothing_comes():
+    world = made(slow=(2, MIB), good=(2, 100_000), later=(4, 100_000))
+    rates = {"slow": 20_000, "good": 50_000, "later": 50_000}
+    world.server.script = lambda seen: Trouble(rate=rates[seen.headers["host"]])
+    first = {"https://slow/0", "https://slow/1"}
+
+    def delay(url):
+        """Both of them are silent for a while, and slow from then on."""
+        waits = url in first
+        first.discard(url)
+        return 10.0 if waits else 0.0
+
+    async def work(world):
+        wire = Wire(world, delay, read=30)
+        async with world.engine(config=config(max_downloads=2), http_client=wire) as engine:
+            slow = await engine.submit_many(requests("slow", 2))
+            await done_at(world, engine, await engine.submit_many(requests("good", 2)))
+            await anyio.sleep(14 - world.now)
+            later = await engine.submit_many(requests("later", 4))
+            glance = await engine.snapshot()
+            ends = await done_at(world, engine, slow + later)
+            return glance, ends[:2], ends[2:]
+
+    glance, slow, later = world.run(work)
+    assert (glance.hosts["https://slow:443"].silent, glance.active_downloads) == (0, 2)
+    assert max(slow) > 15
+    assert min(later) > min(slow)
+
+
 # Rests
 
 
