@@ -40,6 +40,7 @@ from meowcat.core.transfers import (
     Upload,
     changed_options,
     same_content,
+    whereabouts,
 )
 from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
@@ -470,6 +471,8 @@ class Engine:
             )
         if sealed.needs or sealed != present:
             names = sealed.needs + changed_options(present, sealed)
+            if "url" not in names and whereabouts(sealed) != whereabouts(present):
+                names = ("url", *names)
             supplied = msg.Supply(names=names, request=sealed)
             await runtime.supply(task, secrets if sealed.needs else None, supplied)
         try:

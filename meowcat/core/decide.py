@@ -14,6 +14,7 @@ from meowcat.core.errors import Code
 from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may, sources, step
 from meowcat.core.state import TaskState
 from meowcat.core.story import NOTHING_HAPPENED, Decision, Refusal, Story, admitted, begin_anew, failure
+from meowcat.core.transfers import with_named
 from meowcat.core.values import Instant
 from meowcat.core.waits import WaitingFor
 from meowcat.core.wanted import wants_slot
@@ -119,7 +120,10 @@ def _requeue(task: TaskState, message: msg.Requeue, _: Instant) -> Decision:
 def _supply(task: TaskState, message: msg.Supply, _: Instant) -> Decision:
     if task.state in ENDED and not task.condemned:  # what is to be removed may need it
         return _refuse(Code.TASK_NOT_FOUND, f"task {task.id} has ended: it is {task.state}")
-    return Decision((ev.Supplied(state=task.state, names=message.names, request=message.request),))
+    request = message.request
+    if request is not None:
+        request = with_named(task.request, request, message.names)
+    return Decision((ev.Supplied(state=task.state, names=message.names, request=request),))
 
 
 def _recover(task: TaskState, message: msg.Recover, _: Instant) -> Decision:

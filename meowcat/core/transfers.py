@@ -6,11 +6,11 @@ their names in `needs`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from msgspec import NODEFAULT, Struct, field
-from msgspec.structs import astuple, force_setattr
+from msgspec.structs import astuple, force_setattr, replace
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
@@ -303,6 +303,24 @@ def changed_options(one: Request, other: Request) -> tuple[str, ...]:
         for name in one.__struct_fields__
         if name not in _UNCOMPARED and getattr(one, name) != getattr(other, name)
     )
+
+
+def whereabouts(request: Request) -> tuple[object, ...]:
+    """Where the content is, and what opens it, as far as that is recorded."""
+    return request.url, request.headers, request.needs
+
+
+def with_named(present: Request, fresh: Request, names: Iterable[str]) -> Request:
+    """The recorded request with what `names` says that `fresh` has brought: an option by its field's name;
+    any other name, or none at all, means where the content is, and what opens it.
+
+    Somebody else may have recorded another change since `fresh` was made of what was recorded then.
+    """
+    named = set(names)
+    options = set(fresh.__struct_fields__).difference(_UNCOMPARED)
+    if named and named <= options:
+        return replace(present, **{name: getattr(fresh, name) for name in named})
+    return replace(fresh, **{name: getattr(present, name) for name in options - named})
 
 
 _OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)  # 2 us each time that they are asked for

@@ -453,3 +453,27 @@ def test_limits_change_while_bytes_move_and_those_of_a_task_are_recorded():
     assert asked <= 2  # nothing was begun anew for that
     supplied = [each.event for each in world.history() if isinstance(each.event, Supplied)]
     assert [each.request.limit_rate for each in supplied] == [150_000]
+
+
+def test_changes_of_one_task_at_the_same_moment_all_hold():
+    world = made(old=(1, MIB), new=(1, MIB))
+    world.server.script = lambda _: Trouble(rate=50_000)
+    first = meowcat.Download("https://old/0", "/data/x")
+
+    async def work(world):
+        async with world.engine(config=config()) as engine:
+            task = await engine.submit(first)
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: engine.supply(task.id, url="https://new/0"))
+                group.start_soon(lambda: engine.set_limit_rate(40_000, task=task.id))
+            moved = task.info
+            async with anyio.create_task_group() as group:
+                again = meowcat.Download("https://new/0", "/data/x", priority=5, limit_rate=40_000)
+                group.start_soon(engine.submit, again)
+                group.start_soon(lambda: engine.set_limit_rate(30_000, task=task.id))
+            return moved, [each.event async for each in task.history() if isinstance(each.event, Supplied)]
+
+    moved, supplies = world.run(work)
+    assert moved.url == "https://new/0"
+    last = supplies[-1].request
+    assert (last.url, last.priority, last.limit_rate) == ("https://new/0", 5, 30_000)

@@ -16,6 +16,7 @@ from meowcat.core.transfers import (
     check,
     parse_checksum,
     same_content,
+    with_named,
 )
 from meowcat.core.values import Checksum
 
@@ -188,3 +189,13 @@ def test_two_requests_for_one_object_may_differ_in_their_options():
     for changes in ({"source": "/y"}, {"origin": "named"}, {"protocol": ProtocolSpec("form")}):
         assert not same_content(UPLOAD, replace(UPLOAD, **changes))
     assert not same_content(UPLOAD, DOWNLOAD)
+
+
+def test_what_is_supplied_takes_back_no_change_that_was_recorded_meanwhile():
+    seen = Download("https://host/x", "/x", headers={"Accept-Language": "en"})
+    now = replace(seen, url="https://mirror/x", limit_rate=1000, needs=("header:authorization",))
+    assert with_named(now, replace(seen, priority=5), ["priority"]) == replace(now, priority=5)
+    assert with_named(now, replace(seen, url="https://other/x"), ["url"]) == replace(
+        seen, url="https://other/x", limit_rate=1000
+    )
+    assert with_named(now, seen, []) == replace(seen, limit_rate=1000)
