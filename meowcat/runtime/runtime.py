@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TypeVar
 
 import anyio
@@ -41,6 +42,7 @@ from meowcat.core.wanted import Wanted, wanted, wants_slot
 from meowcat.journal.checkup import IMPORTING, UNFINISHED
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
+from meowcat.journal.histories import AT_ONCE
 from meowcat.journal.replay import Quarantined, fold_all
 from meowcat.journal.writer import Writer
 from meowcat.protocols.contract import UploadProtocol
@@ -258,12 +260,16 @@ class Runtime:
         for actor in tuple(actors.values()):
             if actor.live is not None:
                 await actor.live.ended()
-        for row in [each for each in self.registry if self._owes_a_record(each)]:
-            if self.registry.get(row.id) is row and self._owes_a_record(row):
-                try:
-                    await self.command(row.id, msg.Requeue(reason="the engine was closed"))
-                except MeowcatError as error:  # the next opening finds it as after a crash
-                    log.warning("task %s was not requeued: %s", row.id, error)
+        rows = [row for row in self.registry if self._owes_a_record(row)]
+        # Who waits comes last: a host that is down may let ten thousands wait, and to the next opening an end
+        # without a record is no crash of theirs.
+        owing = [row.id for row in sorted(rows, key=attrgetter("waits"))]
+        for first in range(0, len(owing), AT_ONCE):
+            tasks = owing[first : first + AT_ONCE]
+            try:
+                await self.command_many(tasks, partial(msg.Requeue, reason="the engine was closed"))
+            except (MeowcatError, OSError) as error:  # the next opening finds them as after a crash
+                log.warning("tasks %s … were not requeued: %s", tasks[0], error)
 
     def _owes_a_record(self, row: Row) -> bool:
         """Whether a close has to wait for the task: it was at work here, or settling work has reported.

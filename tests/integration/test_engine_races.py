@@ -445,3 +445,25 @@ async def test_a_handle_is_had_while_commands_for_many_meet_single_ones(tmp_path
                 assert await anyio.to_thread.run_sync(begun.wait, 10)
                 group.start_soon(resume)
         assert canceled == [task.id]
+
+
+async def test_a_close_records_all_that_wait_with_one_append(tmp_path):
+    appends = []
+
+    class CountingJournal(SQLiteJournal):
+        def append(self, batch):
+            appends.append([each.type for each in batch])
+            return super().append(batch)
+
+    nobody = [
+        meowcat.Download(f"http://127.0.0.1:9/{n}", str(tmp_path / str(n)), retries=50) for n in range(60)
+    ]
+    async with meowcat.Engine(CountingJournal(tmp_path / "t.db"), config=config(max_downloads=60)) as engine:
+        await engine.submit_many(nobody)
+        with anyio.fail_after(20):
+            while (await engine.snapshot()).waiting < 50:
+                await engine._runtime.bus.stirred()
+        appends.clear()
+    requeued = [each for each in appends if "requeued" in each]
+    assert sum(map(len, requeued)) >= 50
+    assert len(requeued) <= 2  # one for those that have actors, which are none that wait
