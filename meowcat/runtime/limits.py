@@ -17,7 +17,8 @@ SLACK = 1e-6
 class Bucket:
     """A token bucket: `acquire` returns when the bytes may be taken. First come, first served.
 
-    A thread takes them first and rests afterwards (`spend`): both stand in the same line.
+    A thread is told how long to rest (`spend`): both stand in the same line. Who gets fewer bytes than it has
+    asked for gives the rest back.
 
     Args:
         rate: bytes a second; None = no limit.
@@ -45,24 +46,39 @@ class Bucket:
             self._rate = rate
             if rate is None:
                 self._allowed = self._asked  # nobody owes anything
+        self._tell()
+
+    def _tell(self) -> None:
+        """Those that wait look again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken."""
-        if self._rate is None:
+        if self._rate is None or not size:
             return
         mine = self._ask(size)
-        while (wait := self._until(mine)) > SLACK:
-            if self._changed is None:
-                self._changed = anyio.Event()
-            with anyio.move_on_after(wait):
-                await self._changed.wait()
+        try:
+            while (wait := self._until(mine)) > SLACK:
+                if self._changed is None:
+                    self._changed = anyio.Event()
+                with anyio.move_on_after(wait):
+                    await self._changed.wait()
+        except BaseException:  # raised again: who was canceled takes nothing, and the others wait less
+            self.give_back(size)
+            self._tell()
+            raise
 
     def spend(self, size: int) -> float:
-        """Of `size` bytes that were taken already: how many seconds to rest. From any thread."""
-        return 0.0 if self._rate is None else self._until(self._ask(size))
+        """How many seconds to rest before `size` bytes are taken. From any thread."""
+        return self._until(self._ask(size)) if self._rate is not None and size else 0.0
+
+    def give_back(self, size: int) -> None:
+        """Of what was asked for, `size` bytes have not come: others may take them. From any thread."""
+        with self._lock:  # not less asked for: those in line have their marks in that
+            self._allowed += size
+            self._advance()
 
     def _ask(self, size: int) -> float:
         with self._lock:
@@ -101,6 +117,10 @@ class Throttle:
 
     def spend(self, size: int) -> float:
         return max((bucket.spend(size) for bucket in self._buckets), default=0.0)
+
+    def give_back(self, size: int) -> None:
+        for bucket in self._buckets:
+            bucket.give_back(size)
 
 
 class _Place:

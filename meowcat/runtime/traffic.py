@@ -285,12 +285,18 @@ class Share:
         return self._traffic.window(self._gate.host)
 
     def spend(self, size: int) -> float:
-        """Of `size` bytes that were taken without asking: how many seconds to rest. From any thread."""
+        """How many seconds to rest before `size` bytes are taken. From any thread."""
         self._flowed = True
         pause = max(bucket.spend(size) for bucket in self._buckets)
         if pause:
             self._rests_until = max(self._rests_until, self._clock() + pause)
         return pause
+
+    def give_back(self, size: int) -> None:
+        """Of what was asked for, so many bytes have not come. From any thread."""
+        for bucket in self._buckets:
+            if bucket.rate is not None:
+                bucket.give_back(size)
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """One request: entered when its turn has come. What is raised through it is how the host took it."""

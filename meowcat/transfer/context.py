@@ -35,8 +35,10 @@ class Throttle(Protocol):
         """Wait until `size` bytes may be taken from the network."""
 
     def spend(self, size: int) -> float:
-        """Of `size` bytes that a thread has taken without asking: how many seconds it rests before it takes
-        more. From any thread."""
+        """How many seconds a thread rests before it takes `size` bytes from the network. From any thread."""
+
+    def give_back(self, size: int) -> None:
+        """Of what was asked for, so many bytes have not come. From any thread."""
 
 
 class Requests(Protocol):

@@ -21,6 +21,7 @@ from meowcat.core.transfers import Download
 from meowcat.core.values import Fault, FaultKind, Generation
 from meowcat.core.wanted import Fetch
 from meowcat.protocols.contract import Answer, DownloadProtocol, Pouring, Refused
+from meowcat.transfer.allowance import Allowance
 from meowcat.transfer.board import FIRST_BYTES, FIRST_PIECES, Board, Part
 from meowcat.transfer.context import Errand, World
 from meowcat.transfer.disk import FileFault
@@ -416,9 +417,11 @@ class FetchOperation:
         held = min(MOST_BLOCK, part.span.stop - part.span.at)
         await self._writers.hand_over(part.stream)
         await self._world.budget.take(held)
+        pourer = Pourer(self._writers, part.stream, part.span, self._errand.throttle)
         try:
-            await reply.pour(Pourer(self._writers, part.stream, part.span, self._errand.throttle))
+            await reply.pour(pourer)
         finally:
+            pourer.end()
             self._world.budget.give(held)
             self._board.catch_up()
             part.span = None
@@ -426,19 +429,26 @@ class FetchOperation:
 
     async def _drain_body(self, part: Part, answer: Answer, stop: int | None) -> bool:
         """Read until the part has what it is for; whether the body was read to its end."""
-        size = self._read_size()
-        while True:
-            limit = self._board.stop_of(part)
-            if limit is not None and part.at >= limit and limit != stop:
-                return False  # split off, or nothing behind it is missing: the rest is left unread
-            chunk = await answer.read(size)
-            if not chunk:
-                self._check_end(part, stop)
-                return True
-            if stop is not None and part.at + len(chunk) > stop:
-                raise Refused(_fault(FaultKind.REPLY, f"more bytes than up to {stop}, where the reply ends"))
-            await self._errand.throttle.acquire(len(chunk))
-            await self._place(part, chunk)
+        throttle = self._errand.throttle
+        allowance = Allowance(throttle)
+        try:
+            while True:
+                limit = self._board.stop_of(part)
+                if limit is not None and part.at >= limit and limit != stop:
+                    return False  # split off, or nothing behind it is missing: the rest is left unread
+                size = allowance.size(READ)
+                await throttle.acquire(allowance.asks(size))
+                chunk = await answer.read(size)
+                allowance.took(size, len(chunk))
+                if not chunk:
+                    self._check_end(part, stop)
+                    return True
+                if stop is not None and part.at + len(chunk) > stop:
+                    detail = f"more bytes than up to {stop}, where the reply ends"
+                    raise Refused(_fault(FaultKind.REPLY, detail))
+                await self._place(part, chunk)
+        finally:
+            allowance.end()
 
     def _check_end(self, part: Part, stop: int | None) -> None:
         grid = self._board.grid
@@ -463,11 +473,6 @@ class FetchOperation:
         if unused:
             self._world.budget.give(unused)
         self._board.came(part, len(kept))
-
-    def _read_size(self) -> int:
-        """Small where the rate is limited, so that bytes come evenly."""
-        rate = self._errand.throttle.rate
-        return READ if rate is None else max(4096, min(READ, rate // 8))
 
     # The part file
 

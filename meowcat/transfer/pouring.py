@@ -5,6 +5,7 @@ block after block, without the event loop. Where its range ends can be changed m
 from threading import Lock
 from time import perf_counter, sleep
 
+from meowcat.transfer.allowance import Allowance
 from meowcat.transfer.context import Throttle
 from meowcat.transfer.writers import Stream, Writers
 
@@ -15,9 +16,6 @@ FIRST_BLOCK = 64 << 10
 MOST_BLOCK = 1 << 20
 """Bytes that are read before they are written: few where they come slowly, so that what came is not held
 back; many where they come fast, since each block costs two calls and a turn at the interpreter's lock."""
-
-LIMITED_BLOCK = 4 << 10
-"""The least of them where the rate is limited, so that bytes come evenly."""
 
 NAP = 0.05
 """Seconds of a rest after which it is looked whether anything is wanted any more."""
@@ -61,7 +59,7 @@ class Pourer:
         writers: what is written goes through them, and they know when to stop.
         stream: which is this thread's alone.
         span: the bytes that are wanted.
-        throttle: says how long to rest after what came.
+        throttle: says how long to rest before more may come.
 
     """
 
@@ -73,6 +71,8 @@ class Pourer:
         self._buffer = memoryview(bytearray(min(MOST_BLOCK, span.stop - span.at)))
         self._block = FIRST_BLOCK
         self._asked_at = 0.0
+        self._allowance = Allowance(throttle)
+        self._room = 0
 
     def room(self) -> memoryview | None:
         span = self._span
@@ -81,14 +81,18 @@ class Pourer:
             return None
         # Not beyond the piece in work, which is never cut off: what comes could be another part's by then.
         within = self._stream.piece - span.at % self._stream.piece
+        size = self._room = self._allowance.size(min(self._block, left, within))
+        self._rest(self._throttle.spend(self._allowance.asks(size)))
+        size = min(size, span.stop - span.at)
+        if size <= 0 or self._writers.over:
+            return None
         self._asked_at = perf_counter()
-        rate = self._throttle.rate
-        block = self._block if rate is None else max(LIMITED_BLOCK, min(self._block, rate // 8))
         span.reading = True
-        return self._buffer[: min(block, left, within)]
+        return self._buffer[:size]
 
     def came(self, count: int) -> None:
         self._span.reading = False
+        self._allowance.took(self._room, count)
         took = perf_counter() - self._asked_at
         if took < SOON:
             self._block = min(self._block * 2, MOST_BLOCK)
@@ -97,7 +101,10 @@ class Pourer:
         kept, at = self._span.claim(count)
         if kept:
             self._writers.store(self._stream, at, self._buffer[:kept])
-        self._rest(self._throttle.spend(count))
+
+    def end(self) -> None:
+        """Nothing more comes; the thread is out of it."""
+        self._allowance.end()
 
     def _rest(self, seconds: float) -> None:
         end = perf_counter() + seconds

@@ -428,6 +428,26 @@ def test_a_limit_is_kept_exactly(direction, kind, rate):
     assert world.run(work) == pytest.approx(rate, rel=0.03 if seconds == 10 else 0.15)
 
 
+@pytest.mark.parametrize("tasks", [1, 20])
+@pytest.mark.parametrize("rate", [50_000, 5_000_000])
+def test_a_limit_holds_from_the_first_second_however_many_connections_there_are(tasks, rate):
+    world = made(host=(tasks, rate))
+
+    async def work(world):
+        limited = config(limit_rate=rate, max_downloads=tasks, connections=8)
+        async with world.engine(config=limited) as engine:
+            await engine.submit_many(requests("host", tasks))
+            begun = world.now
+            while world.server.bytes_served() < (rate if tasks == 1 else 10 * rate):
+                await anyio.sleep(0.01)
+                assert world.server.bytes_served() <= rate * (world.now - begun + 0.3)
+            took = world.now - begun
+            await engine.cancel_many()
+            return took
+
+    assert world.run(work) == pytest.approx(1 if tasks == 1 else 10, abs=0.3)
+
+
 def test_limits_change_while_bytes_move_and_those_of_a_task_are_recorded():
     world = made(host=(1, 3_000_000), other=(1, 3_000_000))
 

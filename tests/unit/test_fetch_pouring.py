@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meowcat.runtime.limits import Throttle
-from meowcat.transfer.pouring import LIMITED_BLOCK, MOST_BLOCK, Pourer, Span
+from meowcat.transfer.allowance import FIRST, LEAST, Allowance
+from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
 from meowcat.transfer.writers import WriteFailed, Writers
 
 pytestmark = pytest.mark.anyio
@@ -143,22 +144,28 @@ def test_a_small_range_takes_no_more_memory_than_it_has_bytes():
 
 
 class Limit:
-    """A throttle that lets nobody go on for an hour."""
+    """A throttle that lets who asks go on after `pause` seconds."""
 
-    def __init__(self, rate):
+    def __init__(self, rate, pause=0.0):
         self.rate = rate
+        self.pause = pause
         self.spent = []
+        self.given_back = 0
         self.asked = anyio.Event()
 
     def spend(self, size):
         self.spent.append(size)
-        anyio.from_thread.run_sync(self.asked.set)
-        return 3600.0
+        if self.pause:
+            anyio.from_thread.run_sync(self.asked.set)
+        return self.pause
+
+    def give_back(self, size):
+        self.given_back += size
 
 
 async def test_a_thread_that_rests_for_a_limit_wakes_at_a_stop():
     async with anyio.create_task_group() as group:
-        span, limit = Span(0, 5000), Limit(1 << 20)
+        span, limit = Span(0, 5000), Limit(1 << 20, pause=3600.0)
         poured = Poured(group, span, 5000, throttle=limit)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as thread:
@@ -166,14 +173,41 @@ async def test_a_thread_that_rests_for_a_limit_wakes_at_a_stop():
                 await limit.asked.wait()
                 poured.writers.stop()
         assert limit.spent == [1000]
+        assert span.at == 0  # nothing is taken before it may come
+        poured.pourer.end()
+        assert limit.given_back == 1000
         group.cancel_scope.cancel()
 
 
 async def test_a_limited_thread_reads_little_at_once():
     async with anyio.create_task_group() as group:
         size = 1 << 20
-        for rate, most in ((8 * 5000, 5000), (10, LIMITED_BLOCK)):
+        for rate, most in ((8 * 5000, 5000), (10, LEAST), (1 << 30, FIRST)):
             poured = Poured(group, Span(0, size), size, throttle=Limit(rate))
             poured.stream.piece = size
             assert len(poured.pourer.room()) == most
         group.cancel_scope.cancel()
+
+
+async def test_bytes_are_asked_for_once_however_few_come_at_a_time():
+    limit = Limit(1 << 30)
+    allowance = Allowance(limit)
+    came = 0
+    for count in (1000, 16, 0, 4096, 500, 3 << 10):
+        size = allowance.size(1 << 20)
+        limit.spend(allowance.asks(size))
+        came += min(count, size)
+        allowance.took(size, min(count, size))
+        assert came <= sum(limit.spent) <= came + FIRST
+    allowance.end()
+    assert sum(limit.spent) - limit.given_back == came
+
+
+async def test_where_there_is_no_limit_as_much_is_read_as_there_is_room_for():
+    limit = Limit(None)
+    allowance = Allowance(limit)
+    assert allowance.size(1 << 20) == 1 << 20
+    assert allowance.asks(1 << 20) == 1 << 20
+    allowance.took(1 << 20, 10)
+    allowance.end()
+    assert limit.given_back == 0

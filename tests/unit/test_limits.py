@@ -53,6 +53,36 @@ def test_a_limit_is_exact_over_ten_seconds(rate, streams):
     assert virtually(work) == pytest.approx(rate, rel=0.001)
 
 
+def test_who_is_canceled_in_line_or_gets_less_costs_the_others_no_time():
+    async def work(time):
+        bucket = Bucket(1000, clock(time))
+        ends = []
+
+        async def ask(size):
+            await bucket.acquire(size)
+            ends.append(time.now)
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as canceled:
+                group.start_soon(ask, 1000)
+                await anyio.lowlevel.checkpoint()
+                async with anyio.create_task_group() as doomed:
+                    for _ in range(10):
+                        doomed.start_soon(ask, 10_000)
+                    await anyio.lowlevel.checkpoint()
+                    group.start_soon(ask, 1000)
+                    await anyio.lowlevel.checkpoint()
+                    canceled.cancel()
+        await bucket.acquire(5000)
+        bucket.give_back(4000)
+        await bucket.acquire(1000)
+        return ends, time.now
+
+    ends, end = virtually(work)
+    assert max(ends) == pytest.approx(2)
+    assert end == pytest.approx(2 + 5 + 1 - BURST_SECONDS)
+
+
 def test_what_was_not_taken_is_saved_up_for_a_moment_only():
     async def work(time):
         bucket = Bucket(1000, clock(time))
