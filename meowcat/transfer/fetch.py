@@ -412,11 +412,13 @@ class FetchOperation:
     async def _pour(self, part: Part, reply: Pours, stop: int) -> None:
         """Have a thread read, write and hash."""
         assert part.stream is not None  # noqa: S101  # made before anything is read
-        limit = self._board.stop_of(part)
-        part.span = Span(part.at, stop if limit is None else min(limit, stop))
-        held = min(MOST_BLOCK, part.span.stop - part.span.at)
+        held = min(MOST_BLOCK, stop - part.at)
         await self._writers.hand_over(part.stream)
         await self._world.budget.take(held)
+        # Only now, when nothing is waited for before it is taken away again: a request that was given up in
+        # between must leave no span, by which the part would go on from where the next reply is not.
+        limit = self._board.stop_of(part)
+        part.span = Span(part.at, stop if limit is None else min(limit, stop))
         pourer = Pourer(self._writers, part.stream, part.span, self._errand.throttle)
         try:
             await reply.pour(pourer)

@@ -17,8 +17,10 @@ from meowcat.core.errors import Code
 from meowcat.core.events import PublishIntended, Stored
 from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
+from meowcat.runtime.limits import Budget
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.transfer.files import part_path
+from meowcat.transfer.pouring import MOST_BLOCK
 from meowcat.transport.contract import Timeouts
 
 pytestmark = pytest.mark.anyio
@@ -147,6 +149,37 @@ async def test_a_request_that_is_given_up_when_all_has_come_is_not_made_again(an
     finished(drive, content)
     assert drive.faults == []
     await transport.aclose()
+
+
+class Short(Budget):
+    """Memory that is short once, so that the request that waits for it is given up as too slow."""
+
+    drive = None
+    was_short = False
+
+    async def take(self, size):
+        board = self.drive.operation._board
+        board.catch_up()  # as each look at the requests does
+        if size == MOST_BLOCK and not self.was_short:
+            self.was_short = True
+            for part in board.parts:
+                part.give_up()
+            await anyio.lowlevel.checkpoint()
+        await super().take(size)
+
+
+async def test_a_request_given_up_while_it_waits_for_memory_leaves_no_place_behind(
+    anyio_backend_name, tmp_path
+):
+    memory, content = Short(64, 64 * MIB), Content(3 * MIB)
+    whole = Trouble(ignore_range=True)
+    async with world_of(anyio_backend_name, budget=memory) as world:
+        with RangeServer(content, script=[None, None, whole]) as server:
+            drive = memory.drive = Drive(world, server.url, tmp_path / "file", connections=1)
+            with anyio.fail_after(20):
+                await drive.run()
+            finished(drive, content)
+            assert [seen.status for seen in server.requests] == [206, 206, 200]
 
 
 async def test_a_body_that_a_thread_reads_is_paused_at_once_and_goes_on_later(world, tmp_path):
