@@ -157,8 +157,8 @@ class Rounds:
         jobs, self._waiting = self._waiting, []
         try:
             await self._workers.run(lambda: self._round(jobs), self._limiter)
-        except Exception as error:  # noqa: BLE001  # there was no thread: each job raises it again
-            _fail([job for job in jobs if job.outcome is None], error)
+        except Exception as error:  # noqa: BLE001  # no thread, or a sync broke: each job raises it again
+            _fail(jobs, error)
         finally:
             for job in jobs:
                 job.leads = False

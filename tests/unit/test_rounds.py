@@ -63,7 +63,7 @@ async def do_all(rounds, jobs):
     async def one(number, job):
         try:
             outcomes[number] = await rounds.do(job, FOLDER, holds_bytes=True)
-        except (FileFault, OSError, ValueError) as error:
+        except (FileFault, OSError, ValueError, MemoryError) as error:
             outcomes[number] = error
 
     async with anyio.create_task_group() as group:
@@ -144,6 +144,18 @@ async def test_a_sync_that_fails_fails_all_that_it_was_for(disk, name, files):
     jobs = [storing(disk, number) for number in range(files)]
     outcomes = await do_all(Rounds(disk, Workers(), "power"), jobs)
     assert [each.fault.kind for each in outcomes] == [FaultKind.IO] * files
+
+
+@pytest.mark.parametrize(("name", "files"), [("sync_system", 5), ("fdatasync", 2), ("fsync_folder", 2)])
+async def test_a_sync_that_breaks_leaves_no_job_that_counts_as_durable(disk, name, files):
+    def broken(place):
+        raise MemoryError
+
+    setattr(disk, name, broken)
+    outcomes = await do_all(
+        Rounds(disk, Workers(), "power"), [storing(disk, number) for number in range(files)]
+    )
+    assert [type(each) for each in outcomes] == [MemoryError] * files
 
 
 async def test_a_name_in_the_same_round_as_a_failed_sync_of_the_file_system_is_synced_by_itself(disk):
