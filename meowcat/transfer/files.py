@@ -10,6 +10,7 @@ Everything here blocks, and raises FileFault where something is wrong.
 
 import hashlib
 import os
+from contextlib import suppress
 from threading import Lock
 from typing import Literal, Self
 
@@ -213,7 +214,8 @@ class PartFile:
                 part.put(0, content)
             except BaseException:  # raised again: as in `open`
                 try:
-                    disk.unlink(path)
+                    with suppress(FileFault):  # it stays in the way, and whoever meets it is told so
+                        part.remove()
                 finally:
                     part.close()
                 raise
@@ -340,9 +342,11 @@ class PartFile:
             self._high = size
 
     def remove(self) -> bool:
-        """Take the file's name away, from whoever asks for the same target next; True."""
+        """Take the file's name away, so that the target is free; that of another file is left. True."""
         with guarded(self.path):
-            self._disk.unlink(self.path)
+            standing = self._disk.stat(self.path)
+            if standing is not None and standing.identity == self.identity:
+                self._disk.unlink(self.path)
         return True
 
     def close(self) -> None:

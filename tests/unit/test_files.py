@@ -484,6 +484,55 @@ def test_a_failing_call_while_opening_leaves_nothing_open_locked_or_in_the_way()
             part.close()
 
 
+# All at once
+
+
+def stored(place):
+    return PartFile.store(place.disk, place.target, TASK, "power", b"all of it")
+
+
+def test_a_failing_call_while_all_is_stored_leaves_nothing_open_or_locked():
+    trial = simulated()
+    stored(trial)
+    for number in range(1, trial.disk.calls + 1):
+        place = simulated()
+        place.disk.fail_at(number, errno.EIO)
+        with place.disk.explained():
+            refused(FaultKind.IO, stored, place)
+            assert not place.disk._opened
+            stored(place).close()
+
+
+def test_a_part_file_that_is_gone_when_its_write_fails_is_told_as_the_failure(place):
+    def fail(fd, data, offset):
+        place.remove(place.part)
+        raise OSError(errno.ENOSPC, "full")
+
+    place.disk.pwrite = fail
+    refused(FaultKind.DISK_FULL, stored, place)
+
+
+def test_a_file_put_in_the_place_of_a_part_file_that_could_not_be_stored_is_left(place):
+    def fail(fd, data, offset):
+        place.remove(place.part)
+        place.put(place.part, b"mine")
+        raise OSError(errno.ENOSPC, "full")
+
+    place.disk.pwrite = fail
+    refused(FaultKind.DISK_FULL, stored, place)
+    assert place.get(place.part) == b"mine"
+
+
+def test_of_a_part_file_only_the_own_name_is_taken_away(place):
+    part = place.open()
+    assert part.remove()
+    assert place.names() == []
+    place.put(place.part, b"mine")
+    assert part.remove()
+    assert place.get(place.part) == b"mine"
+    part.close()
+
+
 # The system
 
 
