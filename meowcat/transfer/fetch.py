@@ -421,12 +421,14 @@ class FetchOperation:
         part.span = Span(part.at, stop if limit is None else min(limit, stop))
         pourer = Pourer(self._writers, part.stream, part.span, self._errand.throttle)
         try:
-            await reply.pour(pourer)
+            ended = await reply.pour(pourer)
         finally:
             pourer.end()
             self._world.budget.give(held)
             self._board.catch_up()
             part.span = None
+        if ended:
+            self._check_end(part, stop)
         await self._writers.room()
 
     async def _drain_body(self, part: Part, answer: Answer, stop: int | None) -> bool:

@@ -445,6 +445,29 @@ async def test_a_200_on_a_resume_is_taken_from_its_beginning(world, tmp_path):
     finished(drive, content)
 
 
+async def test_a_reply_that_brings_nothing_of_what_its_head_says_is_a_failure(world, tmp_path):
+    content = Content(2 * MIB)
+
+    def empty(seen):
+        if len(server.requests) == 1:
+            return None
+        first, last = seen.headers["range"].removeprefix("bytes=").split("-")
+        told = {
+            "ETag": content.etag,
+            "Content-Range": f"bytes {first}-{last}/{content.size}",
+            "Content-Length": str(int(last) + 1 - int(first)),  # which the coding overrules
+        }
+        return Trouble(status=206, framing="chunked", headers=tuple(told.items()))
+
+    with RangeServer(content, script=empty) as server:
+        drive = Drive(world, server.url, tmp_path / "file", connections=1, retries=2)
+        with anyio.fail_after(5):
+            await drive.run()
+        assert len(server.requests) == 4
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.kind is FaultKind.DISCONNECTED
+
+
 @pytest.mark.parametrize("how", ["remove", "replace", "truncate"])
 async def test_a_part_file_that_vanishes_midway_fails_with_its_own_code(world, tmp_path, how):
     with RangeServer(Content(2 * MIB), rate=4 * MIB) as server:
