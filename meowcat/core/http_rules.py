@@ -255,7 +255,15 @@ _MEANINGS = {
 
 
 def _refuse_coding(asked: Asked, status: int, headers: Headers) -> Wrong | None:
-    """8.4: a coding changes what the bytes are, and `Accept-Encoding: identity` was sent (12.5.3)."""
+    """8.4: a coding changes what the bytes are, and `Accept-Encoding: identity` was sent (12.5.3).
+
+    No TE is sent either, so chunked alone may be used for the transfer (RFC 9112 6.1): of anything else each
+    client makes something else, and some hand over the chunks' sizes as if they were content.
+    """
+    transfer = fields.tokens(headers, "transfer-encoding")
+    if transfer and transfer != ["chunked"]:
+        detail = f"transfer-encoding {', '.join(transfer)[:40]!r}: expected none, or chunked"
+        return _wrong(FaultKind.REPLY, status, detail)
     codings = fields.content_codings(headers)
     if not codings or asked.keep_encoding:
         return None
