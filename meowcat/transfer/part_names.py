@@ -34,7 +34,8 @@ LOCAL = frozenset(
 )
 """ext4, xfs, btrfs, tmpfs, f2fs, zfs, bcachefs, ramfs and overlayfs, as statfs(2) calls them."""
 
-_CREATED, _CAME, _ONLY_FOLDERS = 0x100, 0x80, 0x01000000
+_CREATED, _CAME, _REMOVED, _LEFT, _ONLY_FOLDERS = 0x100, 0x80, 0x200, 0x40, 0x01000000
+_GONE = _REMOVED | _LEFT
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _HEAD = struct.Struct("iIII")
 _HEAD_SIZE = _HEAD.size
@@ -52,12 +53,22 @@ class _Folder:
         self.place = place
         """Device and inode: the path may lead to another folder tomorrow."""
         self.names: dict[str, set[str]] = {}
-        """Of part files that came into being, by what stands before the task's id; some are gone again."""
+        """Of the part files in it, by what stands before the task's id. Those of this engine are among them:
+        a task that is paused owns its target against the others here as well."""
         self.came: set[str] = set()
         """Those of them that have come since it is watched, and that nobody has asked about as its own."""
 
     def note(self, name: str) -> None:
         self.names.setdefault(stem_of(name), set()).add(name)
+
+    def forget(self, name: str) -> None:
+        self.came.discard(name)
+        stem = stem_of(name)
+        names = self.names.get(stem)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self.names[stem]
 
 
 class PartNames:
@@ -81,7 +92,7 @@ class PartNames:
 
     def find(self, folder: str, stem: str, own: str) -> list[str]:
         """The names in the folder that begin with `stem`, a dot and a task's id; others may be among them.
-        `own` is left out, and need not be known any more.
+        `own` is left out.
 
         Raises:
             OSError: the folder can't be read.
@@ -100,14 +111,8 @@ class PartNames:
             elif known.place != _place(folder):
                 self._drop(folder)
                 return self._listing(folder)
-            names = known.names.pop(stem, None)
-            if names is None:
-                return []
-            names.discard(own)
-            there = {name for name in names if os.path.lexists(f"{folder}/{name}")}
-            if there:
-                known.names[stem] = there
-            return list(there)
+            names = known.names.get(stem, ())
+            return [name for name in names if name != own and os.path.lexists(f"{folder}/{name}")]
 
     def _watch(self, folder: str) -> _Folder | None:
         """Begin to watch a folder that was asked about a moment ago; None where that is not worth it."""
@@ -169,6 +174,8 @@ class PartNames:
             return  # given up a moment ago
         elif mask & _IGNORED:  # the folder is gone
             del self._paths[watch], self._folders[folder]
+        elif name and mask & _GONE:
+            self._folders[folder].forget(name)
         elif name:
             known = self._folders[folder]
             known.note(name)
@@ -195,7 +202,7 @@ class _Inotify:
         return int(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def add(self, fd: int, path: bytes) -> int:
-        return int(self._libc.inotify_add_watch(fd, path, _CREATED | _CAME | _ONLY_FOLDERS))
+        return int(self._libc.inotify_add_watch(fd, path, _CREATED | _CAME | _GONE | _ONLY_FOLDERS))
 
     def remove(self, fd: int, watch: int) -> None:
         self._libc.inotify_rm_watch(fd, watch)

@@ -183,6 +183,24 @@ async def test_a_target_that_another_task_owns_is_refused(tmp_path):
     assert sorted(each.name for each in tmp_path.glob("a*")) == [f"a.{OTHER}.part"]
 
 
+async def test_a_target_of_a_paused_task_of_the_same_engine_is_refused(tmp_path):
+    def stalled(seen):
+        return Trouble(after=1 << 20, then="stall") if seen.path == "/large" else None
+
+    with RangeServer({"/large": Content(20 << 20), "/small": TINY}, script=stalled) as server:
+        async with meowcat.Engine(MemoryJournal(), config=config(read_timeout=30.0)) as engine:
+            for number in range(5):  # the folder is watched by now
+                await engine.download(f"{server.origin}/small", tmp_path / str(number))
+            large = meowcat.Download(f"{server.origin}/large", str(tmp_path / "a"), key="one")
+            task = await engine.submit(large)
+            assert await server.until(lambda s: s.bytes_served() > 1 << 20)
+            await task.pause()
+            with pytest.raises(meowcat.TransferFailed, match=task.id):
+                await engine.download(f"{server.origin}/small", tmp_path / "a", key="another")
+            assert not (tmp_path / "a").exists()
+            await task.cancel()
+
+
 async def test_a_target_that_comes_to_be_meanwhile_is_left_as_it_is(tmp_path):
     class Sudden(OsDisk):
         def pwrite(self, fd, data, offset):

@@ -122,6 +122,27 @@ def test_a_name_with_dots_and_other_letters_is_found(names, tmp_path):
             assert others(names, tmp_path, stem, part(tmp_path, stem)) == [other]
 
 
+def test_the_part_file_of_another_task_of_the_same_engine_is_found(names, tmp_path):
+    for number in range(5):
+        others(names, tmp_path, f"f{number}", part(tmp_path, f"f{number}"))
+    paused = part(tmp_path, "big.iso", OTHER)
+    assert others(names, tmp_path, "big.iso", paused) == []
+    assert others(names, tmp_path, "big.iso", part(tmp_path, "big.iso")) == [paused]
+
+
+@watching
+def test_only_the_names_of_files_that_are_there_are_remembered(names, tmp_path):
+    for number in range(50):
+        name = part(tmp_path, f"f{number}")
+        part(tmp_path, f"f{number}", OTHER)
+        others(names, tmp_path, f"f{number}", name)
+        (tmp_path / name).rename(tmp_path / f"f{number}")
+        (tmp_path / f"f{number}.{OTHER}.part").unlink()
+    others(names, tmp_path, "last", part(tmp_path, "last"))
+    known = names._folders[str(tmp_path)]
+    assert (list(known.names), known.came) == (["last"], set())
+
+
 @watching
 def test_when_the_kernel_has_dropped_events_the_folder_is_listed(names, listing, tmp_path, monkeypatch):
     for number in range(5):
