@@ -66,7 +66,18 @@ class Live(Job):
         over: told of its end.
     """
 
-    __slots__ = ("_event", "_over", "_post", "actor", "defect", "is_over", "operation", "reported", "running")
+    __slots__ = (
+        "_event",
+        "_over",
+        "_post",
+        "actor",
+        "defect",
+        "held",
+        "is_over",
+        "operation",
+        "reported",
+        "running",
+    )
 
     def __init__(
         self,
@@ -81,6 +92,8 @@ class Live(Job):
         self.running: Running
         """How it is done: there from its start to its end."""
         self.reported = False
+        self.held = False
+        """Whether it was ever told to start no request: it may have ended for that, without a word."""
         self.is_over = False
         self.defect: Exception | None = None
         self._post = post

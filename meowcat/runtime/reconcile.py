@@ -58,9 +58,7 @@ AT_ONCE = {"limit_rate", "priority"}
 ANSWER_WITHIN = 0.15
 """Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
 
-_OF_HOSTS = frozenset(
-    {ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.AttemptFailed}
-)
+_OF_HOSTS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.AttemptFailed})
 """Events that a host's answer leads to, and that of its absence."""
 
 Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
@@ -207,7 +205,9 @@ class Reconciler:
             live.cancel()
         elif not live.canceled:
             live.operation = want.operation
-            live.running.update(task, hold=self._must_hold(task, want))
+            hold = self._must_hold(task, want)
+            live.held = live.held or hold
+            live.running.update(task, hold=hold)
 
     def _must_hold(self, task: TaskState, want: Wanted) -> bool:
         if want.settling or want.hold:
@@ -286,7 +286,7 @@ class Reconciler:
             log.error("task %s: %s broke", actor.id, operation, exc_info=live.defect)
             fault = _defect(live.operation, f"{type(live.defect).__name__} in {operation}")
             self._reported(live, fault)
-        elif not live.reported and not live.canceled and not self._held(actor):
+        elif not live.reported and not live.canceled and not live.held:
             fault = _defect(live.operation, f"{operation} ended without a word")
             self._reported(live, fault)
         if actor.task is not None and actor.task.state not in ACTIVE:
@@ -296,12 +296,6 @@ class Reconciler:
         self.reconcile(actor)
         self.grant()
         self._over()
-
-    def _held(self, actor: Actor) -> bool:
-        task = actor.task
-        return task is not None and (
-            task.wait is not None or self.scheduler.is_held(host_of(task.request.url))
-        )
 
     # Time
 

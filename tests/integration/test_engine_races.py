@@ -467,3 +467,47 @@ async def test_a_close_records_all_that_wait_with_one_append(tmp_path):
     requeued = [each for each in appends if "requeued" in each]
     assert sum(map(len, requeued)) >= 50
     assert len(requeued) <= 2  # one for those that have actors, which are none that wait
+
+
+class FullJournal(SQLiteJournal):
+    """Refuses everything while `full`."""
+
+    full = False
+
+    def append(self, batch):
+        if self.full:
+            raise meowcat.JournalRejected("no space")
+        return super().append(batch)
+
+
+async def test_an_operation_that_a_full_journal_keeps_from_asking_is_no_defect(tmp_path):
+    def script(seen):
+        return Trouble(before="stall") if seen.path == "/silent" else None
+
+    journal = FullJournal(tmp_path / "t.db")
+    with RangeServer(BIG, script=script, rate=MIB) as server:
+        alone = config(max_requests=1, read_timeout=1, retries=50, piece_size=BIG.size)
+        async with meowcat.Engine(journal, config=alone) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "big")))
+            async for progress in task.progress():
+                if progress.state is meowcat.State.RUNNING:
+                    break
+            await task.pause()
+            server.rate.rate = None
+            silent = await engine.submit(meowcat.Download(f"{server.origin}/silent", str(tmp_path / "no")))
+            assert await server.until(lambda s: s.requests[-1].path == "/silent")
+            await task.resume()  # and waits for the one request that there may be
+            resting = await engine.submit(meowcat.Download(server.url, str(tmp_path / "c")), paused=True)
+            journal.full = True
+            async with anyio.create_task_group() as group:
+                group.start_soon(resting.resume)
+                while not (await engine.snapshot()).refusal:
+                    await anyio.lowlevel.checkpoint()
+                with pytest.raises(meowcat.InvalidTaskState):
+                    await task.resume()  # a look at the task, which may ask for nothing now
+                assert await server.until(lambda s: s.open_sockets == 0)
+                journal.full = False
+            result = await task.result()
+            assert result.size == BIG.size
+            await silent.cancel()
+            await resting.cancel()
