@@ -112,6 +112,8 @@ class SmallDownload:
         first = _First(self._protocol, self._first())
         try:
             async with self._errand.requests.turn():
+                if self._hold:
+                    return  # while its turn was waited for
                 answer = await first.enter()
                 if isinstance(answer.verdict, Wrong):
                     raise Refused(answer.verdict.fault)

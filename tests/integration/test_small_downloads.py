@@ -1,19 +1,34 @@
 """Small files through the whole engine: one request, one append for what is stored, every failure told."""
 
 import hashlib
+import sys
 import threading
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from fetch_harness import world_of
 
 import meowcat
 from journal_adapters.memory import MemoryJournal
 from meowcat.core import events as ev
 from meowcat.core.errors import JournalRejected
+from meowcat.core.seal import seal
+from meowcat.core.state import TaskState
+from meowcat.core.wanted import Fetch
+from meowcat.runtime.limits import Throttle
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Trouble
 from meowcat.testing.range_server import RangeServer
+from meowcat.transfer.context import Errand
 from meowcat.transfer.disk import OsDisk
+from meowcat.transfer.operations import operation_for
+from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.small import SMALL
 from meowcat.transfer.workers import Workers
 
@@ -327,3 +342,38 @@ async def test_as_many_as_there_are_slots_are_at_work_and_no_more(tmp_path):
                 if ended == len(contents):
                     break
     assert most == 4
+
+
+class LateTurn:
+    """Requests whose turn comes when the test says so."""
+
+    def __init__(self):
+        self.asked, self.comes = anyio.Event(), anyio.Event()
+        self.most = None
+
+    @asynccontextmanager
+    async def turn(self):
+        self.asked.set()
+        await self.comes.wait()
+        yield
+
+
+async def test_whoever_is_held_back_while_it_waits_for_its_turn_asks_for_nothing(
+    tmp_path, anyio_backend_name
+):
+    reports, requests = [], LateTurn()
+    with RangeServer(TINY) as server:
+        request, secrets = seal(meowcat.Download(server.url, str(tmp_path / "a")))
+        task = TaskState(id=OTHER, key="a", request=request, created=0, state=meowcat.State.PREPARING, run=1)
+        async with world_of(anyio_backend_name) as plain:
+            world = replace(plain, rounds=Rounds(plain.disk, plain.workers, "process"))
+            errand = Errand(task, secrets, reports.append, None, Throttle(), requests)
+            operation = operation_for(world, errand, Fetch(run=1, restarts=0))
+            with anyio.move_on_after(5):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(operation.run)
+                    await requests.asked.wait()
+                    operation.update(task, hold=True)
+                    requests.comes.set()
+        assert server.requests == []
+    assert (reports, operation.quiet, list(tmp_path.iterdir())) == ([], True, [])
