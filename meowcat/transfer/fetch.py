@@ -339,6 +339,8 @@ class FetchOperation:
                 )
             self._plain = True
             return False
+        if verdict.start != part.at:
+            raise Refused(_fault(FaultKind.RANGE, f"bytes from {verdict.start} on; expected {part.at}"))
         await self._learn(part, verdict.generation, verdict.stop)
         if not self._task.reusable and not covers:
             # Nothing proves that a second reply is of the same content: one has to bring it all.

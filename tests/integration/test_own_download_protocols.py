@@ -1,6 +1,7 @@
 """Downloads by a protocol of the application's own, through the engine."""
 
 import pytest
+from msgspec.structs import replace
 
 import meowcat
 from meowcat.core.values import Fault, FaultKind
@@ -23,6 +24,15 @@ class Choosy(HttpRange):
         return _Asking(super().ask(asked))
 
 
+class Elsewhere(HttpRange):
+    """Says truly where the bytes belong, which is not where they were asked for."""
+
+    tag = "elsewhere"
+
+    def ask(self, asked):
+        return super().ask(replace(asked, start=max(0, asked.start - 1)))
+
+
 class _Asking:
     def __init__(self, asking):
         self._asking = asking
@@ -42,10 +52,10 @@ def refusals():
     return REFUSALS
 
 
-async def download(server, folder, **options):
-    async with meowcat.Engine(folder / "t.db", protocols=[Choosy]) as engine:
+async def download(server, folder, protocol=Choosy):
+    async with meowcat.Engine(folder / "t.db", protocols=[protocol]) as engine:
         request = meowcat.Download(
-            server.url, str(folder / "file.bin"), protocol=meowcat.ProtocolSpec("choosy"), **options
+            server.url, str(folder / "file.bin"), protocol=meowcat.ProtocolSpec(protocol.tag)
         )
         return await (await engine.submit(request)).result()
 
@@ -64,3 +74,10 @@ async def test_what_a_protocol_refuses_for_good_fails_with_its_words(tmp_path, r
         with pytest.raises(meowcat.TransferFailed, match="the archive knows no such key"):
             await download(server, tmp_path)
         assert server.requests == []
+
+
+async def test_bytes_are_placed_only_where_the_verdict_says_that_they_belong(tmp_path):
+    with RangeServer(Content(20 << 20)) as server, pytest.raises(meowcat.TransferFailed) as failed:
+        await download(server, tmp_path, Elsewhere)
+    assert failed.value.code is meowcat.Code.RANGE
+    assert not (tmp_path / "file.bin").exists()
