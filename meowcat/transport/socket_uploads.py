@@ -5,20 +5,19 @@ A client that takes chunks over copies each of them, and sends them by a thread 
 that a source was read into is what the kernel copies from. See `transport.large` for what goes this way.
 """
 
-import io
 import re
 import select
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 
 import anyio
 
 from meowcat.core.values import Fault, FaultKind
 from meowcat.transport.contract import Chunk, HttpRequest, TransportFault
 from meowcat.transport.faults import describe
-from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge
+from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge, receive
 
 __all__ = ["SocketUpload"]
 
@@ -29,9 +28,6 @@ _HEAD = 64 << 10
 """Bytes of a reply that are taken at once while the body is still being sent."""
 
 _INTERIM = re.compile(rb"HTTP/1\.1 1\d\d")
-
-_FINAL = 200
-"""The first status of a reply that is not followed by another one (RFC 9110 15.2)."""
 
 
 class SocketUpload(SocketExchange):
@@ -141,12 +137,7 @@ class SocketUpload(SocketExchange):
     def _receive(self, sock: socket.socket, *, early: bool = False) -> SocketReply:
         """The reply. After an early one the connection is of no use: the body on it has no end."""
         heard, self._heard = self._heard, b""
-        while True:
-            response = HTTPResponse(_Heard(heard, sock), method=self._request.method)  # type: ignore[arg-type]  # it only makes a file of it
-            response.begin()
-            if response.status >= _FINAL:
-                break
-            heard = response.fp.peek()
+        response = receive(sock, self._request.method, heard)
         response.will_close = response.will_close or early
         self._response = response
         return SocketReply(self, response, self._request.url)
@@ -173,25 +164,3 @@ class SocketUpload(SocketExchange):
                 return False  # the rest of it is still to come
             self._heard = rest
         return bool(self._heard)
-
-
-class _Heard(io.RawIOBase):
-    """A socket some bytes of which were taken already. Closing it leaves the socket open."""
-
-    def __init__(self, heard: bytes, sock: socket.socket) -> None:
-        self._rest = memoryview(heard)
-        self._sock = sock
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what a BufferedReader gives
-        if not self._rest:
-            return self._sock.recv_into(buffer)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count

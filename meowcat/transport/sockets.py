@@ -9,6 +9,7 @@ Stopping is simple with a socket of one's own: it is shut down, and the thread t
 back at once, also where it waits for a head.
 """
 
+import io
 import socket
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -32,12 +33,15 @@ from meowcat.transport.contract import (
 from meowcat.transport.faults import describe
 from meowcat.transport.idle import IdleSockets, Origin
 
-__all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge"]
+__all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge", "receive"]
 
 T = TypeVar("T")
 
 MOST_THREADS = 256
 """At once: as many as `Config.max_requests` allows requests."""
+
+_FINAL = 200
+"""The first status of a reply that is not followed by another one (RFC 9110 15.2)."""
 
 NEXT_ADDRESS = 1.0
 """Seconds after which the next address of a host is tried, where it has several: the way to one may be
@@ -226,10 +230,11 @@ class SocketExchange:
         return describe(FaultKind.UNREACHABLE, self._request.url, reason)
 
     def _ask(self, sock: socket.socket) -> "SocketReply":
-        self._response = self._send_head(sock).getresponse()
+        self._send_head(sock)
+        self._response = receive(sock, self._request.method)
         return SocketReply(self, self._response, self._request.url)
 
-    def _send_head(self, sock: socket.socket) -> HTTPConnection:
+    def _send_head(self, sock: socket.socket) -> None:
         connection = HTTPConnection("")
         connection.sock = sock
         target = self._url.path or "/"
@@ -242,7 +247,6 @@ class SocketExchange:
         except (ValueError, HTTPException):
             raise Unsuited from None  # characters that http.client refuses
         connection.endheaders()
-        return connection
 
 
 class SocketReply:
@@ -298,6 +302,41 @@ class SocketReply:
             if count < len(room) and response.length:
                 raise ConnectionResetError
         return True
+
+
+def receive(sock: socket.socket, method: str, heard: bytes = b"") -> HTTPResponse:
+    """The head of the reply, of which `heard` has come already. Interim replies before it are passed over:
+    a server may send any, and http.client knows of 100 alone.
+    """
+    while True:
+        source = _Heard(heard, sock) if heard else sock
+        response = HTTPResponse(source, method=method)  # type: ignore[arg-type]  # it only makes a file of it
+        response.begin()
+        if response.status >= _FINAL:
+            return response
+        heard = response.fp.peek()
+
+
+class _Heard(io.RawIOBase):
+    """A socket some bytes of which were taken already. Closing it leaves the socket open."""
+
+    def __init__(self, heard: bytes, sock: socket.socket) -> None:
+        self._rest = memoryview(heard)
+        self._sock = sock
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what a BufferedReader gives
+        if not self._rest:
+            return self._sock.recv_into(buffer)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
 
 
 def _ended(response: HTTPResponse) -> bool:

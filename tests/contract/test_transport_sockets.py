@@ -1,6 +1,9 @@
 """The transport contract where large bodies are read by threads, and what only that has to prove."""
 
+import socket
+
 import anyio
+import anyio.to_thread
 import pytest
 from msgspec.structs import replace
 
@@ -114,6 +117,40 @@ async def test_a_stop_in_the_middle_of_a_body_closes_its_socket_and_leaves_no_th
             had = len(sink.body)
             assert await server.until(lambda s: s.open_sockets == 0, 1.0)
             assert len(sink.body) == had
+
+
+@pytest.mark.parametrize(
+    "interim",
+    [
+        [b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"],
+        [
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early",
+            b" Hints\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
+        ],
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False])
+async def test_interim_replies_are_passed_over(interim, apart):
+    """http.client takes any but 100 for the reply."""
+    body = Content(MIB).bytes()
+    final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    pieces = [*interim, final] if apart else [b"".join([*interim, final])]
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection:
+            while not connection.recv(1000).endswith(b"\r\n\r\n"):
+                pass
+            for piece in pieces:
+                connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sink = Taken()
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, serve)
+            with anyio.fail_after(10):
+                assert await pour(f"http://127.0.0.1:{listener.getsockname()[1]}/x", sink)
+    assert bytes(sink.body) == body
 
 
 async def test_a_connection_is_used_again_after_a_body_was_poured_to_its_end():
