@@ -15,6 +15,7 @@ from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Whole, Wrong
 from meowcat.core.leases import Lease
 from meowcat.core.machine import State
 from meowcat.core.messages import Faulted, Flushed, Message, Probed, Proved
+from meowcat.core.pacing import too_many
 from meowcat.core.pieces import DEFAULT_PIECE, Grid, IntervalSet
 from meowcat.core.state import NOTHING, TaskState
 from meowcat.core.transfers import Download
@@ -39,9 +40,6 @@ T = TypeVar("T")
 
 LOOK = 0.25
 """Seconds between two looks at how the requests of a large content get on."""
-
-TOO_MUCH = frozenset({429, 503})
-"""Statuses by which a server asks for less."""
 
 THREADS = 2
 READ = 1 << 20
@@ -242,7 +240,7 @@ class FetchOperation:
             self._end(fault)  # what the other requests bring is of no use either
         else:
             self._faulted = True
-            if self._crowd is not None and fault.status in TOO_MUCH:
+            if self._crowd is not None and too_many(fault):
                 self._crowd.refuse()
                 self._board.connections = self._crowd.connections
             self._report_fault(fault)
