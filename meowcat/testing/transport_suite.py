@@ -109,6 +109,14 @@ class TransportSuite:
         assert ranged[1]["content-range"] == f"bytes 5-8/{content.size}"
         assert ranged[2] == content.bytes(5, 9)
 
+    async def test_leaves_no_connection_open_when_it_is_closed(self) -> None:
+        with RangeServer(Content(1000)) as server:
+            client = self.make(PATIENT)
+            async with client.send(HttpRequest("GET", server.url)) as reply:
+                await read_all(reply)
+            await client.aclose()
+            assert await server.until(lambda s: s.open_sockets == 0, 1.0)
+
     async def test_keeps_repeated_fields(self) -> None:
         trouble = Trouble(status=200, headers=(("X-A", "1"), ("x-a", "2")))
         with RangeServer(Content(0), script=[trouble]) as server:

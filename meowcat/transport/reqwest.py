@@ -85,7 +85,8 @@ class ReqwestTransport:
         self._verify = verify
         self._proxy = proxy
         self._trust_env = trust_env
-        self._client = self._build().read_timeout(timedelta(seconds=self.timeouts.read)).build()
+        build = self._build().read_timeout(timedelta(seconds=self.timeouts.read))
+        self._client: Client | None = build.build()
         self._uploads: Client | None = None
 
     def _build(self) -> ClientBuilder:
@@ -111,6 +112,8 @@ class ReqwestTransport:
 
     def send(self, request: HttpRequest) -> Exchange:
         """Prepare an exchange. A `ReqwestExchange` for a request without a body, else a `ReqwestUpload`."""
+        if self._client is None:
+            raise RuntimeError("the client is closed")
         if request.body is None:
             return ReqwestExchange(self._client, request, self.timeouts)
         if request.body_length is not None and request.body_length <= SMALL_BODY:
@@ -123,9 +126,10 @@ class ReqwestTransport:
 
     async def aclose(self) -> None:
         """Close idle connections. Sockets in flight end as `dead` of their exchanges says."""
-        for client in (self._client, self._uploads):
-            if client is not None:
-                await client.close()
+        clients = [each for each in (self._client, self._uploads) if each is not None]
+        self._client = self._uploads = None  # their sockets are closed with the last reference, not before
+        while clients:
+            await clients.pop().close()
 
 
 class ReqwestReply:
