@@ -1,10 +1,13 @@
 """What is shared and scarce while bytes move: bandwidth, requests and memory."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Lock
 
 import anyio
+
+from meowcat.transfer.context import Rest
 
 BURST_SECONDS = 0.1
 """How much a token bucket saves up while nothing is taken: what a late wake-up loses is made up for, and what
@@ -12,6 +15,17 @@ a limit is exceeded by after a rest is 1 % of what it allows in 10 s."""
 
 SLACK = 1e-6
 """Seconds that are not worth waiting for."""
+
+
+def no_rest() -> float:
+    """No limit, or nothing owed."""
+    return 0.0
+
+
+def longest(rests: Iterable[Rest]) -> Rest:
+    """Until all of them are over."""
+    some = [rest for rest in rests if rest is not no_rest]
+    return (lambda: max(rest() for rest in some)) if some else no_rest
 
 
 class Bucket:
@@ -70,9 +84,9 @@ class Bucket:
             self._tell()
             raise
 
-    def spend(self, size: int) -> float:
-        """How many seconds to rest before `size` bytes are taken. From any thread."""
-        return self._until(self._ask(size)) if self._rate is not None and size else 0.0
+    def spend(self, size: int) -> Rest:
+        """How long to rest before `size` bytes are taken. From any thread."""
+        return no_rest if self._rate is None or not size else partial(self._until, self._ask(size))
 
     def give_back(self, size: int) -> None:
         """Of what was asked for, `size` bytes have not come: others may take them. From any thread."""
@@ -115,8 +129,8 @@ class Throttle:
         for bucket in self._buckets:
             await bucket.acquire(size)
 
-    def spend(self, size: int) -> float:
-        return max((bucket.spend(size) for bucket in self._buckets), default=0.0)
+    def spend(self, size: int) -> Rest:
+        return longest(bucket.spend(size) for bucket in self._buckets)
 
     def give_back(self, size: int) -> None:
         for bucket in self._buckets:

@@ -15,8 +15,8 @@ import anyio
 
 from meowcat.core.pacing import Window, answered, narrowed, too_many
 from meowcat.core.values import Fault, TaskId
-from meowcat.runtime.limits import Bucket
-from meowcat.transfer.context import Budget
+from meowcat.runtime.limits import Bucket, longest, no_rest
+from meowcat.transfer.context import Budget, Rest
 
 SILENCE = 5.0
 """Seconds without a byte after which a task's slot is lent to another one. Nothing of it is stopped: that is
@@ -227,7 +227,7 @@ class Share:
         "_moved",
         "_ours",
         "_own",
-        "_rests_until",
+        "_rest",
         "_traffic",
         "_turns",
     )
@@ -247,8 +247,8 @@ class Share:
         """Requests under way or in the host's line."""
         self._ours = 0
         """How many of them wait for a bound of this engine: that is no silence of the host."""
-        self._rests_until = 0.0
-        """How long threads rest for it."""
+        self._rest: Rest = no_rest
+        """Of its threads, the one that began last: the limits are first come, first served."""
 
     def limit(self, rate: int | None) -> None:
         """Another limit of the task's own."""
@@ -284,13 +284,11 @@ class Share:
         """Requests at once that the host is given for now, over all tasks; None = no bound of its own."""
         return self._traffic.window(self._gate.host)
 
-    def spend(self, size: int) -> float:
-        """How many seconds to rest before `size` bytes are taken. From any thread."""
+    def spend(self, size: int) -> Rest:
+        """How long to rest before `size` bytes are taken. From any thread."""
         self._flowed = True
-        pause = max(bucket.spend(size) for bucket in self._buckets)
-        if pause:
-            self._rests_until = max(self._rests_until, self._clock() + pause)
-        return pause
+        self._rest = longest(bucket.spend(size) for bucket in self._buckets)
+        return self._rest
 
     def give_back(self, size: int) -> None:
         """Of what was asked for, so many bytes have not come. From any thread."""
@@ -328,7 +326,7 @@ class Share:
         """Whether the host lets it wait."""
         if self._flowed:
             self._flowed, self._moved = False, now
-        waits = self._ours or now < self._rests_until
+        waits = self._ours or self._rest() > 0
         return bool(self._turns) and not waits and now - self._moved >= SILENCE
 
 

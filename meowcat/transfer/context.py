@@ -24,6 +24,10 @@ History = Callable[[], AsyncIterator[Event]]
 """The task's events so far, from the journal: where digests are read, since the state has none."""
 
 
+Rest = Callable[[], float]
+"""How many seconds of a rest are left, by the limits as they are when it is asked. From any thread."""
+
+
 class Throttle(Protocol):
     """Bandwidth limits of the task, its host and the engine together. They may change at any time."""
 
@@ -34,8 +38,8 @@ class Throttle(Protocol):
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken from the network."""
 
-    def spend(self, size: int) -> float:
-        """How many seconds a thread rests before it takes `size` bytes from the network. From any thread."""
+    def spend(self, size: int) -> Rest:
+        """How long a thread rests before it takes `size` bytes from the network. From any thread."""
 
     def give_back(self, size: int) -> None:
         """Of what was asked for, so many bytes have not come. From any thread."""

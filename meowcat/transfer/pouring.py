@@ -6,7 +6,7 @@ from threading import Lock
 from time import perf_counter, sleep
 
 from meowcat.transfer.allowance import Allowance
-from meowcat.transfer.context import Throttle
+from meowcat.transfer.context import Rest, Throttle
 from meowcat.transfer.writers import Stream, Writers
 
 __all__ = ["MOST_BLOCK", "Pourer", "Span"]
@@ -18,7 +18,7 @@ MOST_BLOCK = 1 << 20
 back; many where they come fast, since each block costs two calls and a turn at the interpreter's lock."""
 
 NAP = 0.05
-"""Seconds of a rest after which it is looked whether anything is wanted any more."""
+"""Seconds of a rest after which it is looked whether anything is wanted any more, and how long it is now."""
 
 SOON, LATE = 0.02, 0.2
 """Seconds for a block: the next is twice as large if it took less, half as large if it took more."""
@@ -106,8 +106,6 @@ class Pourer:
         """Nothing more comes; the thread is out of it."""
         self._allowance.end()
 
-    def _rest(self, seconds: float) -> None:
-        end = perf_counter() + seconds
-        while seconds > 0 and not self._writers.over:
+    def _rest(self, left: Rest) -> None:
+        while (seconds := left()) > 0 and not self._writers.over:
             sleep(min(seconds, NAP))
-            seconds = end - perf_counter()

@@ -157,7 +157,7 @@ class Limit:
         self.spent.append(size)
         if self.pause:
             anyio.from_thread.run_sync(self.asked.set)
-        return self.pause
+        return lambda: self.pause
 
     def give_back(self, size):
         self.given_back += size
@@ -177,6 +177,19 @@ async def test_a_thread_that_rests_for_a_limit_wakes_at_a_stop():
         poured.pourer.end()
         assert limit.given_back == 1000
         group.cancel_scope.cancel()
+
+
+async def test_a_thread_that_rests_for_a_limit_goes_on_when_that_is_lifted():
+    async with anyio.create_task_group() as group:
+        span, limit = Span(0, 5000), Limit(1 << 20, pause=3600.0)
+        poured = Poured(group, span, 5000, throttle=limit)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as thread:
+                thread.start_soon(anyio.to_thread.run_sync, poured.bring, bytes(5000), 0, 1000)
+                await limit.asked.wait()
+                limit.pause = 0.0
+        assert poured.pourer.room() is not None
+        poured.writers.stop()
 
 
 async def test_a_limited_thread_reads_little_at_once():

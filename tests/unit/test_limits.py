@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meowcat.runtime.limits import BURST_SECONDS, Bucket, Budget, Throttle
+from meowcat.runtime.limits import BURST_SECONDS, Bucket, Budget, Throttle, longest
 from meowcat.testing.virtual_time import VirtualLoop, VirtualTime
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +136,7 @@ def test_threads_that_rest_and_coroutines_that_wait_share_one_limit():
         async def thread():
             for _ in range(40):
                 gone[0] += 50_000
-                await anyio.sleep(bucket.spend(50_000))
+                await anyio.sleep(bucket.spend(50_000)())
 
         async with anyio.create_task_group() as group:
             for _ in range(2):
@@ -145,6 +145,18 @@ def test_threads_that_rest_and_coroutines_that_wait_share_one_limit():
         return (gone[0] + 2 * 40 * 50_000) / time.now
 
     assert virtually(work) == pytest.approx(1_000_000, rel=0.001)
+
+
+@pytest.mark.parametrize(("later", "left"), [(100, 40), (10_000, 0.4), (None, 0)])
+def test_another_rate_holds_at_once_also_for_threads_that_rest(later, left):
+    async def work(time):
+        bucket = Bucket(1000, clock(time))
+        rest = longest([Bucket(None, clock(time)).spend(9000), bucket.spend(9000)])
+        await anyio.sleep(5)
+        bucket.set_rate(later)
+        return rest()
+
+    assert virtually(work) == pytest.approx(left)
 
 
 def test_a_limit_begins_with_no_debt():

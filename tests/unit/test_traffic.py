@@ -189,7 +189,7 @@ async def test_a_task_is_silent_while_its_host_lets_it_wait(group):
     await road.share().acquire(100)
     assert not road.traffic.silent("t")
     road.time.now += SILENCE
-    assert road.share().spend(100) == 0
+    assert road.share().spend(100)() == 0
     assert not road.traffic.silent("t")
     await road.end("a")
     road.time.now += SILENCE
@@ -208,10 +208,20 @@ async def test_a_task_that_waits_for_its_own_limit_is_not_silent(group):
 async def test_a_task_whose_threads_rest_for_its_limit_is_not_silent(group):
     road = Road(group, limit_rate=10)
     await road.ask("a")
-    assert road.share().spend(200) == 20
+    assert road.share().spend(200)() == 20
     for _ in range(4):
         road.time.now += SILENCE - 0.1
         assert not road.traffic.silent("t")
+    road.time.now += SILENCE
+    assert road.traffic.silent("t")
+
+
+async def test_a_limit_that_was_lifted_excuses_no_silence(group):
+    road = Road(group, limit_rate=10)
+    await road.ask("a")
+    road.share().spend(2000)
+    assert not road.traffic.silent("t")
+    road.traffic.limit(None)
     road.time.now += SILENCE
     assert road.traffic.silent("t")
 
