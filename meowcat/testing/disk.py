@@ -336,6 +336,10 @@ class SimulatedDisk:
             self._file(fd).unsynced.clear()
             raise
 
+    def check_writes(self, fd: int) -> None:
+        with self.power.call("check_writes", fd):
+            self._file(fd)
+
     def sync_system(self, fd: int) -> None:
         supported = "sync_system" not in self.without
         try:

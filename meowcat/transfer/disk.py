@@ -109,6 +109,11 @@ class Disk(Protocol):
     def fdatasync(self, fd: int) -> None:
         """Return once the content and the size would survive a power loss."""
 
+    def check_writes(self, fd: int) -> None:
+        """Raise what kept the file system from storing what was written so far, if it knows by now: network
+        file systems take every write, and tell at a close (close(2)). Nothing is synced.
+        """
+
     def sync_system(self, fd: int) -> None:
         """Return once all that was written to the file system of this file would survive a power loss. Where
         that is not supported, an error for which `lacks` is true.
@@ -232,6 +237,9 @@ class OsDisk:
             _full_sync(fd)
         else:
             os.fdatasync(fd)
+
+    def check_writes(self, fd: int) -> None:
+        os.close(os.dup(fd))
 
     def sync_system(self, fd: int) -> None:
         call = _sync_system()

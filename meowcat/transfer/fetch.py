@@ -523,7 +523,10 @@ class FetchOperation:
     def _let_go(self) -> None:
         """Close the part file. An empty one that a failure leaves is removed: it would keep the target from
         whoever asks for it next, and there is nothing in it to go on with."""
-        self._part.close()
+        try:
+            self._part.close()
+        except FileFault as failure:  # what it speaks of was not flushed, and so not reported
+            self._fatal = self._fatal or failure.fault
         if self._failed_once and not self._flushed and self._task.file is None:
             try:
                 discard(self._world.disk, self._request.to, self._task.id, None)

@@ -192,7 +192,7 @@ class PartFile:
 
     @classmethod
     def store(cls, disk: Disk, target: str, task: TaskId, durability: Durability, content: Buffer) -> Self:
-        """Create the part file with all that it will ever hold; nothing is synced.
+        """Create the part file with all that it will ever hold. Under `power` a flush is still to come.
 
         What stood there of the same task, recorded by nobody, is dropped.
 
@@ -212,6 +212,8 @@ class PartFile:
                 if part.created:
                     _refuse_others(disk, target, task)
                 part.put(0, content)
+                if durability == "process":
+                    part.flush()
             except BaseException:  # raised again: as in `open`
                 try:
                     with suppress(FileFault):  # it stays in the way, and whoever meets it is told so
@@ -290,7 +292,8 @@ class PartFile:
         return filled
 
     def flush(self) -> None:
-        """Under `power`, return once all that was written would survive a power loss; else do nothing.
+        """Under `power`, return once all that was written would survive a power loss; else see that the file
+        system has not failed to store any of it.
 
         After a failure every later call fails too, and nothing that was not flushed before may be relied on:
         the kernel forgets the pages that it could not write, so the next sync would report success and mean
@@ -299,11 +302,12 @@ class PartFile:
         if self._broken is not None:
             detail = f"an earlier sync failed, and nothing can be synced here any more ({self._broken})"
             raise FileFault(self._broken.fault.kind, detail)
-        if self.durability != "power":
-            return
         try:
             with guarded(self.path):
-                self._disk.fdatasync(self._open_fd())
+                if self.durability == "power":
+                    self._disk.fdatasync(self._open_fd())
+                else:
+                    self._disk.check_writes(self._open_fd())
         except FileFault as fault:
             self._broken = fault
             raise

@@ -1,5 +1,6 @@
 """What a download does on a real server that behaves, and on one that does not."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
 from meowcat.runtime.limits import Budget
 from meowcat.testing.servers import Content, RangeServer, Trouble
+from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.files import part_path
 from meowcat.transfer.pouring import MOST_BLOCK
 from meowcat.transport.contract import Timeouts
@@ -378,6 +380,47 @@ async def test_a_stop_is_silent_and_keeps_what_was_finished(world, tmp_path):
         assert server.bytes_served() > before
     finished(drive, content)
     assert drive.lost_pieces == 0
+
+
+class LateToTell(OsDisk):
+    """Tells of what it could not store at a close, once each."""
+
+    def __init__(self):
+        super().__init__()
+        self.checked = self.closed = 0
+        self.parts = set()
+
+    def open(self, path, flags, mode=0o666):
+        fd = super().open(path, flags, mode)
+        if path.endswith(".part"):
+            self.parts.add(fd)
+        return fd
+
+    def check_writes(self, fd):
+        super().check_writes(fd)
+        self.checked += 1
+        if self.checked == 2:
+            raise OSError(errno.ENOSPC, "full")
+
+    def close(self, fd):
+        super().close(fd)
+        if fd in self.parts:
+            self.parts.remove(fd)
+            self.closed += 1
+            if self.closed <= 2:
+                raise OSError(errno.ENOSPC, "full")
+
+
+async def test_a_file_system_that_tells_late_what_it_could_not_store_is_waited_for(
+    anyio_backend_name, tmp_path
+):
+    content = Content(2 * MIB)
+    async with world_of(anyio_backend_name, disk=LateToTell()) as world:
+        with RangeServer(content, rate=8 * MIB) as server:
+            drive = await fetched(world, server, content, tmp_path / "file", connections=2)
+            assert (world.disk.checked >= 2, world.disk.closed >= 2) == (True, True)
+    assert {fault.kind for fault in drive.faults} == {FaultKind.DISK_FULL}
+    assert drive.restarts == 0
 
 
 def damage(path, offset):

@@ -512,6 +512,32 @@ def test_a_part_file_that_is_gone_when_its_write_fails_is_told_as_the_failure(pl
     refused(FaultKind.DISK_FULL, stored, place)
 
 
+def late_to_tell(place):
+    """A disk that takes what it can't keep, and says so later, as NFS does."""
+
+    def check_writes(fd):
+        raise OSError(errno.EDQUOT, "quota exceeded")
+
+    place.disk.check_writes = check_writes
+
+
+def test_what_a_file_system_could_not_store_is_told_before_anything_relies_on_it(place):
+    part = place.open(durability="process")
+    part.write(0, b"bytes")
+    part.flush()
+    late_to_tell(place)
+    refused(FaultKind.DISK_FULL, part.flush)
+    del place.disk.check_writes
+    assert "earlier sync" in refused(FaultKind.DISK_FULL, part.flush)
+    part.close()
+
+
+def test_all_at_once_is_not_stored_where_the_file_system_could_not_store_it(place):
+    late_to_tell(place)
+    refused(FaultKind.DISK_FULL, PartFile.store, place.disk, place.target, TASK, "process", b"all of it")
+    assert place.names() == []
+
+
 def test_a_file_put_in_the_place_of_a_part_file_that_could_not_be_stored_is_left(place):
     def fail(fd, data, offset):
         place.remove(place.part)
