@@ -31,6 +31,7 @@ from journal_adapters.sqlite_sums import (
     TaskSum,
     adopt,
     cursors_of,
+    insert,
     rebuild,
     store_tail,
     sum_up,
@@ -61,7 +62,6 @@ _OVERHEAD = 256
 """Bytes that a record takes in the log beside its body, roughly: what checkpoints reckon with."""
 
 _SELECT = "SELECT position, task, seq, epoch, open, type, version, at, body, chain, crc FROM record"
-_INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _SUM = "SELECT id, first, seq, open, crc FROM task WHERE id"
 
@@ -431,7 +431,7 @@ class SQLiteJournal:
             sums = Sums(change.writer, self._sums)
             for row, entry in zip(rows, batch, strict=True):
                 sums.add(entry, row[0])
-            change.writer.executemany(_INSERT, rows)
+            insert(change.writer, "INSERT INTO record", rows)
             change.tail = replace(tail, unfinished=tail.unfinished + sums.store())
         sums.keep()
         self._unchecked += sum(len(entry.body) for entry in batch) + _OVERHEAD * len(rows)

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import islice
 from types import TracebackType
@@ -44,7 +44,7 @@ from meowcat.core.transfers import (
 )
 from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
-from meowcat.intake import Intake, supplied
+from meowcat.intake import Intake, Sealed, supplied
 from meowcat.journal.checkup import RESERVED
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
@@ -382,44 +382,70 @@ class Engine:
             InvalidArgument, DuplicateTask: as `submit`; nothing of that request's batch is recorded, and
                 all before it is.
         """
-        runtime = self._opened()
         ids: list[TaskId] = []
         rest = iter(requests)
         while taken := [self._intake.take(request) for request in islice(rest, CREATE_BATCH)]:
-            batch: dict[str, _New] = {}
             there = await self._present([key for _, _, key in taken])
-            for (sealed, secrets, key), fresh in zip(taken, self.clock.new_ids(len(taken)), strict=True):
-                known = there.get(key)
-                if known is not None and _is_as_asked(known, sealed, paused=paused):
-                    ids.append(known.id)
-                    continue
-                if key in batch:
-                    await self._create_all(batch)
-                present = None if runtime.registry.by_key(key) is None else await self._owner_of(key)
-                if present is not None:
-                    ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
-                    continue
-                batch[key] = msg.Create(task=fresh, key=key, request=sealed, paused=paused), secrets
-                ids.append(fresh)
-            await self._create_all(batch)
+            fresh = self.clock.new_ids(len(taken))
+            batch = {
+                key: (msg.Create(task=task, key=key, request=sealed, paused=paused), secrets)
+                for task, (sealed, secrets, key) in zip(fresh, taken, strict=True)
+            }
+            if there or len(batch) < len(taken):
+                ids += await self._submit_each(taken, fresh, there, paused=paused)
+            else:  # all of them are new, as most are
+                await self._create_all(batch)
+                ids += fresh
         return ids
 
-    async def _present(self, keys: Iterable[str]) -> dict[str, TaskState]:
-        """The tasks that have these keys now, read together: one by one they cost ten times a new one."""
+    async def _submit_each(
+        self,
+        taken: Sequence[Sealed],
+        fresh: Sequence[TaskId],
+        there: Mapping[str, TaskState | None],
+        *,
+        paused: bool,
+    ) -> list[TaskId]:
+        """Create or attach to each of `taken`, where some have tasks already or several have one key."""
         runtime = self._opened()
-        known = {key: task for key in keys if (task := runtime.registry.by_key(key)) is not None}
-        states = await runtime.load_all(list(known.values())) if known else []
-        return {key: state for key, state in zip(known, states, strict=True) if isinstance(state, TaskState)}
+        ids: list[TaskId] = []
+        batch: dict[str, _New] = {}
+        for (sealed, secrets, key), task in zip(taken, fresh, strict=True):
+            known = there.get(key)
+            if known is not None and _is_as_asked(known, sealed, paused=paused):
+                ids.append(known.id)
+                continue
+            if key in batch:
+                await self._create_all(batch)
+                batch.clear()
+            present = None if runtime.registry.by_key(key) is None else await self._owner_of(key)
+            if present is not None:
+                ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
+                continue
+            batch[key] = msg.Create(task=task, key=key, request=sealed, paused=paused), secrets
+            ids.append(task)
+        await self._create_all(batch)
+        return ids
 
-    async def _create_all(self, batch: dict[str, _New]) -> None:
+    async def _present(self, keys: Iterable[str]) -> dict[str, TaskState | None]:
+        """The tasks that have these keys now, read together: one by one they cost ten times a new one. None
+        stands for one that can't be read, or is being made at this moment."""
+        runtime = self._opened()
+        known = runtime.registry.by_keys(keys)
+        states = await runtime.load_all(list(known.values())) if known else []
+        return {
+            key: state if isinstance(state, TaskState) else None
+            for key, state in zip(known, states, strict=True)
+        }
+
+    async def _create_all(self, batch: Mapping[str, _New]) -> None:
         if batch:
             runtime = self._opened()
             async with runtime.room:
-                for key in batch:
-                    if runtime.registry.by_key(key) is not None and await self._owner_of(key) is not None:
+                for key in runtime.registry.by_keys(batch):
+                    if await self._owner_of(key) is not None:
                         raise DuplicateTask(f"{key}: another task was created for it at the same moment")
                 await self._create(list(batch.values()))
-            batch.clear()
 
     async def _owner_of(self, key: str) -> TaskId | None:
         """The live task that has the key; a canceled one gives it up once its part file is gone. What a
@@ -451,7 +477,9 @@ class Engine:
     async def _create(self, new: list[_New]) -> list[TaskState]:
         """Record new tasks, with their secrets in memory."""
         runtime = self._opened()
-        runtime.secrets |= {creation.task: secrets for creation, secrets in new if creation.request.needs}
+        for creation, secrets in new:
+            if creation.request.needs:
+                runtime.secrets[creation.task] = secrets
         try:
             return await runtime.create([creation for creation, _ in new])
         except BaseException:  # raised again: what was not created has no secrets

@@ -20,7 +20,7 @@ from meowcat.protocols.registry import (
     upload_protocol_of,
 )
 
-__all__ = ["Intake", "supplied"]
+__all__ = ["Intake", "Sealed", "supplied"]
 
 Sealed = tuple[Request, Secrets, str]
 """A request as it is stored, what is kept of it in memory only, and its key."""
@@ -91,8 +91,11 @@ class Intake:
         return sealed, secrets, request.key or place
 
     def _accept_for(self, request: Download) -> str | None:
-        own = request.protocol is not None or any(name.lower() == "accept" for name in request.headers)
-        return request.accept or (None if own else self.config.accept)
+        if request.accept or request.protocol is not None:
+            return request.accept or None
+        headers = request.headers
+        own = headers and any(name.lower() == "accept" for name in headers)
+        return None if own else self.config.accept
 
     def _digest_for(self, request: Request) -> str | None:
         chosen = request.digest or self.config.digest or self.digest

@@ -6,11 +6,13 @@ their names in `needs`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
 
 from msgspec import NODEFAULT, Struct, field
-from msgspec.structs import astuple, force_setattr, replace
+from msgspec.structs import force_setattr, replace
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
@@ -29,6 +31,7 @@ _BOUNDS = (
     ("retries", 0, 1_000_000),
     ("priority", -(1 << 31), 1 << 31),
 )
+_numbers_of = attrgetter(*(name for name, _, _ in _BOUNDS))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -242,6 +245,16 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
 Request = Download | Upload
 
 
+def _texts_of(kind: type[Request]) -> tuple[str, Callable[[Request], tuple[object, ...]]]:
+    """All fields that may be any text, as one: a form, and what gets the values that fill it. They are
+    looked at together, since a queue has a million requests."""
+    names = [name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)]
+    return "%s" * len(names), attrgetter(*names)
+
+
+_TEXTS = {kind: _texts_of(kind) for kind in (Download, Upload)}
+
+
 def _take_settings(request: Request) -> None:
     """Settings of a protocol become the plain value that is stored, and a plan that is not."""
     settings: Any = request.protocol
@@ -264,17 +277,17 @@ def check(request: Request) -> None:
     """
     if not request.url:
         raise InvalidArgument("url is empty: expected http://… or https://…, or what its protocol takes")
-    for name, least, most in _BOUNDS:
-        if getattr(request, name) is not None:
-            _within(request, name, least, most)
-    for name, value in request.headers.items():
-        check_header(name, value)
-    for place, value in enumerate(astuple(request)):
-        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-            name = request.__struct_fields__[place]
-            raise InvalidArgument(
-                f"{name}: has half of a character (a lone surrogate), which nothing can store"
-            )
+    numbers = _numbers_of(request)
+    try:
+        _check_numbers(*numbers)
+    except TypeError:  # a list, say, that can't be remembered
+        _check_numbers.__wrapped__(*numbers)
+    if request.headers:
+        for name, value in request.headers.items():
+            check_header(name, value)
+    form, texts_of = _TEXTS[type(request)]
+    if not (form % texts_of(request)).isascii():
+        _refuse_surrogates(request)
     if isinstance(request, Download):
         _check_download(request)
     else:
@@ -338,7 +351,7 @@ def _check_download(request: Download) -> None:
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
     if request.probe not in _PROBES:
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
-    _within(request, "total_size", 0, (1 << 63) - 1)
+    _within("total_size", request.total_size, 0, (1 << 63) - 1)
 
 
 def _check_upload(request: Upload) -> None:
@@ -348,7 +361,7 @@ def _check_upload(request: Upload) -> None:
         raise InvalidArgument(f"origin {request.origin!r}: expected 'file', 'named' or 'bytes'")
     if request.verify_source not in get_args(VerifySource):
         raise InvalidArgument(f"verify_source {request.verify_source!r}: expected 'auto' or 'always'")
-    _within(request, "prepare_retries", 0, 1_000_000)
+    _within("prepare_retries", request.prepare_retries, 0, 1_000_000)
     check_digest(request.digest)
 
 
@@ -363,12 +376,25 @@ def check_digest(algorithm: str | None) -> None:
         raise InvalidArgument(f"digest {algorithm!r}: expected one of {known}")
 
 
-def _within(request: Request, name: str, least: int, most: int) -> None:
-    value = getattr(request, name)
-    if value is None:
-        return
-    if not (isinstance(value, int) and least <= value <= most):
+@lru_cache(typed=True)
+def _check_numbers(*numbers: object) -> None:
+    """Of the fields of `_BOUNDS`, in their order. A queue has the same ones again and again."""
+    for value, (name, least, most) in zip(numbers, _BOUNDS, strict=True):
+        _within(name, value, least, most)
+
+
+def _within(name: str, value: object, least: int, most: int) -> None:
+    if value is not None and not (isinstance(value, int) and least <= value <= most):
         raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}")
+
+
+def _refuse_surrogates(request: Request) -> None:
+    for name in request.__struct_fields__:
+        value = getattr(request, name)
+        if isinstance(value, str) and _SURROGATE.search(value):
+            raise InvalidArgument(
+                f"{name}: has half of a character (a lone surrogate), which nothing can store"
+            )
 
 
 def check_header(name: str, value: str) -> None:

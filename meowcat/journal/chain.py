@@ -30,7 +30,7 @@ def canonical(entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
     task, kind, body = entry.task.encode(), entry.type.encode(), entry.body
     lengths = len(task), len(kind), len(body)
     head = _pack(FORMAT, position, epoch, entry.seq, entry.at, entry.version, entry.open, *lengths)
-    return head + task + kind + body
+    return b"".join((head, task, kind, body))
 
 
 def parse(form: bytes) -> Record:

@@ -122,6 +122,10 @@ class Bus:
         feed = self._feeds.get(task.id)
         if feed is not None:
             feed.publish(task)
+        self.announce(task)
+
+    def announce(self, task: TaskState) -> None:
+        """Publish a task that is new: nobody can have a feed of it yet."""
         if self._observers:
             for observer in (*self._observers.get(None, ()), *self._observers.get(task.id, ())):
                 observer(task)

@@ -4,7 +4,7 @@ A queue may have a million tasks: what a row takes is what a task takes that is 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -73,6 +73,11 @@ class Registry:
 
     def by_key(self, key: str) -> TaskId | None:
         return self._keys.get(_digest(key))
+
+    def by_keys(self, keys: Iterable[str]) -> dict[str, TaskId]:
+        """Those of `keys` that are somebody's."""
+        known = self._keys
+        return {key: known[digest] for key in keys if (digest := _digest(key)) in known}
 
     def claim(self, key: str, task: TaskId) -> None:
         """Reserve a key for a task that is about to be created, so that no second one gets it."""

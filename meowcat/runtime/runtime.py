@@ -328,9 +328,11 @@ class Runtime:
         async def claimed() -> list[TaskState]:
             try:
                 return await self._create(creations)
-            finally:
+            except BaseException:  # raised again: the keys of what was not created are nobody's
                 for creation in creations:
                     self.registry.unclaim(creation.key)
+                raise
+            finally:
                 self.bus.stir()
 
         return await self._see_through(claimed)
@@ -371,7 +373,7 @@ class Runtime:
         await self._append(entries)
         for task in tasks:
             row = self.registry.note(task)
-            self.bus.publish(task)
+            self.bus.announce(task)
             if row is not None and wants_slot(task):
                 self.dispatcher.rest(task)
                 self.reconciler.scheduler.request(row.demand())

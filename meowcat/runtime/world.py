@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,20 +16,22 @@ T = TypeVar("T")
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32, as ULIDs have it."""
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_TIME, _CHANCE_SHIFTS = range(40, -1, -10), range(70, -1, -10)
-"""Where the pairs of an id's two parts stand."""
-_CHANCE = 10
-"""Bytes of it in an id."""
+_DRAWN = bytes(ord(_ALPHABET[byte & 31]) for byte in range(256))
+"""The character that a byte of chance stands for: five bits of it, so that each is as likely as any other."""
+_CHANCE = 16
+"""Characters of it in an id, and bytes that they are made of."""
 
 
-def ulid(at: int, chance: bytes) -> TaskId:
-    """A ULID (github.com/ulid/spec): 48 bits of milliseconds, 80 bits of chance, 26 characters."""
-    return TaskId(_text(at, _TIME) + _text(int.from_bytes(chance), _CHANCE_SHIFTS))
+def ulids(at: int, chance: bytes) -> list[TaskId]:
+    """ULIDs (github.com/ulid/spec) of one moment, in their order: 48 bits of milliseconds, 80 bits of chance,
+    26 characters. Sixteen bytes of `chance` make one; three of eight bits are not used, since numbers would
+    have to be taken apart otherwise, which takes seven times as long.
 
-
-def _text(number: int, shifts: Sequence[int]) -> str:
-    return "".join([_PAIRS[(number >> shift) & 1023] for shift in shifts])
+    What is appended in the order of its names goes to the end of an index, which is cheaper than in between.
+    """
+    begin = "".join([_ALPHABET[(at >> shift) & 31] for shift in range(45, -1, -5)])
+    drawn = chance.translate(_DRAWN).decode()
+    return sorted([TaskId(begin + drawn[n : n + _CHANCE]) for n in range(0, len(drawn), _CHANCE)])
 
 
 def wall() -> int:
@@ -58,13 +60,11 @@ class Clock:
         return int(self.monotonic() * 1000)
 
     def new_id(self) -> TaskId:
-        return ulid(self.wall(), self.entropy(_CHANCE))
+        return self.new_ids(1)[0]
 
     def new_ids(self, count: int) -> list[TaskId]:
-        """As many at once: where asking the system for chance is dear, that is most of what an id costs."""
-        begin, chance = _text(self.wall(), _TIME), self.entropy(_CHANCE * count)
-        numbers = (int.from_bytes(chance[n : n + _CHANCE]) for n in range(0, len(chance), _CHANCE))
-        return [TaskId(begin + _text(each, _CHANCE_SHIFTS)) for each in numbers]
+        """As many at once, in their order: chance that is asked for in one call costs a fraction."""
+        return ulids(self.wall(), self.entropy(_CHANCE * count))
 
 
 class Threads:
