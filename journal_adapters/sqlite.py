@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -18,6 +19,17 @@ from msgspec.structs import astuple, replace
 
 from journal_adapters import sqlite_file
 from journal_adapters.ownership import Lock, owner_of, refuse_platform
+from journal_adapters.sqlite_archive import (
+    Archived,
+    archived_of,
+    attach,
+    attach_for_writing,
+    first_ended,
+    move,
+    opened,
+    place_of,
+    shrink,
+)
 from journal_adapters.sqlite_check import flaws
 from journal_adapters.sqlite_file import FAILURES
 from journal_adapters.sqlite_sums import (
@@ -34,6 +46,7 @@ from journal_adapters.sqlite_sums import (
     insert,
     rebuild,
     store_tail,
+    stored,
     sum_up,
     tail_of,
     task_of,
@@ -53,7 +66,7 @@ from meowcat.core.errors import (
 )
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.chain import UNFIT, crc, intact, mark, require_sequel, seal
-from meowcat.journal.contract import MAX_RECORD, Damage, Entry, Epoch, Owner, Record, Sync
+from meowcat.journal.contract import MAX_RECORD, Compaction, Damage, Entry, Epoch, Owner, Record, Sync
 
 CHECKPOINT_AFTER = 8 << 20
 """Bytes of bodies after which the log is moved into the file."""
@@ -107,6 +120,9 @@ class SQLiteJournal:
         self._found: list[TaskId] | None = None
         """The unfinished tasks that an opening has found: true until something is stored."""
         self._unchecked = 0
+        self._archived = Archived()
+        self._has_archive = False
+        """Whether the reader sees an archive."""
         self._in_doubt = False
         self._restored = False
 
@@ -137,7 +153,7 @@ class SQLiteJournal:
         self._pid, self._sync = os.getpid(), sync
         try:
             if not sqlite_file.examine(self.path, known=known):
-                sqlite_file.create(self.path)
+                sqlite_file.create(self.path, sqlite_file.write_empty)
             self._in_doubt = self._restored = False
             self._connect()
             self._raise_epoch()
@@ -185,8 +201,8 @@ class SQLiteJournal:
         """Store records of another journal as they are; see RestorableJournal."""
         writer = self._writable()
         tail = self._tail
-        row = writer.execute("SELECT epoch FROM record WHERE position = ?", (tail.last,)).fetchone()
-        require_sequel(records, tail.last, Epoch(row[0] if row else 0), tail.chain, self.max_record)
+        rows = self._query("SELECT epoch FROM record WHERE position = ?", tail.last)
+        require_sequel(records, tail.last, Epoch(rows[0][0] if rows else 0), tail.chain, self.max_record)
         if not records:
             return tail.last
         self._checkpoint_when_due(writer)
@@ -270,27 +286,47 @@ class SQLiteJournal:
             return self._scan_one_by_one(after, limit)
         if len(found) >= min(limit, last - after) and (not found or found[-1].position == after + len(found)):
             return found
+        gone = self._gone()
+        if gone and _none_missing(found, max(after, gone), last, whole=len(found) < limit):
+            return found
         return self._scan_one_by_one(after, limit)
 
     def _scan_one_by_one(self, after: int, limit: int) -> Sequence[Record | Damage]:
         """What can be read where a page, a text or the tail is damaged; the rest is damage in its place."""
         found: list[Record | Damage] = []
+        gone = self._gone()
         try:
             last, end = self.last(), None
         except JournalDamaged as error:
             last = Position(self._query("SELECT max(position) FROM record")[0][0] or 0)
             end = Damage(f"{error}; records may be missing behind this one", Position(last + 1))
-        for position in range(after + 1, min(after + limit, last) + 1):
+        position = after
+        while len(found) < limit and position < last:
+            position += 1
             try:
                 rows = self._query(f"{_SELECT} WHERE position = ?", position)
             except JournalDamaged as error:
                 found.append(Damage(str(error), Position(position)))
             else:
-                missing = Damage(f"record {position} is missing", Position(position))
-                found.append(_record(rows[0]) if rows else missing)
-        if end is not None and after <= last < after + limit:
+                if rows:
+                    found.append(_record(rows[0]))
+                elif position > gone:
+                    found.append(Damage(f"record {position} is missing", Position(position)))
+        if end is not None and len(found) < limit and after <= last:
             found.append(end)
         return found
+
+    def _gone(self) -> Position:
+        """The position up to which records may not be here, since an archive is not; 0 where it is."""
+        with self._reading:
+            if self._reader is None:
+                return Position(0)
+            try:
+                self._has_archive = self._has_archive or attach(self._reader, self.path)
+                gone = Position(0) if self._has_archive else archived_of(self._reader, self.path).last
+            except (*FAILURES, JournalDamaged):
+                return Position(0)  # nothing counts as archived, so whatever is not here is told
+            return gone
 
     def _all(self) -> Iterator[Record | Damage]:
         after = Position(0)
@@ -332,10 +368,33 @@ class SQLiteJournal:
             intact = False
         return rows[0][:2] if intact else None  # a snapshot is advisory: a damaged one is as good as none
 
+    def compact(self) -> Compaction:
+        """Move the records of finished tasks into the archive; see CompactableJournal."""
+        writer = self._writable()
+        limit = min([self._tail.last, *self.cursors().values()])
+        before, size, place = self._archived, 0, str(place_of(self.path))
+        if first_ended(writer, 0, limit) is None:
+            return Compaction(0, 0, place)
+        try:
+            with opened(writer, self.path, self._transaction):
+                for archived, moved in move(writer, before, limit, self._transaction):
+                    self._archived, self._unchecked = archived, CHECKPOINT_AFTER
+                    self._checkpoint_when_due(writer)
+                    size += moved
+            shrink(writer)
+        except FAILURES as error:  # outside of the transactions, which tell by themselves what is stored
+            self._in_doubt = True  # a sync may have failed: what the file holds must be read anew
+            raise sqlite_file.explain(error, self.path) from error
+        return Compaction(self._archived.records - before.records, size, place)
+
     def check(self) -> Iterator[Damage]:
         """Look over the pages, and what sums up the records; see CheckedJournal."""
         self._usable()
-        return iter([Damage(each) for each in flaws(self._query)])
+        gone = self._gone()
+        found = list(flaws(self._query, gone))
+        if gone:
+            found.append(f"records were archived in {place_of(self.path)}, which is not there: put it back")
+        return iter([Damage(each) for each in found])
 
     def close(self) -> None:
         if self._pid and self._pid != os.getpid():
@@ -356,6 +415,7 @@ class SQLiteJournal:
         self._reader = sqlite_file.connect_reader(self.path)
         if sqlite_file.is_early(self._writer):
             self._adopt(self._writer)
+        self._archived = archived_of(self._writer, self.path)
         self._tail = self._tail_of(self._writer.execute(TAIL).fetchone())
 
     def _adopt(self, writer: sqlite3.Connection) -> None:
@@ -386,11 +446,14 @@ class SQLiteJournal:
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
+            has_archive, self._has_archive = self._has_archive, False
         if self._writer is not None:
             writer, self._writer = self._writer, None
             try:
+                if has_archive:  # so that its log goes, too
+                    attach_for_writing(writer, self.path)
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except FAILURES:
+            except (*FAILURES, JournalError):
                 pass  # what is in the log is durable there, and the next opening reads it
             writer.close()
 
@@ -428,7 +491,8 @@ class SQLiteJournal:
         """Store rows and all that sums them up, in one transaction."""
         with self._transaction() as change:
             self._found = None
-            sums = Sums(change.writer, self._sums)
+            find = partial(stored, self._query)
+            sums = Sums(change.writer, self._sums, find, self._archived.high)
             for row, entry in zip(rows, batch, strict=True):
                 sums.add(entry, row[0])
             insert(change.writer, "INSERT INTO record", rows)
@@ -513,9 +577,13 @@ class SQLiteJournal:
             if self._reader is None:  # a reopening failed half-way
                 raise JournalUncertain(f"{self.path}: the journal could not be reopened")
             try:
-                return list(map(make, self._reader.execute(statement, values)))
+                found = list(map(make, self._reader.execute(statement, values)))
+                if not self._has_archive and attach(self._reader, self.path):
+                    self._has_archive = True  # made since the last look: perhaps before this one
+                    found = list(map(make, self._reader.execute(statement, values)))
             except FAILURES as error:
                 raise sqlite_file.explain(error, self.path) from error
+            return found
 
     def _usable(self) -> None:
         if self._pid and self._pid != os.getpid():
@@ -559,6 +627,12 @@ def _note_missing(found: list[Record | Damage], stored: TaskSum | None, task: Ta
     last = after if end is None else end.seq
     if stored.seq > last:
         found.append(Damage(f"the records after {last} of {stored.seq} are missing", task=task))
+
+
+def _none_missing(found: Sequence[Record | Damage], begin: int, last: int, *, whole: bool) -> bool:
+    """Whether `found` has all that stands behind `begin`, up to its own end or, if `whole`, to the `last`."""
+    end = last if whole or not found else found[-1].position or 0
+    return sum((each.position or 0) > begin for each in found) == max(0, end - begin)
 
 
 def _is_damaged(found: Sequence[Record | Damage]) -> bool:

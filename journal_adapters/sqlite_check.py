@@ -1,6 +1,7 @@
 """Looking over what a SQLite journal keeps beside its records. Damaged records are told by a scan."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from journal_adapters.sqlite_sums import CURSORS, TAIL, Row, cursors_of, tail_of, task_of
 from meowcat.core.errors import JournalDamaged
@@ -27,9 +28,11 @@ _ORPHANS = "SELECT id FROM task t WHERE NOT EXISTS (SELECT 1 FROM record r WHERE
 _SNAPSHOTS = "SELECT name, position, body, crc FROM snapshot"
 
 
-def flaws(query: Query) -> Iterator[str]:
-    """Whatever is not as it should be, of a journal that somebody may be writing."""
-    for look in (_pages, _end, _tasks, _cursors, _snapshots):
+def flaws(query: Query, gone: int) -> Iterator[str]:
+    """Whatever is not as it should be, of a journal that somebody may be writing. Up to the position `gone`
+    records may not be here, since the archive is not.
+    """
+    for look in (_pages, partial(_end, gone=gone), _tasks, _cursors, _snapshots):
         try:
             yield from look(query)
         except JournalDamaged as error:
@@ -42,13 +45,13 @@ def _pages(query: Query) -> Iterator[str]:
             yield f"SQLite says: {said}"
 
 
-def _end(query: Query) -> Iterator[str]:
+def _end(query: Query, gone: int) -> Iterator[str]:
     rows = query(_END)
     tail = tail_of(rows[0] if rows else None)
     last, chain, unfinished = rows[0][-3:]
-    if (last or 0) != tail.last:
+    if max(last or 0, gone) != tail.last:
         yield f"the records end with {last or 0}, and {tail.last} were stored"
-    elif (chain or GENESIS) != tail.chain:
+    elif last == tail.last and (chain or GENESIS) != tail.chain:
         yield "the last record's value of the hash chain is not that which was stored last"
     if unfinished != tail.unfinished:
         yield f"{unfinished} tasks are unfinished, and {tail.unfinished} were; {DERIVED}"

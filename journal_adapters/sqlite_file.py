@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,6 +30,10 @@ from meowcat.journal.contract import FORMAT, Sync
 
 APPLICATION = 0x4D656F77
 """`Meow`: SQLite's application_id of our files."""
+
+LAYOUT = 2
+"""The user_version of a journal of which records were archived (`journal_adapters.sqlite_archive`): an
+earlier meowcat, which would miss them, refuses it. All others have that of the record format, 1."""
 
 _LEAST_FREE = 64 << 10
 """Bytes that an opening needs beside the file: SQLite makes its -wal and -shm there, and reports a disk that
@@ -204,8 +209,8 @@ def _examine_header(path: Path, *, known: bool) -> None:
         raise explain(error, path) from error
     if application != APPLICATION:
         raise NotAJournal(f"{path}: a SQLite database of another application (id {application:#x})")
-    if version > FORMAT:
-        raise JournalTooNew(f"{path}: a journal of format {version}; this meowcat reads up to {FORMAT}")
+    if version > LAYOUT:
+        raise JournalTooNew(f"{path}: a journal of format {version}; this meowcat reads up to {LAYOUT}")
 
 
 def _marks(path: Path) -> tuple[int, int]:
@@ -232,13 +237,15 @@ def _marks_by(path: Path, query: str) -> tuple[int, int]:
     return application, version
 
 
-def create(path: Path) -> None:
-    """Create an empty journal at `path`, where nothing or an empty file stands; the lock must be held."""
+def create(path: Path, write: Callable[[Path], None]) -> None:
+    """Create the file that `write` makes, whole, at `path`, where nothing or an empty file stands; the lock
+    must be held.
+    """
     new = Path(f"{path}-creating")
     try:
         for leftover in (new, Path(f"{new}-journal")):
             leftover.unlink(missing_ok=True)
-        _write_empty(new)
+        write(new)
         new.rename(path)
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -252,7 +259,8 @@ def create(path: Path) -> None:
         raise explain(error, path) from error
 
 
-def _write_empty(path: Path) -> None:
+def write_empty(path: Path) -> None:
+    """An empty journal."""
     connection = connect(path, "mode=rwc")
     try:
         connection.execute("PRAGMA synchronous = EXTRA")

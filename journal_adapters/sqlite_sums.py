@@ -9,7 +9,7 @@ journal; the rows of tasks can be made anew from the records at any time.
 
 import sqlite3
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -29,7 +29,7 @@ _WIDTH = 6
 TAIL = f"SELECT {_COLUMNS} FROM journal j"  # noqa: S608  # our own words, here and below
 OPEN_TASKS = (
     f"SELECT {_COLUMNS}, t.id, t.first, t.seq, t.open, t.crc"  # noqa: S608
-    " FROM journal j LEFT JOIN task t ON t.open = 1 ORDER BY t.first"
+    " FROM journal j LEFT JOIN main.task t ON t.open = 1 ORDER BY t.first"
 )
 CURSORS = f"SELECT {_COLUMNS}, c.name, c.position, c.crc FROM journal j LEFT JOIN cursor c"  # noqa: S608
 """The tail, and all unfinished tasks or cursors at the same instant; the tail alone where there are none."""
@@ -143,10 +143,26 @@ def insert(writer: sqlite3.Connection, verb: str, rows: Sequence[Row]) -> None:
 class Sums:
     """The sums of the tasks in a batch, as they are before it and will be after it."""
 
-    def __init__(self, writer: sqlite3.Connection, kept: dict[TaskId, TaskSum]) -> None:
-        """Take what is known of tasks already; `keep` adds to it."""
+    def __init__(
+        self,
+        writer: sqlite3.Connection,
+        kept: dict[TaskId, TaskSum],
+        find: Callable[[TaskId], TaskSum | None],
+        archived: str,
+    ) -> None:
+        """Take what is known of tasks already; `keep` adds to it.
+
+        Args:
+            writer: the connection that the transaction is of.
+            kept: sums that were stored last.
+            find: what is stored of a task.
+            archived: no task with an id above this one was archived.
+
+        """
         self._writer = writer
         self._kept = kept
+        self._find = find
+        self._archived = archived
         self._before: dict[TaskId, TaskSum | None] = {}
         self._after: dict[TaskId, TaskSum] = {}
 
@@ -161,8 +177,8 @@ class Sums:
         known = self._after.get(task)
         if known is None:
             known = self._kept.get(task)
-            if known is None and entry.seq != 1:
-                known = _stored(self._writer, task)
+            if known is None and (entry.seq != 1 or task <= self._archived):
+                known = self._find(task)
             self._before[task] = known
         expected = known.seq + 1 if known else 1
         if entry.seq != expected:
@@ -194,19 +210,21 @@ class Sums:
         self._kept.update(self._after)
 
 
-def _stored(writer: sqlite3.Connection, task: TaskId) -> TaskSum | None:
-    row = writer.execute(_TASK, (task,)).fetchone()
-    if row is None:
-        return None
-    return task_of(row) or _by_records(writer, task)
+Query = Callable[..., Sequence[Row]]
+"""All rows of a statement with these values; see `SQLiteJournal`."""
 
 
-def _by_records(writer: sqlite3.Connection, task: TaskId) -> TaskSum | None:
-    """The sum of one task from its records, where its row is damaged."""
-    first, seq = writer.execute(_BY_RECORDS, (task,)).fetchone()
+def stored(query: Query, task: TaskId) -> TaskSum | None:
+    """The sum of one task; from its records, where its row is damaged."""
+    rows = query(_TASK, task)
+    return (task_of(rows[0]) or _by_records(query, task)) if rows else None
+
+
+def _by_records(query: Query, task: TaskId) -> TaskSum | None:
+    ((first, seq),) = query(_BY_RECORDS, task)
     if first is None:
         return None
-    return TaskSum(task, first, seq, writer.execute(_STATE, (task, seq)).fetchone()[0] == 1)
+    return TaskSum(task, first, seq, query(_STATE, task, seq)[0][0] == 1)
 
 
 def unfinished_of(rows: Iterable[Row]) -> list[TaskId] | None:
@@ -275,7 +293,7 @@ def sum_up(records: Iterable[Record | Damage]) -> list[TaskSum]:
 def rebuild(writer: sqlite3.Connection, tail: Tail, sums: Iterable[TaskSum]) -> Tail:
     """Write the rows of all tasks anew, and the tail that goes with them, which is returned."""
     sums = list(sums)
-    writer.execute("DELETE FROM task")
+    writer.execute("DELETE FROM main.task")
     insert(writer, "INSERT INTO task", [each.row() for each in sums])
     tail = replace(tail, unfinished=sum(each.open for each in sums))
     store_tail(writer, tail)

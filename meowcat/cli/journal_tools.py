@@ -166,18 +166,19 @@ def salvage_journal(journal: str, new: str, *, partial: bool, as_json: bool) -> 
     return Exit.COMPLETE if whole else Exit.JOURNAL
 
 
-@journal_group.command(name="compact", epilog="Example: meowcat journal compact transfers.jsonl")
+@journal_group.command(name="compact", epilog="Example: meowcat journal compact transfers.db")
 @_AT
 @json_option
 def compact_journal(journal: str, *, as_json: bool) -> Exit:
-    """Archive the records of finished tasks. Nothing is rewritten: whole segments are moved.
+    """Archive the records of finished tasks. They are moved as they are, beside JOURNAL.
 
-    Nobody else may own JOURNAL meanwhile.
+    They stay part of the journal: 'log', 'check' and 'export' read them there. What a sink or a signature has
+    not come to stays where it is. Nobody else may own JOURNAL meanwhile.
     """
     with _writing(journal, "compact") as opened:
         if not isinstance(opened, CompactableJournal):
             raise JournalError(
-                f"{journal}: a journal of this kind can't archive records; one that can is jsonl: "
+                f"{journal}: a journal of this kind can't archive records; sqlite: and jsonl: can "
                 "('meowcat journal export' and 'import' convert)"
             )
         done = opened.compact()

@@ -196,6 +196,7 @@ class Compaction(Struct, frozen=True):
     records: int
     """Moved out of the way."""
     bytes: int
+    """Of the records, roughly: an adapter counts what it has at hand, files or bodies."""
     archive: str
     """Where they are now, for people."""
 

@@ -107,7 +107,7 @@ class SQLiteWithSmallPages(SQLiteJournal):
 
     def open(self, owner, sync):
         if not self.path.exists():
-            sqlite_file.create(self.path)
+            sqlite_file.create(self.path, sqlite_file.write_empty)
             connection = sqlite3.connect(self.path)
             connection.executescript("PRAGMA page_size = 512; VACUUM")
             connection.close()

@@ -119,7 +119,7 @@ def foreign_application(path):
 def newer(path):
     filled(path).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
 
 
@@ -357,7 +357,7 @@ def test_the_settings_are_those_of_the_rules(path):
 
 
 def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
-    sqlite_file.create(path)
+    sqlite_file.create(path, sqlite_file.write_empty)
     path.rename(f"{path}-creating")
     journal = filled(path)
     check_stored(journal, [entry(f"t{n}", 1, f"body {n}".encode() * 20) for n in range(5)])

@@ -351,6 +351,8 @@ def main(folder: Path) -> None:
     (folder / "expected.json").write_text(
         msgspec.json.format(msgspec.json.encode(seen(locate(str(database)))), indent=1).decode() + "\n"
     )
+    for journal in (database, segments):
+        subprocess.run([*run, "compact", str(journal)], check=True)
     for leftover in ("transfers.db-lock", "transfers.db-wal", "transfers.db-shm"):
         (folder / leftover).unlink(missing_ok=True)
     for leftover in ("lock", "reserve"):

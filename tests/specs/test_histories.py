@@ -22,7 +22,9 @@ from make_history import seen
 
 HISTORIES = Path(__file__).parents[2] / "specs" / "histories"
 GOLDEN = sorted(path for path in HISTORIES.iterdir() if path.is_dir())
-JOURNALS = sorted(path for folder in GOLDEN for path in folder.glob("transfers.*") if path.suffix != ".lines")
+JOURNALS = sorted(path for folder in GOLDEN for kind in ("db", "jsonl") for path in folder.glob(f"*.{kind}"))
+ARCHIVED = {"4"}
+"""Those that were compacted, once SQLite journals could be."""
 
 
 @pytest.fixture
@@ -32,7 +34,8 @@ def copy(request, tmp_path):
     if request.param.is_dir():
         shutil.copytree(request.param, place)
     else:
-        shutil.copy(request.param, place)
+        for each in request.param.parent.glob(f"{request.param.name}*"):  # with its archive
+            shutil.copy(each, tmp_path)
     return place
 
 
@@ -66,10 +69,8 @@ def test_a_golden_journal_is_sound_and_exports_as_it_always_did(copy, expected):
     assert check(journal).chain == expected["chain"]
     lines = b"".join(export_lines(journal))
     journal.close()
-    (export,) = [
-        path for path in HISTORIES.rglob("transfers.lines") if expected["chain"].encode() in path.read_bytes()
-    ]
-    assert lines == export.read_bytes()
+    exports = [path.read_bytes() for path in HISTORIES.rglob("transfers.lines")]
+    assert {lines} == {each for each in exports if expected["chain"].encode() in each}
 
 
 @golden
@@ -103,6 +104,10 @@ def test_every_golden_folder_has_a_journal_of_each_kind():
         assert {"transfers.db", "transfers.lines", "transfers.jsonl"} <= {
             path.name for path in folder.iterdir()
         }
+
+
+def test_there_are_golden_archives():
+    assert {path.parent.name for path in HISTORIES.rglob("transfers.db-archive")} == ARCHIVED
 
 
 def test_no_golden_file_has_changed():
