@@ -121,8 +121,8 @@ class SQLiteJournal:
         """The unfinished tasks that an opening has found: true until something is stored."""
         self._unchecked = 0
         self._archived = Archived()
-        self._has_archive = False
-        """Whether the reader sees an archive."""
+        self._archive: int | None = None
+        """Of the archive that the reader sees: the position up to which records may be in an earlier one."""
         self._in_doubt = False
         self._restored = False
 
@@ -317,16 +317,21 @@ class SQLiteJournal:
         return found
 
     def _gone(self) -> Position:
-        """The position up to which records may not be here, since an archive is not; 0 where it is."""
+        """The position up to which records may not be here, since an archive is not; 0 where all are."""
         with self._reading:
             if self._reader is None:
                 return Position(0)
             try:
-                self._has_archive = self._has_archive or attach(self._reader, self.path)
-                gone = Position(0) if self._has_archive else archived_of(self._reader, self.path).last
+                gone = self._attached(self._reader)
+                return archived_of(self._reader, self.path).last if gone is None else Position(gone)
             except (*FAILURES, JournalDamaged):
                 return Position(0)  # nothing counts as archived, so whatever is not here is told
-            return gone
+
+    def _attached(self, reader: sqlite3.Connection) -> int | None:
+        """See the archive if it is there; see `attach`."""
+        if self._archive is None:
+            self._archive = attach(reader, self.path)
+        return self._archive
 
     def _all(self) -> Iterator[Record | Damage]:
         after = Position(0)
@@ -393,7 +398,11 @@ class SQLiteJournal:
         gone = self._gone()
         found = list(flaws(self._query, gone))
         if gone:
-            found.append(f"records were archived in {place_of(self.path)}, which is not there: put it back")
+            which = "an earlier" if self._archive is not None else "its"
+            found.append(
+                f"records up to {gone} were archived, and {which} archive is not there: put it back as "
+                f"{place_of(self.path)}"
+            )
         return iter([Damage(each) for each in found])
 
     def close(self) -> None:
@@ -446,11 +455,11 @@ class SQLiteJournal:
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
-            has_archive, self._has_archive = self._has_archive, False
+            archive, self._archive = self._archive, None
         if self._writer is not None:
             writer, self._writer = self._writer, None
             try:
-                if has_archive:  # so that its log goes, too
+                if archive is not None:  # so that its log goes, too
                     attach_for_writing(writer, self.path)
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except (*FAILURES, JournalError):
@@ -578,8 +587,8 @@ class SQLiteJournal:
                 raise JournalUncertain(f"{self.path}: the journal could not be reopened")
             try:
                 found = list(map(make, self._reader.execute(statement, values)))
-                if not self._has_archive and attach(self._reader, self.path):
-                    self._has_archive = True  # made since the last look: perhaps before this one
+                if self._archive is None and self._attached(self._reader) is not None:
+                    # It was made since the last look, and perhaps before this one.
                     found = list(map(make, self._reader.execute(statement, values)))
             except FAILURES as error:
                 raise sqlite_file.explain(error, self.path) from error

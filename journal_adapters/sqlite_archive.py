@@ -41,7 +41,8 @@ CREATE TABLE archive (
     journal TEXT NOT NULL,
     batch INTEGER NOT NULL,
     low INTEGER NOT NULL,
-    high INTEGER NOT NULL
+    high INTEGER NOT NULL,
+    gone INTEGER NOT NULL
 );
 CREATE TABLE record (
     position INTEGER PRIMARY KEY,
@@ -66,7 +67,8 @@ CREATE TABLE task (
     crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-"""`archive` says whose it is, and which positions the newest batch is of."""
+"""`archive` says whose it is, which positions the newest batch is of, and up to which one records are in an
+earlier archive that somebody has taken away."""
 
 _VIEWS = f"""
 CREATE TEMP VIEW record AS
@@ -92,9 +94,10 @@ CREATE TABLE archived (
 _STATE = "SELECT batch, records, last, high, crc FROM main.archived"
 _HAS_STATE = "SELECT 1 FROM main.sqlite_master WHERE name = 'archived'"
 
-_ENDED = "task IN (SELECT id FROM main.task WHERE open = 0)"
+_ENDED = "EXISTS (SELECT 1 FROM main.task t WHERE t.id = r.task AND t.open = 0)"
+"""Looked up for each record: with `IN`, each statement would first collect all tasks that have ended."""
 _NEXT = (
-    f"SELECT position FROM main.record WHERE position BETWEEN ? AND ? AND {_ENDED}"  # noqa: S608
+    f"SELECT position FROM main.record r WHERE position BETWEEN ? AND ? AND {_ENDED}"  # noqa: S608
     " ORDER BY position LIMIT 1"
 )
 _LEFT_OVER = (
@@ -103,7 +106,7 @@ _LEFT_OVER = (
 )
 _NOTE = "UPDATE archive.archive SET batch = :batch, low = :low, high = :high"
 _STORE = (
-    f"INSERT INTO archive.record SELECT {_RECORD}, :batch FROM main.record"  # noqa: S608
+    f"INSERT INTO archive.record SELECT {_RECORD}, :batch FROM main.record r"  # noqa: S608
     f" WHERE position BETWEEN :low AND :high AND {_ENDED}"
 )
 _BATCH = "archive.record WHERE position BETWEEN :low AND :high AND batch = :batch"
@@ -162,8 +165,9 @@ def archived_of(connection: sqlite3.Connection, path: Path) -> Archived:
     raise JournalDamaged(f"{path}: the row that says what was archived is damaged")
 
 
-def attach(reader: sqlite3.Connection, path: Path) -> bool:
-    """Let a connection that reads see the archive as part of the journal. Whether there is one.
+def attach(reader: sqlite3.Connection, path: Path) -> int | None:
+    """Let a connection that reads see the archive as part of the journal, if there is one: the position up
+    to which records may be in an earlier one.
 
     Raises:
         NotAJournal: what stands there is not the archive of this journal.
@@ -171,7 +175,7 @@ def attach(reader: sqlite3.Connection, path: Path) -> bool:
     """
     place = place_of(path)
     if not os.path.exists(place):  # noqa: PTH110  # asked for at each reading: a third of what a Path takes
-        return False
+        return None
     try:
         _attach(reader, place, "mode=ro")
     except sqlite3.OperationalError:
@@ -180,7 +184,8 @@ def attach(reader: sqlite3.Connection, path: Path) -> bool:
         _attach(reader, place, "mode=ro&immutable=1")  # as `sqlite_file.connect_reader` does
     _require_ours(reader, place)
     reader.executescript(_VIEWS)
-    return True
+    gone: int = reader.execute("SELECT gone FROM archive.archive").fetchone()[0]
+    return gone
 
 
 def attach_for_writing(writer: sqlite3.Connection, path: Path) -> None:
@@ -237,7 +242,7 @@ def opened(writer: sqlite3.Connection, path: Path, transaction: Transaction) -> 
             writer.execute("INSERT INTO archived VALUES (?, ?, ?, ?, ?)", Archived().row())
     if not place.exists():
         (ours,) = writer.execute("SELECT id FROM journal").fetchone()
-        create(place, partial(_write_empty, ours))
+        create(place, partial(_write_empty, ours, archived_of(writer, path).last))
     attach_for_writing(writer, path)
     try:
         yield place
@@ -247,12 +252,12 @@ def opened(writer: sqlite3.Connection, path: Path, transaction: Transaction) -> 
             writer.execute("DETACH archive")
 
 
-def _write_empty(journal: str, path: Path) -> None:
+def _write_empty(journal: str, gone: int, path: Path) -> None:
     connection = connect(path, "mode=rwc")
     try:
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.executescript(_SCHEMA)
-        connection.execute("INSERT INTO archive VALUES (?, 0, 0, 0)", (journal,))
+        connection.execute("INSERT INTO archive VALUES (?, 0, 0, 0, ?)", (journal, gone))
         connection.execute("COMMIT")
     finally:
         connection.close()

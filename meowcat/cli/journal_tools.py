@@ -172,8 +172,8 @@ def salvage_journal(journal: str, new: str, *, partial: bool, as_json: bool) -> 
 def compact_journal(journal: str, *, as_json: bool) -> Exit:
     """Archive the records of finished tasks. They are moved as they are, beside JOURNAL.
 
-    They stay part of the journal: 'log', 'check' and 'export' read them there. What a sink or a signature has
-    not come to stays where it is. Nobody else may own JOURNAL meanwhile.
+    They stay part of the journal: 'log', 'check' and 'export' read them there. What a sink has not
+    come to stays where it is. Nobody else may own JOURNAL meanwhile.
     """
     with _writing(journal, "compact") as opened:
         if not isinstance(opened, CompactableJournal):

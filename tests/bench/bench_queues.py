@@ -10,7 +10,8 @@
 | finished | opens one of N finished tasks and 100 unfinished ones |
 | active | N tasks at work at once, from the submission to the end |
 | replay | folds N tasks of 10 events each |
-| long | N tasks of 10 events each in SQLite: one task's history, before and after a compaction |
+| long | N tasks of 10 events each, a thousandth of them unfinished: how large the journal is, an opening, and one
+task's history, before and after a compaction |
 """
 
 import argparse
@@ -209,19 +210,34 @@ def replay(where: str, count: int) -> Figures:
 
 def long(where: str, count: int) -> Figures:
     fill(where, (each for n in range(count) for each in (entries(n) if n % 1000 else [created(n)])))
-    found: Figures = {"MB": mb(size_of(where))}
+    found: Figures = {"MB": mb(size_of(where)), "opening s": opening(where)}
     found |= {f"history {name} ms": took for name, took in histories(where, count).items()}
     journal = locate(where)
-    if not isinstance(journal, CompactableJournal):
-        return found
+    assert isinstance(journal, CompactableJournal)
     journal.open(OWNER, "process")
     meter = Meter()
     done = journal.compact()
     journal.close()
     found |= {f"compaction {name}": value for name, value in meter.figures().items()}
-    found |= {"archived": done.records, "MB after": mb(size_of(where))}
+    found |= {
+        "archived": done.records,
+        "archived MB": mb(done.bytes),
+        "MB after": mb(size_of(where)),
+        "opening s after": opening(where),
+    }
     found |= {f"history {name} ms after": took for name, took in histories(where, count).items()}
     return found | peak()
+
+
+def opening(where: str) -> float:
+    """Seconds until a journal is open and has said what is unfinished."""
+    begin = time.perf_counter()
+    journal = locate(where)
+    journal.open(OWNER, "process")
+    assert list(journal.unfinished())
+    took = time.perf_counter() - begin
+    journal.close()
+    return round(took, 3)
 
 
 def histories(where: str, count: int) -> dict[str, float]:

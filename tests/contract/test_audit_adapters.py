@@ -22,7 +22,7 @@ from meowcat.core.machine import State
 from meowcat.core.transfers import Download
 from meowcat.core.values import Checksum, TaskId
 from meowcat.journal.codec import encode
-from meowcat.journal.contract import Damage, Entry, Owner
+from meowcat.journal.contract import CompactableJournal, Damage, Entry, Owner
 
 OWNER = Owner(1, "test.example", "test")
 KEY = Key.generate("example.com/log")
@@ -179,6 +179,24 @@ def test_a_history_is_proved_as_far_as_it_was_signed(adapter, place):
         ("checkpoint", "the journal", 12),
         ("checkpoint", "exported", 12),
     ]
+    journal.close()
+
+
+def test_what_was_archived_stays_proved_and_signing_goes_on(adapter, place):
+    journal = written(adapter, place, histories(4))
+    if not isinstance(journal, CompactableJournal):
+        pytest.skip("it does not archive")
+    text = signed(Log(journal, KEY))
+    assert journal.compact().records == 12
+    journal.append(list(history("more")))
+    log = Log(journal, KEY)
+    newer = signed(log)
+    assert verify_checkpoint(newer, KEY.vkey).size == 15
+    for number in range(4):
+        assert verify_receipt(log.receipt(f"task{number:04}", newer), KEY.vkey)
+    journal.close()
+    journal = opened(adapter, place)
+    assert verify_journal(journal, KEY.vkey, checkpoints=[("old", text), ("new", newer)]).proved
     journal.close()
 
 

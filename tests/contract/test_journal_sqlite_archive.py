@@ -246,6 +246,41 @@ def test_where_the_archive_was_taken_away_the_rest_is_read_and_a_check_says_what
     journal.close()
 
 
+def test_the_next_compaction_after_that_begins_another_archive(path):
+    journal = filled(path)
+    whole = scan_all(journal, 1000)
+    journal.compact()
+    journal.close()
+    place = sqlite_archive.place_of(path)
+    away = place.rename(path.with_name("away"))
+    journal = opened(path)
+    late = [entry("late", 1), entry("late", 2, unfinished=False), entry("open", 1)]
+    journal.append(late)
+    assert journal.compact().records == 2
+    left = [each for each in whole if int(each.task[1:]) in OPEN]
+    for reader in (journal, reading(path)):
+        found = scan_all(reader, 1000)
+        assert found[: len(left)] == left
+        assert [(each.position, each.task) for each in found[len(left) :]] == [
+            (len(whole) + 1, "late"),
+            (len(whole) + 2, "late"),
+            (len(whole) + 3, "open"),
+        ]
+        assert scan_all(reader, 2) == found
+        (told,) = reader.check()
+        assert "an earlier archive is not there" in told.detail
+        reader.close()
+    place.rename(path.with_name("second"))
+    away.rename(place)
+    reader = reading(path)
+    assert scan_all(reader, 1000)[: len(whole)] == whole
+    assert [each.position for each in reader.scan(len(whole), 9) if isinstance(each, Damage)] == [
+        len(whole) + 1,
+        len(whole) + 2,
+    ]
+    reader.close()
+
+
 def test_what_is_missing_beside_an_archive_that_is_away_is_told(path):
     journal = filled(path)
     journal.compact()

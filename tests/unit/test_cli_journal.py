@@ -252,6 +252,31 @@ def test_an_export_never_overwrites_a_file_and_leaves_no_half_of_one(run, journa
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("more")] == []
 
 
+def test_what_was_archived_stays_part_of_the_journal(run, journal):
+    before, lines = events_of(journal), run("export", journal).stdout_bytes
+    result = run("compact", journal, "--json")
+    assert result.exit_code == Exit.COMPLETE, result.output
+    found = json.loads(result.stdout)
+    ended = 0 if journal.endswith(".jsonl") else 2  # of its one segment not everything has
+    assert found["records"] == ended
+    assert (found["bytes"] > 0) is (ended > 0)
+    assert events_of(journal) == before
+    assert run("export", journal).stdout_bytes == lines
+    assert "8 records of 3 tasks, 2 unfinished" in run("check", journal).stdout
+    assert "nothing to archive yet" in run("compact", journal).stdout
+
+
+def test_an_archive_that_was_taken_away_is_told_with_what_to_do(run, tmp_path, journal):
+    if not journal.endswith(".db"):
+        pytest.skip("a folder has its archive in it")
+    assert "archived in" in run("compact", journal).stdout
+    (tmp_path / f"{journal}-archive").rename(tmp_path / "away")
+    result = run("check", journal)
+    assert result.exit_code == Exit.JOURNAL
+    assert "its archive is not there: put it back" in result.stdout
+    assert f"{journal}-archive" in result.stdout
+
+
 def test_a_kind_that_can_not_archive_says_so(run):
     result = run("compact", "memory:")
     assert result.exit_code == Exit.JOURNAL
