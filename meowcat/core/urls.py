@@ -140,6 +140,8 @@ def redact(url: str) -> str:
 
     Never raises: of what is no URL nothing but the scheme is shown.
     """
+    if _PLAIN.fullmatch(url) is not None:
+        return url
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  # raises where the "port" is half of a password with a slash in it

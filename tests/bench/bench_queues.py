@@ -10,8 +10,7 @@
 | finished | opens one of N finished tasks and 100 unfinished ones |
 | active | N tasks at work at once, from the submission to the end |
 | replay | folds N tasks of 10 events each |
-| long | N tasks of 10 events each, a thousandth of them unfinished: how large the journal is, an opening, and one
-task's history, before and after a compaction |
+| long | N tasks of 10 events each, but for one in a thousand: size, opening, history, and after a compaction |
 """
 
 import argparse

@@ -294,6 +294,11 @@ def test_people_see_a_url_without_secrets(url, shown):
     assert redact(url) == shown
 
 
+@pytest.mark.parametrize("url", ["http://h", "https://host:8443/a%20b//c;d=1/", "http://127.0.0.1:9/f/1.bin"])
+def test_a_plain_url_is_shown_as_it_is(url):
+    assert redact(url) == url == seal_url(url)[0]
+
+
 @given(st.text(max_size=50))
 def test_redacting_never_raises(text):
     redact(text)
