@@ -149,12 +149,23 @@ class ReadAhead:
             self._hold.give(used.size)
             self._buffers.give(used.blocks)
 
-    async def drop(self) -> None:
-        """Read no further, and give back what was read ahead. Nothing was asked for yet."""
+    async def keep(self) -> list[Chunk] | None:
+        """All the bytes, the caller's own from then on; None where the first step is not all, and is given
+        back. Nothing was asked for yet, and nothing more will be.
+
+        Raises:
+            Refused, Stopped: as `__anext__`.
+        """
         step, self._next = self._next, None
-        if step is not None:
-            await step.done.wait()
+        assert step is not None  # noqa: S101  # begun, and nothing was asked for
+        await step.done.wait()
+        if step.start + step.size < self._stop:
             self._hold.give(step.size)
+            self._buffers.give(step.blocks)
+            return None
+        if step.error is not None:
+            raise step.error
+        return step.blocks
 
     def _begin(self, start: int, *, taken: bool = False) -> None:
         self._next = _Step(start, min(self._step, self._stop - start))

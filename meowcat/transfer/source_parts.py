@@ -4,7 +4,7 @@ All of a part is read and hashed before its last chunk is handed out. So a serve
 bytes that are not those that it was promised (`checksum`), or that an earlier attempt sent or recorded.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -69,8 +69,8 @@ class SourceReader:
         self.buffers = Buffers()
         self.chunk = FIRST
         """Bytes in a chunk, as the line takes them."""
-        self.checked_first = False
-        """Whether the protocol asks for a checksum before the body: all of a part is read for that."""
+        self.asked: set[str] = set()
+        """The checksums that the protocol asks for before a body: all of a part is read for them."""
 
     def chunk_size(self) -> int:
         """Small where the rate is limited, so that bytes go out evenly."""
@@ -111,6 +111,8 @@ class SourcePart:
         self._expected = expected
         self._hold = Hold(reader.budget)
         self._checksums: dict[str, str] = {}
+        self._opened = False
+        """Whether a body was asked for its first bytes."""
         self._kept: list[Chunk] | None = None
         self._begun: ReadAhead | None = None
         self._streamed: ReadAhead | None = None
@@ -131,14 +133,17 @@ class SourcePart:
         self._hold.close()
 
     def begin(self) -> bool:
-        """Begin to read for `body` before it is asked for, where that helps; returns whether it has begun."""
+        """Begin to read before `checksum` or `body` is asked for, where that helps; returns whether it has
+        begun."""
         if self._begun is not None:
             return True
-        if self._reader.checked_first or self.start != self._begin:
+        asked = self._reader.asked
+        if self.start != self._begin or (asked and self.size > KEPT):
             return False
-        if not self._hold.take_spare(min(STEP, self.size)):
+        step = self.size if asked else min(STEP, self.size)
+        if not self._hold.take_spare(step):
             return False
-        self._begun = self._reading(blake3(), (), taken=True)
+        self._begun = self._reading(blake3(), self._hashers(), step, taken=True)
         return True
 
     async def checksum(self, algorithm: str) -> str:
@@ -147,16 +152,17 @@ class SourcePart:
         Raises:
             Refused: SOURCE_CHANGED where the bytes are not those of before; else as `Opened.read`.
         """
+        if not self._opened:
+            self._reader.asked.add(algorithm)
         if algorithm not in self._checksums:
-            self._reader.checked_first = self._reader.checked_first or self.digest is None
-            await self._drop_begun()
-            # The BLAKE3 of a whole piece is that which is computed in any case.
-            hashers = () if algorithm == "blake3" and self._begin == self.start else (new(algorithm),)
+            await self._keep_begun()
+        if algorithm not in self._checksums:
+            hashers = self._hashers(algorithm)
             if self._kept is None:
-                await self._read_for(*hashers)
+                await self._read_for(hashers)
             else:
-                await self._reader.source.feed(hashers, self._kept)
-            self._checksums.update((algorithm, hasher.hexdigest()) for hasher in hashers)
+                await self._reader.source.feed(tuple(hashers.values()), self._kept)
+                self._note(hashers)
         return self._checksums[algorithm]
 
     def body(self) -> AsyncIterator[Chunk]:
@@ -168,27 +174,48 @@ class SourcePart:
         return _Body(self._blocks, self._reader)
 
     async def _blocks(self) -> AsyncIterator[Sequence[Chunk]]:
-        return await self._stream() if self._kept is None else _Once(self._kept)
+        self._opened = True
+        return await self._stream({}) if self._kept is None else _Once(self._kept)
 
-    async def _read_for(self, *hashers: Hasher) -> None:
+    def _hashers(self, *algorithms: str) -> dict[str, Hasher]:
+        """Those of the checksums asked for that are not known yet. The BLAKE3 of a whole piece is that which
+        is computed in any case."""
+        wanted = self._reader.asked.union(algorithms).difference(self._checksums)
+        if self._begin == self.start:
+            wanted.discard("blake3")
+        return {algorithm: new(algorithm) for algorithm in wanted}
+
+    def _note(self, hashers: Mapping[str, Hasher]) -> None:
+        self._checksums.update((algorithm, hasher.hexdigest()) for algorithm, hasher in hashers.items())
+
+    async def _read_for(self, hashers: Mapping[str, Hasher]) -> None:
         if self.size > KEPT:
-            async for _ in await self._stream(*hashers):
+            async for _ in await self._stream(hashers):
                 pass
             return
         whole = await self._pass_over()
         await self._hold.take(self.size)
-        where = self.start, self.size, (whole, *hashers), self._reader.buffers
+        where = self.start, self.size, (whole, *hashers.values()), self._reader.buffers
         blocks, now = await self._reader.source.read_last(*where)
-        self._finish(whole, now)
+        self._finish(whole, hashers, now)
         self._kept = blocks
 
-    async def _stream(self, *hashers: Hasher) -> ReadAhead:
+    async def _keep_begun(self) -> None:
+        """Keep what was read for a body that comes later. Where that is not all of the part it is given back:
+        a part that holds some memory while it waits for more is in the way of others that do so, too."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._kept = await begun.keep()
+
+    async def _stream(self, hashers: Mapping[str, Hasher]) -> ReadAhead:
         """The bytes, read anew and fed to `hashers`; the last of them come only if all are right."""
         begun, self._begun = self._begun, None
-        self._streamed = begun or self._reading(await self._pass_over(), hashers)
+        self._streamed = begun or self._reading(await self._pass_over(), hashers, STEP)
         return self._streamed
 
-    def _reading(self, whole: "blake3", hashers: Sequence[Hasher], *, taken: bool = False) -> ReadAhead:
+    def _reading(
+        self, whole: "blake3", hashers: Mapping[str, Hasher], step: int, *, taken: bool = False
+    ) -> ReadAhead:
         return ReadAhead(
             self._reader.source,
             self._reader.group,
@@ -196,17 +223,11 @@ class SourcePart:
             self._reader.buffers,
             self.start,
             self._stop,
-            STEP,
-            hashers=(whole, *hashers),
-            last=partial(self._finish, whole),
+            step,
+            hashers=(whole, *hashers.values()),
+            last=partial(self._finish, whole, hashers),
             taken=taken,
         )
-
-    async def _drop_begun(self) -> None:
-        """Give back what was read for a body that comes later: a checksum takes memory of its own."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            await begun.drop()
 
     async def _pass_over(self) -> "blake3":
         """A digest that has what of the piece lies before `start`: the server has that already."""
@@ -219,9 +240,9 @@ class SourcePart:
             self._hold.give(size)
         return whole
 
-    def _finish(self, whole: "blake3", now: SourceIdentity) -> None:
-        """Judge what was read. The source is looked at after its last byte only: whatever happened before has
-        to show."""
+    def _finish(self, whole: "blake3", hashers: Mapping[str, Hasher], now: SourceIdentity) -> None:
+        """Judge what was read, and note its checksums. The source is looked at after its last byte only:
+        whatever happened before has to show."""
         self.moved = self.moved or not unmoved(self._pinned, now)
         if self._expected not in (None, whole.digest()):
             raise self._refused(
@@ -236,6 +257,7 @@ class SourcePart:
                 "nothing to compare them with; the upload begins anew",
             )
         self.digest = self._expected = whole.digest()
+        self._note(hashers)
         if self._begin == self.start:
             self._checksums["blake3"] = self.digest.hex()
 

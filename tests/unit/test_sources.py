@@ -658,7 +658,66 @@ async def test_a_checksum_takes_no_memory_besides_what_was_read_ahead(place):
             assert await part.checksum("blake3") == blake3(content).hexdigest()
             assert await joined(part) == content
         with reader.part(1, 0, len(content)) as part:
-            assert not part.begin(), "of the next one a checksum is asked for first, too"
+            assert not part.begin(), "of the next one a checksum is asked for first, too: all of it is kept"
+    await source.close()
+
+
+def count_reads(source):
+    """Each read of it, as (offset, size), from now on."""
+    read = []
+
+    class Counted(type(source)):
+        async def read(self, offset, size, *more):
+            read.append((offset, size))
+            return await super().read(offset, size, *more)
+
+        async def read_last(self, offset, size, *more):
+            read.append((offset, size))
+            return await super().read_last(offset, size, *more)
+
+    source.__class__ = Counted
+    return read
+
+
+@pytest.mark.parametrize("ahead", ["", "begun", "done"])
+async def test_the_bytes_of_parts_are_read_once_for_checksums_and_body(place, ahead):
+    """So they are the very same, and none are read or hashed for nothing."""
+    content = Random(7).randbytes(3 * STEP)
+    source = await opened(place, content)
+    read = count_reads(source)
+    async with Reading(source) as reader:
+        for index in range(3):
+            begin, stop = index * STEP, (index + 1) * STEP
+            with reader.part(index, begin, stop) as part:
+                assert not ahead or part.begin()
+                while ahead == "done" and part.digest is None:
+                    await anyio.lowlevel.checkpoint()
+                assert await part.checksum("blake3") == blake3(content[begin:stop]).hexdigest()
+                assert (
+                    await part.checksum("md5")
+                    == hashlib.new("md5", content[begin:stop], usedforsecurity=False).hexdigest()
+                )
+                assert await joined(part) == content[begin:stop]
+    assert read == [(0, STEP), (STEP, STEP), (2 * STEP, STEP)]
+    await source.close()
+
+
+async def test_what_is_too_large_to_be_kept_is_not_read_ahead_of_its_checksum(place):
+    source = await opened(place, bytes(KEPT + 1))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, 1) as part:
+            await part.checksum("md5")
+        with reader.part(1, 0, KEPT + 1) as part:
+            assert not part.begin()
+    await source.close()
+
+
+async def test_what_was_read_ahead_of_a_checksum_that_is_refused_is_refused(place):
+    source = await opened(place, bytes(STEP))
+    async with Reading(source) as reader:
+        with reader.part(0, 0, STEP, expected=blake3(b"others").digest()) as part:
+            assert part.begin()
+            assert (await refusal(part.checksum("md5"))).kind is FaultKind.SOURCE_CHANGED
     await source.close()
 
 
