@@ -133,13 +133,17 @@ class SendOperation:
             self._digests, self._repinned = known.digests, known.repinned
         await self._pin()
         self._protocol = self._make_protocol()
-        if self._task.session is None:
-            await self._open()
-        else:
-            await self._resume(self._task.session)
-        while True:
-            await self._send_missing()
-            await self._finish()
+        async with self._reading() as self._reader:
+            try:
+                if self._task.session is None:
+                    await self._open()
+                else:
+                    await self._resume(self._task.session)
+                while True:
+                    await self._send_missing()
+                    await self._finish()
+            finally:
+                self._drop_ahead()
 
     # What is known
 
@@ -229,6 +233,7 @@ class SendOperation:
         """Have a session opened, with an intent where it has to be removed if it is not committed."""
         able = self._protocol.capabilities()
         piece_size = choose_part_size(self._pinned.size, self._request.piece_size, able)
+        self._read_first(Grid(self._pinned.size, piece_size), able)
         if _owes(able):
             await self._intend()
             with anyio.CancelScope(shield=True):  # once begun it is seen through: its outcome is owed
@@ -238,6 +243,15 @@ class SendOperation:
         await self._until(lambda: self._task.session is not None)
         self._have = self._task.stored
         await self._adopt_all(prepared, _held(prepared))
+        if self._have:
+            self._drop_ahead()  # it may be there already
+
+    def _read_first(self, grid: Grid, able: Capabilities) -> None:
+        """Begin to read the first part while the server is asked for a session."""
+        if self._sendable(grid, able) and not able.server_offset:  # which may begin anywhere
+            part = self._reader.part(0, *grid.span(0))
+            if part.begin():
+                self._ahead = part
 
     async def _intend(self) -> None:
         run, restarts = self._operation.run, self._operation.restarts
@@ -340,13 +354,9 @@ class SendOperation:
         Raises:
             Idle: nothing may be sent now. Refused: the source, or the session, is of no use any more.
         """
-        async with self._reading() as self._reader, group() as self._group:
-            try:
-                await self._hand_out()
-            finally:
-                if self._ahead is not None:
-                    self._ahead.close()
-                self._ahead = None
+        self._reader.pinned = self._pinned
+        async with group() as self._group:
+            await self._hand_out()
         if self._fatal is not None:
             raise Refused(self._fatal)
 
@@ -354,8 +364,9 @@ class SendOperation:
         while self._fatal is None:
             news = self._news
             if self._suspect and not self._busy:
+                self._drop_ahead()
                 await self._prove()
-                return  # by another identity, which the readers of parts have to know
+                return  # by another identity, which the reader of parts has to know
             while self._may_send and (index := self._next()) is not None:
                 self._taken.add(index)
                 self._busy += 1
@@ -402,6 +413,11 @@ class SendOperation:
             part = self._part(index)
             if part.begin():
                 self._ahead = part
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None
 
     async def _bring(self, part: SourcePart) -> None:
         try:

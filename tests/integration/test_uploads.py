@@ -169,6 +169,34 @@ async def test_who_waited_for_what_is_registered_at_the_next_opening_goes_on(tmp
     assert shelf.objects[shelf.url][0] == content
 
 
+@pytest.mark.parametrize("offsets", [False, True])
+async def test_the_first_part_is_read_while_a_session_is_opened(tmp_path, content, offsets):
+    """And no other one, and once; but nothing where the server may have the beginning already."""
+    shelf, source = Shelf(server_offset=offsets, any_order=not offsets), Given(content)
+    shelf.gates["create"] = anyio.Event()
+    async with engine(tmp_path, sources={"row 7": source}) as opened:
+        task = await opened.submit(upload("row 7", shelf, origin="named"))
+        await shelf.begun["create"].wait()
+        while not (offsets or source.read_at):
+            await anyio.lowlevel.checkpoint()
+        before = list(source.read_at)
+        shelf.gates["create"].set()
+        await task.result()
+    assert shelf.objects[shelf.url][0] == content
+    assert before == ([] if offsets else [0])
+    assert sorted(source.read_at) == [index * PIECE for index in range(11)]
+
+
+async def test_what_was_read_for_a_session_that_is_refused_is_given_back(tmp_path, content):
+    shelf, source = Shelf(), Given(content)
+    shelf.fail["create"] = [fault(FaultKind.STATUS, status=400)]
+    async with engine(tmp_path, sources={"row 7": source}) as opened:
+        with pytest.raises(meowcat.TransferFailed):
+            await (await opened.submit(upload("row 7", shelf, origin="named"))).result()
+        budget = opened._runtime._world.budget
+        assert budget._free == budget._memory
+
+
 async def test_a_drain_waits_for_those_that_a_registration_sets_going(tmp_path, content):
     shelf = Shelf()
     async with engine(tmp_path) as opened:
