@@ -440,10 +440,15 @@ class FetchOperation:
                 limit = self._board.stop_of(part)
                 if limit is not None and part.at >= limit and limit != stop:
                     return False  # split off, or nothing behind it is missing: the rest is left unread
-                size = allowance.size(READ)
-                await throttle.acquire(allowance.asks(size))
+                size, limited = READ, throttle.rate is not None
+                if limited:
+                    size = allowance.size(READ)
+                    await throttle.acquire(allowance.asks(size))
                 chunk = await answer.read(size)
-                allowance.took(size, len(chunk))
+                if limited:
+                    allowance.took(size, len(chunk))
+                else:
+                    await throttle.acquire(len(chunk))  # which tells that bytes flow
                 if not chunk:
                     self._check_end(part, stop)
                     return True

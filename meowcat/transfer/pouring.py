@@ -73,6 +73,7 @@ class Pourer:
         self._asked_at = 0.0
         self._allowance = Allowance(throttle)
         self._room = 0
+        """Bytes of the last block where the rate is limited; 0 where it never was."""
 
     def room(self) -> memoryview | None:
         span = self._span
@@ -81,18 +82,23 @@ class Pourer:
             return None
         # Not beyond the piece in work, which is never cut off: what comes could be another part's by then.
         within = self._stream.piece - span.at % self._stream.piece
-        size = self._room = self._allowance.size(min(self._block, left, within))
-        self._rest(self._throttle.spend(self._allowance.asks(size)))
-        size = min(size, span.stop - span.at)
-        if size <= 0 or self._writers.over:
-            return None
+        size = min(self._block, left, within)
+        if self._throttle.rate is None:
+            self._throttle.spend(size)  # which tells that bytes flow
+        else:
+            size = self._room = self._allowance.size(size)
+            self._rest(self._throttle.spend(self._allowance.asks(size)))
+            size = min(size, span.stop - span.at)
+            if size <= 0 or self._writers.over:
+                return None
         self._asked_at = perf_counter()
         span.reading = True
         return self._buffer[:size]
 
     def came(self, count: int) -> None:
         self._span.reading = False
-        self._allowance.took(self._room, count)
+        if self._room:
+            self._allowance.took(self._room, count)
         took = perf_counter() - self._asked_at
         if took < SOON:
             self._block = min(self._block * 2, MOST_BLOCK)
