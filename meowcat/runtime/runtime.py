@@ -394,14 +394,15 @@ class Runtime:
             self.bus.grew(await self.writer.append(entries))
         except JournalUncertain as uncertain:
             log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
-            self.bus.grew(await self._find_out(entries))
+            self.bus.grew(await self._once_readable(partial(self.writer.find_out, entries)))
             return True
         return False
 
-    async def _find_out(self, entries: list[Entry]) -> Position:
+    async def _once_readable(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` says of the journal, as soon as that can be read."""
         while True:
             try:
-                return await self.writer.find_out(entries)
+                return await call()
             except _ANSWERED:
                 raise
             except Exception as error:  # noqa: BLE001  # an adapter may raise anything; it is read again later
@@ -432,7 +433,7 @@ class Runtime:
     async def _command_at_rest(
         self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]
     ) -> list[TaskId]:
-        loaded = _there(await self.load_all(tasks))
+        loaded = await self._load_there(tasks)
         entries, after = [], []
         now = self.clock.now()
         for task in loaded:
@@ -446,7 +447,8 @@ class Runtime:
         if not after:
             return []
         if await self._append(entries):
-            after = _there(await self.load_all([task.id for task in after]))
+            moved_on = partial(self._load_there, [task.id for task in after])
+            after = await self._once_readable(moved_on)
         for task in after:
             self._took_step(task)
         self.reconciler.grant()  # to those that were set going
@@ -498,6 +500,9 @@ class Runtime:
         """The states of many tasks with one hop to a thread, or of each why not."""
         found = await self._threads.run(partial(read_tasks, self.journal, tasks))
         return [self._set_aside(each) if isinstance(each, Quarantined) else each for each in found]
+
+    async def _load_there(self, tasks: Sequence[TaskId]) -> list[TaskState]:
+        return _there(await self.load_all(tasks))
 
     def _set_aside(self, damaged: Quarantined) -> TaskQuarantined:
         """A task whose records were damaged while the journal was open is kept out, as at an opening; but not

@@ -57,6 +57,8 @@ class SlowJournal(SQLiteJournal):
     """Appends that are stored, and whose outcome is not told."""
     shut = 0
     unreadable = 0
+    unreadable_after = 0
+    """Reads that fail, once it was not told what became of an append and it was shut for a while."""
 
     def append(self, batch):
         time.sleep(self.pause)
@@ -79,6 +81,9 @@ class SlowJournal(SQLiteJournal):
         return super().reopen()
 
     def read(self, task, after=0):
+        if self.unreadable_after and not (self.unheard or self.shut):
+            self.unreadable_after -= 1
+            raise meowcat.JournalAccess("not now")
         if self.unreadable:
             self.unreadable -= 1
             raise meowcat.JournalAccess("not now")
@@ -157,6 +162,17 @@ async def test_what_a_doubtful_command_for_many_has_stored_is_known(tmp_path, no
         journal.unheard, journal.shut = 1, 2
         assert await engine.cancel_many() == ids
         assert (await engine.task(ids[0])).state == "Canceled"
+        assert [info.id async for info in engine.tasks()] == []
+
+
+async def test_what_a_doubtful_command_has_stored_is_known_once_it_can_be_read(tmp_path, no_pause):
+    journal = SlowJournal(tmp_path / "t.db")
+    async with meowcat.Engine(journal, config=config()) as engine:
+        task = await engine.submit(meowcat.Download("http://localhost/", str(tmp_path / "a")), paused=True)
+        engine._runtime.dispatcher.outdate(task.id)
+        journal.unheard, journal.shut, journal.unreadable_after = 1, 1, 2
+        assert await engine.cancel_many() == [task.id]
+        assert journal.unreadable_after == 0
         assert [info.id async for info in engine.tasks()] == []
 
 
