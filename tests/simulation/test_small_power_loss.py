@@ -1,5 +1,7 @@
 """The power goes at every call while small files are brought, several of them in the same rounds of syncs."""
 
+import errno
+
 import pytest
 
 import meowcat
@@ -79,3 +81,41 @@ def test_a_process_killed_at_any_call_loses_no_small_file():
     targets = list(FILES)[:2]
     work = bring(targets, "process")
     assert world().every_crash(work, all_there(targets), losses=("killed",)) > 15
+
+
+def patient(targets, durability):
+    """Whoever fails is tried again."""
+    config = meowcat.Config(piece_size=64 * KIB, max_downloads=len(targets), durability=durability)
+
+    async def work(world):
+        async with world.engine(config=config) as engine:
+            await engine.submit_many([meowcat.Download(url_of(target), target) for target in targets])
+            await engine.drain()
+            for task in [each.id async for each in engine.tasks(state=meowcat.State.FAILED)]:
+                await engine.retry(task)
+            await engine.drain()
+
+    return work
+
+
+UNANSWERED = ("journal.open", "journal.append created", "journal.close")
+"""Calls whose failure the application is told of, and has to deal with."""
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_call_that_fails_costs_a_retry_at_most(durability, error):
+    (target, *_) = FILES
+    whole = world()
+    whole.run(patient([target], durability))
+    tried = 0
+    for number, line in enumerate(whole.power.trace, 1):
+        if not any(call in line for call in UNANSWERED):
+            hurt = world()
+            hurt.power.fail_at(number, error)
+            with hurt.explained():
+                hurt.run(patient([target], durability))
+                all_there([target])(hurt)
+                hurt.check_promises()
+            tried += 1
+    assert tried > 10
