@@ -20,6 +20,11 @@ LEFT_OVERS = 64
 """Places of those who left that a line may have, beyond as many as are still in it."""
 
 
+REMEMBERED_MS = 60_000
+"""Milliseconds after the end of a hold until a host is forgotten that nobody has to do with any more: those
+that waited for it have come by then."""
+
+
 class Demand(Struct, frozen=True, gc=False):
     """What the scheduler needs to know of a task that wants a slot: its place in a line."""
 
@@ -58,7 +63,7 @@ class _Line:
 class _Host:
     """Everything that is known of a host that tasks wait for or work on, or that asked to be left alone."""
 
-    __slots__ = ("aside", "at_work", "hold", "lines", "probe", "silent")
+    __slots__ = ("aside", "at_work", "hold", "lines", "look", "probe", "silent")
 
     def __init__(self, directions: Mapping[Direction, object]) -> None:
         self.lines: dict[Direction, _Line] = {each: _Line() for each in directions}
@@ -67,6 +72,8 @@ class _Host:
         """Of those at work, the ones to which nothing comes."""
         self.hold: HostHold | None = None
         """What it asked for, or what not reaching it has led to."""
+        self.look: int | None = None
+        """When it is next seen whether what it asked for can be forgotten."""
         self.probe: TaskId | None = None
         """The one task that may try first."""
         self.aside = False
@@ -75,7 +82,12 @@ class _Host:
     @property
     def forgotten(self) -> bool:
         """Whether there is nothing to remember of it."""
-        return not self.at_work and self.hold is None and not any(line.length for line in self.lines.values())
+        return self.hold is None and not self.busy
+
+    @property
+    def busy(self) -> bool:
+        """Whether tasks work on it, or are in line for it."""
+        return bool(self.at_work) or any(line.length for line in self.lines.values())
 
 
 class Scheduler:
@@ -201,11 +213,24 @@ class Scheduler:
     def grant(self, now: int) -> None:
         """Hand out what is free to who is first in line."""
         while self._ends and self._ends[0][0] <= now:
-            self._look_again(heappop(self._ends)[1])
+            self._end_hold(*heappop(self._ends))
         for direction, heads in self._heads.items():
             if heads:
                 for demand in list(self._eligible(direction, now)):
                     self._granted(demand.task)
+
+    def _end_hold(self, at: int, name: str) -> None:
+        """A hold has ended at `at`, or it is to be seen whether anybody still has to do with the host."""
+        self._look_again(name)
+        host = self._hosts.get(name)
+        if host is None or host.hold is None or at not in (host.hold.until, host.look):
+            return  # it was made longer since
+        if at == host.look and not host.busy:
+            host.hold = None
+            self._forget(name, host)
+        else:
+            host.look = at + REMEMBERED_MS
+            heappush(self._ends, (host.look, name))
 
     def _eligible(self, direction: Direction, now: int) -> Iterator[Demand]:
         """Take from the lines whom a slot can be given to."""
@@ -354,6 +379,7 @@ class Scheduler:
             del self._probing[host.probe]
             host.probe = None
         if before is None or before.until != host.hold.until:
+            host.look = None
             heappush(self._ends, (host.hold.until or 0, name))
         return before is None or before.probing
 

@@ -22,6 +22,11 @@ SILENCE = 5.0
 """Seconds without a byte after which a task's slot is lent to another one. Nothing of it is stopped: that is
 what `read_timeout` is for."""
 
+MOST_KEPT = 1000
+"""Hosts whose windows are kept whatever their age, and …"""
+REMEMBERED_MS = 600_000
+"""… the milliseconds from when a window was last changed until it may be forgotten, where there are more."""
+
 
 class _Gate:
     """One host: its limit, its window, and who waits for a request to it."""
@@ -65,6 +70,7 @@ class Traffic:
         self._gates: WeakValueDictionary[str, _Gate] = WeakValueDictionary()
         self._kept: dict[str, _Gate] = {}
         """Those of which something has to be remembered while nobody works on them."""
+        self._most_kept = MOST_KEPT
         self._own_rates: dict[str, int | None] = {}
         self._shares: WeakValueDictionary[TaskId, Share] = WeakValueDictionary()
         self._closing = False
@@ -170,6 +176,8 @@ class Traffic:
                 gate.window = narrowed(gate.window, gate.under_way, now)
                 gate.narrowings += 1
                 self._kept[gate.host] = gate
+                if len(self._kept) > self._most_kept:
+                    self._forget_windows(now)
         elif well and gate.window is not None:
             self._widen(gate, answered(gate.window, gate.under_way, now))
         self._budget.release()
@@ -180,10 +188,19 @@ class Traffic:
         gate.window = window
         if window.most >= self._most:
             gate.window = None
-            del self._kept[gate.host]
+            self._kept.pop(gate.host, None)
         if wider:
             self._serve(gate)
             self.widened(gate.host)
+
+    def _forget_windows(self, now: int) -> None:
+        """Of hosts that nobody has asked for anything for a while."""
+        for gate in tuple(self._kept.values()):
+            idle = not gate.under_way and not gate.line
+            if idle and gate.window is not None and now - gate.window.since > REMEMBERED_MS:
+                gate.window = None
+                del self._kept[gate.host]
+        self._most_kept = max(MOST_KEPT, 2 * len(self._kept))  # each look costs as much as has come since
 
     def _leave(self, gate: _Gate) -> None:
         gate.under_way -= 1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meowcat.core.retry import FREE, hold, may_start, probe_over
-from meowcat.runtime.scheduler import Demand, Scheduler
+from meowcat.runtime.scheduler import REMEMBERED_MS, Demand, Scheduler
 
 
 def demand(
@@ -88,6 +88,25 @@ def test_when_the_one_that_tries_gives_up_another_may_try():
     assert book.ask(demand("a", 1), demand("b", 2), now=100) == ["a"]
     book.scheduler.withdraw("a")
     assert book.hand_out(101) == ["b"]
+
+
+def test_a_held_host_that_nobody_has_to_do_with_any_more_is_forgotten():
+    book = Book(1)
+    for name in ("left", "waited-for", "free"):
+        book.scheduler.hold_host(name, 100)
+    book.ask(demand("a", 1, host="waited-for"), now=100)
+    book.ask(demand("b", 2, host="waited-for"), now=100)
+    book.hand_out(100 + REMEMBERED_MS - 1)
+    assert set(book.scheduler.hosts()) == {"left", "waited-for", "free"}
+    book.scheduler.hold_host("free", 500 + REMEMBERED_MS)
+    book.hand_out(100 + REMEMBERED_MS)
+    assert set(book.scheduler.hosts()) == {"waited-for", "free"}
+    book.scheduler.withdraw("a")
+    book.scheduler.withdraw("b")
+    book.hand_out(500 + 2 * REMEMBERED_MS - 1)
+    assert book.scheduler.hosts() == ("free",)  # it is looked at as long after its own end
+    book.hand_out(500 + 2 * REMEMBERED_MS)
+    assert book.scheduler.hosts() == ()
 
 
 def test_one_that_leaves_for_another_held_host_lets_the_first_be_tried():

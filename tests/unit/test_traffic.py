@@ -9,7 +9,7 @@ from meowcat.core.pacing import WIDEN_MS
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Refused
 from meowcat.runtime.limits import Budget
-from meowcat.runtime.traffic import SILENCE, Traffic
+from meowcat.runtime.traffic import REMEMBERED_MS, SILENCE, Traffic
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +130,26 @@ async def test_good_answers_give_a_host_one_more_at_a_time_until_nothing_is_left
     assert road.traffic.window("h") is None  # as many as there may be at all
     assert wider == ["h"] * 3
     assert road.traffic.narrow() == ()
+
+
+async def test_windows_of_hosts_that_nobody_asks_any_more_are_forgotten_where_there_are_many(
+    group, monkeypatch
+):
+    monkeypatch.setattr("meowcat.runtime.traffic.MOST_KEPT", 2)
+    road = Road(group)
+    await road.ask("stays", host="0")
+    for host in "012":
+        await road.ask(host, host=host)
+        await road.end(host, error=BUSY)
+    assert len(road.traffic.narrow()) == 3  # they are not old
+    road.time.now += REMEMBERED_MS / 1000 + 1
+    for host in "3456":
+        await road.ask(host, host=host)
+        await road.end(host, error=BUSY)
+    assert set(road.traffic.narrow()) == {*"03456"}  # one of the old ones is asked for something
+    await road.ask("again", host="1")
+    await road.end("again")
+    assert road.traffic.window("1") is None
 
 
 async def test_what_waits_for_one_host_takes_nothing_from_another(group):
