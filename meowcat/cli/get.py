@@ -90,7 +90,8 @@ class Order:
     "--piece-size",
     callback=size_option,
     metavar="SIZE",
-    help="The unit of verification and reuse: 1MiB, 8M, 65536. Default: 4MiB, more for huge files.",
+    help="The unit of verification and reuse: 1MiB, 8M, 65536. Default: 256KiB to 4MiB by the size of the "
+    "content, or more for a huge one.",
 )
 @header_option
 @download_options
