@@ -58,7 +58,9 @@ AT_ONCE = {"limit_rate", "priority"}
 ANSWER_WITHIN = 0.15
 """Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
 
-_OF_HOSTS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.AttemptFailed})
+_OF_HOSTS = frozenset(
+    {ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.Completed, ev.AttemptFailed}
+)
 """Events that a host's answer leads to, and that of its absence."""
 
 Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
@@ -144,7 +146,11 @@ class Reconciler:
             return
         if isinstance(event, ev.Stored | ev.Sent):
             self.scheduler.brought(host)
-        if self.scheduler.is_held(host) and self.scheduler.release_host(host, task.id, self._clock.ticks()):
+        if (
+            self.scheduler.is_held(host)
+            and _is_answer(event)
+            and self.scheduler.release_host(host, task.id, self._clock.ticks())
+        ):
             self._nudge(host)
 
     def _hold_host(self, host: str, until: int) -> None:
@@ -334,6 +340,15 @@ class Reconciler:
             else:
                 with anyio.move_on_after(pause):
                     await self._timer_set.wait()
+
+
+def _is_answer(event: ev.Event) -> bool:
+    """Whether the host has answered just now. A session of which it need not know is opened here, and of a
+    download only the rename is left at its end.
+    """
+    if isinstance(event, ev.SessionOpened):
+        return event.session.capabilities.asks
+    return not isinstance(event, ev.Completed) or event.direction == "upload"
 
 
 def _begins_anew(event: ev.Event) -> bool:

@@ -332,6 +332,28 @@ def test_what_is_owed_to_a_held_host_waits_as_well_and_is_tried_by_one():
     assert later[1][0] >= later[0][1]  # the first one is the trial
 
 
+def test_an_upload_of_one_request_is_an_answer_as_well():
+    world = World()
+    depot = world.server.depot("https://host/up/")
+    refused = Trouble(status=503, headers=(("Retry-After", "60"),))
+    world.server.script = lambda _: refused if len(world.server.requests) <= 8 else None
+    wire = Wire(world, lambda _: 1.0, read=30)
+
+    async def work(world):
+        async with world.engine(config=config(max_uploads=8), http_client=wire) as engine:
+            for number in range(8):
+                world.disk.put(f"/data/source{number}", bytes(1000))
+                source, url = f"/data/source{number}", f"https://host/up/{number}"
+                await engine.submit(meowcat.Upload(source, url, DepotUpload(session=False)))
+            await engine.drain()
+            return world.now, (await engine.snapshot()).hosts["https://host:443"].held_until
+
+    end, held_until = world.run(work)
+    assert len(depot.objects) == 8
+    assert end < 70  # each is asked about, and sent: one after the other that is more than 75
+    assert held_until is None
+
+
 # Requests at once
 
 
