@@ -54,7 +54,7 @@ needs no reading. As a rule each has less than a kilobyte."""
 
 class LoadTasks(Protocol):
     """Reads the states of tasks from the journal, or says of each why not: TaskNotFound, TaskQuarantined, or
-    another JournalError or OSError, after which it is worth another try.
+    whatever reading it raised, after which it is worth another try.
     """
 
     async def __call__(self, tasks: Sequence[TaskId]) -> Sequence[TaskState | Exception]: ...
@@ -342,7 +342,7 @@ class Dispatcher:
             except JournalFenced as fenced:
                 self.give_up(fenced)
                 return
-            except (JournalError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # an adapter may raise anything; it is read again later
                 log.warning("the journal can't be read again yet: %s", error)
         for step in steps:
             self._list(step.actor)
@@ -360,7 +360,7 @@ class Dispatcher:
             except JournalFenced as fenced:
                 self.give_up(fenced)
                 return
-            except (JournalError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # an adapter may raise anything; it is read again later
                 log.warning("the journal can't be read again yet: %s", error)
                 await anyio.sleep(REFUSED_PAUSE[1])
         for step, is_stored in zip(steps, stored, strict=True):

@@ -27,7 +27,6 @@ from meowcat.core.errors import (
     JournalForked,
     JournalRejected,
     JournalUncertain,
-    MeowcatError,
     TaskNotFound,
     TaskQuarantined,
 )
@@ -268,7 +267,7 @@ class Runtime:
             tasks = owing[first : first + AT_ONCE]
             try:
                 await self.command_many(tasks, partial(msg.Requeue, reason="the engine was closed"))
-            except (MeowcatError, OSError) as error:  # the next opening finds them as after a crash
+            except Exception as error:  # noqa: BLE001  # an adapter may raise anything; then they are found as after a crash
                 log.warning("tasks %s … were not requeued: %s", tasks[0], error)
 
     def _owes_a_record(self, row: Row) -> bool:
@@ -695,7 +694,7 @@ def _there(found: Sequence[TaskState | Exception]) -> list[TaskState]:
     """Of what `load_all` found, the tasks; those that the journal has not got, or not whole, are left out.
 
     Raises:
-        JournalError, OSError: one could not be read at this moment.
+        Exception: what reading one of them raised, if it could not be read at this moment.
     """
     for each in found:
         if isinstance(each, Exception) and not isinstance(each, TaskNotFound | TaskQuarantined):

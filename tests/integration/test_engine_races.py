@@ -226,6 +226,38 @@ async def test_a_journal_that_can_not_be_read_for_a_moment_ends_nothing(tmp_path
             await task.result()
 
 
+async def test_whatever_an_adapter_raises_when_it_is_read_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("meowcat.runtime.dispatcher.REFUSED_PAUSE", (0.0, 0.0))
+    bad: list[str] = []
+
+    class DefectiveJournal(SlowJournal):
+        def _break(self, what):
+            if what in bad:
+                bad.remove(what)
+                raise RuntimeError("a defect of the adapter")
+
+        def read(self, task, after=0):
+            self._break("read")
+            return super().read(task, after)
+
+        def reopen(self):
+            self._break("reopen")
+            return super().reopen()
+
+    journal = DefectiveJournal(tmp_path / "t.db")
+    with RangeServer(BIG) as server, anyio.fail_after(30):
+        async with meowcat.Engine(journal, config=config()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
+            bad.append("read")
+            await task.resume()
+            await task.pause()
+            journal.uncertain = 1
+            bad.extend(["reopen", "reopen", "read"])
+            await task.resume()
+            await task.result()
+    assert bad == []
+
+
 async def test_a_submit_that_is_canceled_leaves_no_task_that_nobody_knows(tmp_path):
     journal = SlowJournal(tmp_path / "t.db")
     async with meowcat.Engine(journal, config=config()) as engine:
