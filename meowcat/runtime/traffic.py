@@ -304,8 +304,10 @@ class Share:
     def spend(self, size: int) -> Rest:
         """How long to rest before `size` bytes are taken. From any thread."""
         self._flowed = True
-        self._rest = longest(bucket.spend(size) for bucket in self._buckets)
-        return self._rest
+        rest = longest(bucket.spend(size) for bucket in self._buckets)
+        if rest is not no_rest:
+            self._rest = rest
+        return rest
 
     def give_back(self, size: int) -> None:
         """Of what was asked for, so many bytes have not come. From any thread."""

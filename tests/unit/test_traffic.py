@@ -229,6 +229,7 @@ async def test_a_task_whose_threads_rest_for_its_limit_is_not_silent(group):
     road = Road(group, limit_rate=10)
     await road.ask("a")
     assert road.share().spend(200)() == 20
+    assert road.share().spend(0)() == 0  # of another thread, which has asked for enough before
     for _ in range(4):
         road.time.now += SILENCE - 0.1
         assert not road.traffic.silent("t")
