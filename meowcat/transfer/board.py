@@ -44,6 +44,8 @@ class Part:
         """Whether its reply has a digest of its own, so that its pieces count at the end only."""
         self.firm = False
         """Whether it may not be split: its reply has to be read to the end."""
+        self.waits = False
+        """Whether it waits for room for what comes, which is no fault of its connection."""
         self.meter: Meter | None = None
         """Of its request, if one is under way."""
         self.scope: CancelScope | None = None
@@ -114,6 +116,7 @@ class Board:
             for part, running in zip(self.parts, leased, strict=True)
             if part.meter is not None
             and not part.firm
+            and not part.waits
             and (part.span is None or part.span.reading)  # a slow disk is no fault of the connection
             and lost_patience(running, usual, now - part.meter.asked, part.renewed)
         ]

@@ -414,7 +414,7 @@ class FetchOperation:
         assert part.stream is not None  # noqa: S101  # made before anything is read
         held = min(MOST_BLOCK, stop - part.at)
         await self._writers.hand_over(part.stream)
-        await self._world.budget.take(held)
+        await self._have_room(part, held)
         # Only now, when nothing is waited for before it is taken away again: a request that was given up in
         # between must leave no span, by which the part would go on from where the next reply is not.
         limit = self._board.stop_of(part)
@@ -430,6 +430,15 @@ class FetchOperation:
         if ended:
             self._check_end(part, stop)
         await self._writers.room()
+
+    async def _have_room(self, part: Part, size: int) -> None:
+        """Wait until `size` bytes more may be on their way to the disk."""
+        part.waits = True
+        try:
+            await self._writers.room()
+            await self._world.budget.take(size)
+        finally:
+            part.waits = False
 
     async def _drain_body(self, part: Part, answer: Answer, stop: int | None) -> bool:
         """Read until the part has what it is for; whether the body was read to its end."""
@@ -470,8 +479,7 @@ class FetchOperation:
 
     async def _place(self, part: Part, chunk: Chunk) -> None:
         assert part.stream is not None  # noqa: S101  # made before anything is read
-        await self._writers.room()
-        await self._world.budget.take(len(chunk))
+        await self._have_room(part, len(chunk))
         # From here on nothing may wait: a split would give bytes of this chunk to another part.
         limit = self._board.stop_of(part)
         kept = chunk if limit is None or part.whole else chunk[: max(0, limit - part.at)]

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neig
 
 from fetch_harness import PIECE, Drive, transport_for, world_of
 
+from meowcat.core import leases
 from meowcat.core import messages as msg
 from meowcat.core.errors import Code
 from meowcat.core.events import PublishIntended, Stored
@@ -20,6 +21,7 @@ from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
 from meowcat.runtime.limits import Budget
 from meowcat.testing.servers import Content, RangeServer, Trouble
+from meowcat.transfer import fetch
 from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.files import part_path
 from meowcat.transfer.pouring import MOST_BLOCK
@@ -182,6 +184,17 @@ async def test_a_request_given_up_while_it_waits_for_memory_leaves_no_place_behi
                 await drive.run()
             finished(drive, content)
             assert [seen.status for seen in server.requests] == [206, 206, 200]
+
+
+async def test_a_request_that_waits_for_memory_is_not_made_again(anyio_backend_name, tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "PATIENCE", 0.01)
+    monkeypatch.setattr(leases, "GIVEN_UP_SECONDS", 0.0)
+    monkeypatch.setattr(fetch, "LOOK", 0.01)
+    content = Content(32 * MIB)
+    async with world_of(anyio_backend_name, memory=2 * MIB) as world:
+        with RangeServer(content, connection_rate=16 * MIB) as server:
+            await fetched(world, server, content, tmp_path / "file", connections=8)
+            assert server.bytes_sent_twice() < 8 * MIB
 
 
 async def test_a_body_that_a_thread_reads_is_paused_at_once_and_goes_on_later(world, tmp_path):

@@ -137,6 +137,17 @@ def test_a_thread_that_waits_for_the_disk_does_not_lag_behind():
     assert board.laggards(now) == [parts[3]]
 
 
+def test_a_request_that_waits_for_room_does_not_lag_behind():
+    board = laid(16 * MIB, MIB, connections=1)
+    part = board.add(Lease(0, 16))
+    moved(board, 65536)
+    board.paces.ended(10.0 * MIB)
+    part.waits = True
+    assert board.laggards(9.0) == []
+    part.waits = False
+    assert board.laggards(9.0) == [part]
+
+
 def test_a_request_whose_head_does_not_come_lags_behind_as_well():
     board = laid(128 * MIB, MIB, connections=2)
     one, other = given_out(board)
