@@ -212,16 +212,14 @@ class _First(DownloadProtocol):
         super().__init__(protocol.job, protocol.tools)
         self._protocol = protocol
         self._asked = asked
-        self._asking: Asking | None = protocol.ask(asked)
+        self._asking: Asking | None = None
+        """Entered and not left: what was never entered must not be left."""
         self._answer: Answer
 
     async def enter(self) -> Answer:
-        assert self._asking is not None  # noqa: S101  # entered once
-        try:
-            self._answer = await self._asking.__aenter__()
-        except BaseException:  # raised again: what was not entered is not left
-            self._asking = None
-            raise
+        asking = self._protocol.ask(self._asked)
+        self._answer = await asking.__aenter__()
+        self._asking = asking
         return self._answer
 
     async def leave(self) -> None:

@@ -21,6 +21,8 @@ from meowcat.core.errors import JournalRejected
 from meowcat.core.seal import seal
 from meowcat.core.state import TaskState
 from meowcat.core.wanted import Fetch
+from meowcat.protocols.http_range import HttpRange
+from meowcat.protocols.registry import Protocols
 from meowcat.runtime.limits import Throttle
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Trouble
@@ -358,15 +360,29 @@ class LateTurn:
         yield
 
 
+class Generated(HttpRange):
+    """A protocol whose requests are generators: to leave what was not entered would begin it."""
+
+    tag = "generated"
+
+    @asynccontextmanager
+    async def ask(self, asked):
+        async with super().ask(asked) as answer:
+            yield answer
+
+
+@pytest.mark.parametrize("protocol", [None, meowcat.ProtocolSpec("generated")], ids=["http", "generated"])
 async def test_whoever_is_held_back_while_it_waits_for_its_turn_asks_for_nothing(
-    tmp_path, anyio_backend_name
+    tmp_path, anyio_backend_name, protocol
 ):
     reports, requests = [], LateTurn()
     with RangeServer(TINY) as server:
-        request, secrets = seal(meowcat.Download(server.url, str(tmp_path / "a")))
+        request, secrets = seal(meowcat.Download(server.url, str(tmp_path / "a"), protocol=protocol))
         task = TaskState(id=OTHER, key="a", request=request, created=0, state=meowcat.State.PREPARING, run=1)
         async with world_of(anyio_backend_name) as plain:
-            world = replace(plain, rounds=Rounds(plain.disk, plain.workers, "process"))
+            plugins = replace(plain.plugins, protocols=Protocols.with_own([Generated]))
+            rounds = Rounds(plain.disk, plain.workers, "process")
+            world = replace(plain, rounds=rounds, plugins=plugins)
             errand = Errand(task, secrets, reports.append, None, Throttle(), requests)
             operation = operation_for(world, errand, Fetch(run=1, restarts=0))
             with anyio.move_on_after(5):
