@@ -432,7 +432,7 @@ class JSONLJournal:
                 if change.open:
                     ledger.rows[task] = change.row
                 else:
-                    ledger.rows.pop(task, None)
+                    ledger.rows.drop(task)
             ledger.position, ledger.chain, ledger.recorded = position, chain, epoch
             ledger.epoch = max(ledger.epoch, epoch)
             self._publish(log)

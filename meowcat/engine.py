@@ -846,7 +846,7 @@ class Engine:
         waiting = 0
         for row in runtime.registry:
             states[row.state] = states.get(row.state, 0) + 1
-            waiting += row.waits
+            waiting += row.lack.waits
         scheduler = runtime.reconciler.scheduler
         active, queued = scheduler.counts("download")
         active_uploads, queued_uploads = scheduler.counts("upload")

@@ -17,12 +17,25 @@ from meowcat.core.urls import host_of
 from meowcat.core.values import TaskId
 from meowcat.runtime.scheduler import Demand
 
-_KEY_BYTES = 16
+_KEY_BYTES = 15
 """Of a key's digest, which stands for it in memory: keys are paths and URLs, longer than all the rest. No two
-of them have the same one: that would take 2^64 keys."""
+of them have the same one: that would take 2^60 keys. One byte more would take sixteen of memory."""
 
 _DIGESTS = 4096
 """Of keys, which are remembered while a batch of tasks is made: each is asked for several times."""
+
+
+class Lack(Struct, frozen=True, gc=False):
+    """What keeps a task from moving on."""
+
+    needs: tuple[str, ...] = ()
+    """What the journal does not have of the request, by name."""
+    waits: bool = False
+    helpless: bool = False
+    """Whether it waits for what only a user can supply."""
+
+
+_NOTHING = Lack()
 
 
 class Row(Struct, gc=False):
@@ -33,11 +46,8 @@ class Row(Struct, gc=False):
     key: bytes
     """The key's digest."""
     state: State
-    needs: tuple[str, ...] = ()
-    """What the journal does not have of the request, by name."""
-    waits: bool = False
-    helpless: bool = False
-    """Whether it waits for what only a user can supply."""
+    lack: Lack = _NOTHING
+    """One object for all that lack nothing, as most do."""
 
     @property
     def id(self) -> TaskId:
@@ -106,10 +116,11 @@ class Registry:
         else:
             row.state = task.state
             self._move(row, task.request)
-        wait = task.wait
-        row.needs = task.request.needs
-        row.waits = wait is not None
-        row.helpless = wait is not None and wait.delay is None
+        wait, needs = task.wait, task.request.needs
+        if wait is None and not needs:
+            row.lack = _NOTHING
+        else:
+            row.lack = Lack(needs, wait is not None, wait is not None and wait.delay is None)
         return row
 
     def _move(self, row: Row, request: Request) -> None:

@@ -223,8 +223,8 @@ class Runtime:
 
     def _tell_if_met(self, row: Row) -> None:
         """What the task waited for may be registered now."""
-        if row.helpless and row.needs and not self.missing(row):
-            self.dispatcher.post(row.id, msg.Supply(names=row.needs))
+        if row.lack.helpless and row.lack.needs and not self.missing(row):
+            self.dispatcher.post(row.id, msg.Supply(names=row.lack.needs))
 
     def attend(self, task: TaskState) -> None:
         """Somebody waits for what the task owes: where the past was left as it is, it is taken up now."""
@@ -532,12 +532,14 @@ class Runtime:
     def missing(self, row: Row) -> tuple[str, ...]:
         """What the task needs and nobody has supplied since the journal was opened."""
         plugins = self._world.plugins
-        return tuple(name for name in missing(row.needs, self.secrets.get(row.id)) if not plugins.has(name))
+        return tuple(
+            name for name in missing(row.lack.needs, self.secrets.get(row.id)) if not plugins.has(name)
+        )
 
     async def registered(self, need: str) -> None:
         """Something is registered that tasks may wait for."""
         for row in self.registry:
-            if row.helpless and need in row.needs:
+            if row.lack.helpless and need in row.lack.needs:
                 self.dispatcher.post(row.id, msg.Supply(names=(need,)))
 
     async def orphans(self) -> list[Orphan]:
@@ -687,7 +689,7 @@ class Runtime:
         told = actor is not None and bool(actor.mailbox)  # of what it waits for, perhaps
         if row.state in (State.PAUSED, State.FAILED):
             return told or (actor is not None and actor.live is not None)
-        return told or not (row.waits and row.helpless)
+        return told or not (row.lack.waits and row.lack.helpless)
 
 
 def _there(found: Sequence[TaskState | Exception]) -> list[TaskState]:

@@ -8,7 +8,8 @@
 | cancel | `cancel_many` of N queued tasks |
 | open | opens a journal of N unfinished tasks, and goes on until the server sees the first one's request |
 | finished | opens one of N finished tasks and 100 unfinished ones |
-| active | N tasks at work at once, from the submission to the end |
+| active | commands for N tasks that all have an actor, from N callers at once |
+| crowd | N downloads that transfer at once: no server answers before all have asked |
 | replay | folds N tasks of 10 events each |
 | long | N tasks of 10 events each, but for one in a thousand: size, opening, history, and after a compaction |
 """
@@ -43,6 +44,10 @@ from meowcat.journal.replay import Fold
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
+sys.path.insert(0, str(Path(__file__).parent))  # a script imports its neighbours by their names alone
+
+from gate import Gate
+
 Figures = dict[str, float]
 
 OWNER = Owner(os.getpid(), "bench")
@@ -55,6 +60,7 @@ DEFAULTS = {
     "open": 100_000,
     "finished": 1_000_000,
     "active": 10_000,
+    "crowd": 10_000,
     "replay": 100_000,
     "long": 1_000_000,
 }
@@ -191,6 +197,33 @@ async def commands(where: str, count: int, rounds: int) -> float:
         return meter.figures(count * rounds * 2)["CPU us each"]
 
 
+async def crowd(where: str, count: int) -> Figures:
+    found: Figures = {}
+    for number in (100, count):
+        rounds = max(1, 3000 // number)
+        took = [await downloads(f"{where}-{number}-{each}", number) for each in range(rounds)]
+        found[f"{number}: CPU us each"] = round(sum(took) / rounds, 1)
+    found["ratio"] = round(found[f"{count}: CPU us each"] / found["100: CPU us each"], 2)
+    return found | peak()
+
+
+async def downloads(place: str, count: int) -> float:
+    """CPU microseconds of one of `count` downloads of 1,000 bytes that are all under way at once."""
+    folder = Path(place)
+    folder.mkdir()
+    config = meowcat.Config(durability="process", connections=1)
+    for name in ("max_downloads", "max_requests", "queue_capacity"):
+        object.__setattr__(config, name, count)  # beyond what it lets users ask for
+    async with engine(f"{place}.db", config=config, http_client=Gate(count), on_restart="resume") as one:
+        asked = (Download(f"http://host{n % 50}/{n}", f"{place}/{n}") for n in range(count))
+        await one.submit_many(asked, paused=True)
+        meter = Meter()
+        await one.resume_many()
+        await one.drain()
+        assert len(list(folder.iterdir())) == count
+        return meter.figures(count)["CPU us each"]
+
+
 def replay(where: str, count: int) -> Figures:
     fill(where, (each for n in range(count) for each in entries(n)))
     meter = Meter()
@@ -261,6 +294,7 @@ ROWS: dict[str, Callable[[str, int], object]] = {
     "open": open_,
     "finished": finished,
     "active": active,
+    "crowd": crowd,
     "replay": replay,
     "long": long,
 }

@@ -72,9 +72,9 @@ def test_a_row_says_what_the_task_waits_for():
     created = ev.Created(state=State.QUEUED, task=TaskId("T"), key="k", at=0, request=upload)
     waiting = ev.Waiting(state=State.QUEUED, waiting_for=WaitingFor.SUPPLY, names=upload.needs)
     row = registry.note(fold([created, waiting]))
-    assert (row.waits, row.helpless, row.needs) == (True, True, ("credential:a",))
+    assert (row.lack.waits, row.lack.helpless, row.lack.needs) == (True, True, ("credential:a",))
     row = registry.note(fold([created, waiting, ev.Supplied(state=State.QUEUED, names=upload.needs)]))
-    assert (row.waits, row.helpless) == (False, False)
+    assert (row.lack.waits, row.lack.helpless) == (False, False)
 
 
 def test_what_a_row_takes_does_not_grow_with_urls_and_keys():
