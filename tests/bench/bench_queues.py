@@ -11,7 +11,7 @@
 | active | commands for N tasks that all have an actor, from N callers at once |
 | crowd | N downloads that transfer at once: no server answers before all have asked |
 | replay | folds N tasks of 10 events each |
-| long | N tasks of 10 events each, but for one in a thousand: size, opening, history, and after a compaction |
+| long | N tasks of 10 events, but for one in a thousand: size, opening, history, and after a compaction |
 """
 
 import argparse

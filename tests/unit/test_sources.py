@@ -11,6 +11,7 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from meowcat.core.errors import Code, InvalidArgument
 from meowcat.core.pieces import Grid
@@ -778,7 +779,7 @@ async def test_a_source_is_read_once_for_all_its_digests(place, size):
     crc.update(content)
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     assert found.hexes == {"md5": md5, "crc32c": crc.hexdigest()}
-    assert found.identity == await source.identity()
+    assert replace(found.identity, young=False) == replace(await source.identity(), young=False)
     assert told[-1] == size
     assert told == sorted(told)
     await source.close()
