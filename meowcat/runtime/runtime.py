@@ -6,7 +6,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import TypeVar
 
 import anyio
@@ -262,7 +261,7 @@ class Runtime:
         rows = [row for row in self.registry if self._owes_a_record(row)]
         # Who waits comes last: a host that is down may let ten thousands wait, and to the next opening an end
         # without a record is no crash of theirs.
-        owing = [row.id for row in sorted(rows, key=attrgetter("waits"))]
+        owing = [row.id for row in sorted(rows, key=lambda row: row.lack.waits)]
         for first in range(0, len(owing), AT_ONCE):
             tasks = owing[first : first + AT_ONCE]
             try:
