@@ -7,7 +7,6 @@ heard again. It decides nothing: `wanted`, `wants_slot` and `due` do.
 import heapq
 import logging
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 
 import anyio
 from anyio.abc import TaskGroup
@@ -319,7 +318,9 @@ class Reconciler:
 
     def wakes(self) -> dict[TaskId, int]:
         """When each task that waits for a time goes on, in ticks of the clock."""
-        return {task: at for at, task, seq in sorted(self._timers, key=itemgetter(2)) if seq > 0}
+        # Of the newest wait the earliest: an actor that has come back since sets another timer.
+        timers = sorted(self._timers, key=lambda timer: (timer[2], -timer[0]))
+        return {task: at for at, task, seq in timers if seq > 0}
 
     async def keep_time(self) -> None:
         """Wake those whose wait is over, until canceled."""

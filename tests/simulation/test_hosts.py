@@ -354,6 +354,25 @@ def test_an_upload_of_one_request_is_an_answer_as_well():
     assert held_until is None
 
 
+def test_what_is_told_to_a_waiting_task_makes_its_wait_look_no_longer():
+    world = made(host=(1, 1000))
+    world.server.script = [Trouble(status=503, headers=(("Retry-After", "60"),))]
+
+    async def work(world):
+        async with world.engine(config=config()) as engine:
+            (task,) = await engine.submit_many(requests("host", 1))
+            await anyio.sleep(30)
+            before = engine._runtime.reconciler.wakes()
+            await engine.set_limit_rate(1000, task=task)
+            told = engine._runtime.reconciler.wakes()
+            await engine.drain()
+            return before, told, world.now
+
+    before, told, end = world.run(work)
+    assert told == before != {}
+    assert end < 62
+
+
 # Requests at once
 
 
