@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -34,8 +33,10 @@ from journal_adapters.sqlite_check import flaws
 from journal_adapters.sqlite_file import FAILURES
 from journal_adapters.sqlite_sums import (
     CURSORS,
+    NAMES,
     OPEN_TASKS,
     START,
+    SUM,
     TAIL,
     Row,
     Sums,
@@ -50,6 +51,7 @@ from journal_adapters.sqlite_sums import (
     sum_up,
     tail_of,
     task_of,
+    to_find,
     unfinished_of,
 )
 from meowcat.core.errors import (
@@ -75,11 +77,6 @@ _OVERHEAD = 256
 """Bytes that a record takes in the log beside its body, roughly: what checkpoints reckon with."""
 
 _SELECT = "SELECT position, task, seq, epoch, open, type, version, at, body, chain, crc FROM record"
-
-_SUM = "SELECT id, first, seq, open, crc FROM task WHERE id"
-
-_NAMES = 500
-"""Tasks that are asked for with one statement, which may have 999 values at least."""
 
 _AT_ONCE = 1000
 """Records per read where all are read."""
@@ -117,8 +114,10 @@ class SQLiteJournal:
         self._sync: Sync = "power"
         self._tail = START
         self._sums: dict[TaskId, TaskSum] = {}
-        self._found: list[TaskId] | None = None
+        self._found: list[TaskSum] | None = None
         """The unfinished tasks that an opening has found: true until something is stored."""
+        self._fresh: dict[TaskId, TaskSum] = {}
+        """Their sums, until they are read, as an opening does next, or something is stored of them."""
         self._unchecked = 0
         self._archived = Archived()
         self._archive: int | None = None
@@ -237,7 +236,7 @@ class SQLiteJournal:
         rows = f"{_SELECT} WHERE task = ? AND seq > ? ORDER BY seq"
         try:
             # The sum first: an append between the two reads must not make records look missing.
-            stored = self._query(f"{_SUM} = ?", task)
+            stored = self._query(f"{SUM} = ?", task)
             found = self._query_as(_record, rows, task, after)
         except JournalDamaged as error:
             return [Damage(str(error), task=task)]
@@ -246,36 +245,42 @@ class SQLiteJournal:
 
     def read_many(self, tasks: Sequence[TaskId]) -> Sequence[Sequence[Record | Damage]]:
         """The records of many tasks; see BulkJournal."""
-        stored: dict[TaskId, TaskSum | None] = {}
+        fresh = self._fresh
+        # The sums first, as in `read`; those of an opening are older still.
+        sums: dict[TaskId, TaskSum | None] = {
+            each: known for each in tasks if (known := fresh.pop(each, None)) is not None
+        }
+        unknown = [each for each in tasks if each not in sums]
+        for names in _by_names(unknown):
+            sums |= {row[0]: task_of(row) for row in self._query(f"{SUM} {_in(names)}", *names)}
         found: dict[TaskId, list[Record | Damage]] = {each: [] for each in tasks}
-        for first in range(0, len(tasks), _NAMES):
-            names = tasks[first : first + _NAMES]
-            chosen = f"IN ({', '.join('?' * len(names))})"
-            # The sums first, as in `read`.
-            stored |= {row[0]: task_of(row) for row in self._query(f"{_SUM} {chosen}", *names)}
-            for each in self._query_as(_record, f"{_SELECT} WHERE task {chosen} ORDER BY task, seq", *names):
+        for names in _by_names(tasks):
+            for each in self._query_as(
+                _record, f"{_SELECT} WHERE task {_in(names)} ORDER BY task, seq", *names
+            ):
                 if each.task not in found:  # an index that says otherwise than its table
                     raise JournalDamaged(
                         f"{self.path}: record {each.position} is not the task's that it should be"
                     )
                 found[each.task].append(each)
         for task, records in found.items():
-            _note_missing(records, stored.get(task), task, 0)
+            _note_missing(records, sums.get(task), task, 0)
         # What is damaged is looked at once more: by itself it may be reached by another way.
         return [self.read(each) if _is_damaged(found[each]) else found[each] for each in tasks]
 
     def unfinished(self) -> Iterator[TaskId]:
         self._usable()
-        tasks, self._found = self._found, None
-        if tasks is not None:
-            return iter(tasks)
+        found, self._found = self._found, None
+        if found is not None:
+            self._fresh = {each.task: each for each in found}
+            return iter([each.task for each in found])
         try:
-            tasks = unfinished_of(self._query(OPEN_TASKS))
+            found = unfinished_of(self._query(OPEN_TASKS))
         except JournalDamaged:
-            tasks = None
-        if tasks is None:  # the sums are damaged: the records say it, too, at the price of reading them all
-            tasks = [each.task for each in sum_up(self._all()) if each.open]
-        return iter(tasks)
+            found = None
+        if found is None:  # the sums are damaged: the records say it, too, at the price of reading them all
+            found = [each for each in sum_up(self._all()) if each.open]
+        return iter([each.task for each in found])
 
     def scan(self, after: Position, limit: int) -> Sequence[Record | Damage]:
         rows = f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?"
@@ -420,6 +425,7 @@ class SQLiteJournal:
 
     def _connect(self) -> None:
         self._sums.clear()
+        self._fresh.clear()
         self._writer = sqlite_file.connect_writer(self.path, self._sync)
         self._reader = sqlite_file.connect_reader(self.path)
         if sqlite_file.is_early(self._writer):
@@ -500,8 +506,11 @@ class SQLiteJournal:
         """Store rows and all that sums them up, in one transaction."""
         with self._transaction() as change:
             self._found = None
-            find = partial(stored, self._query)
-            sums = Sums(change.writer, self._sums, find, self._archived.high)
+            if self._fresh:
+                for entry in batch:
+                    self._fresh.pop(entry.task, None)
+            known = stored(self._query, to_find(batch, self._sums, self._archived.high))
+            sums = Sums(change.writer, self._sums, known)
             for row, entry in zip(rows, batch, strict=True):
                 sums.add(entry, row[0])
             insert(change.writer, "INSERT INTO record", rows)
@@ -642,6 +651,15 @@ def _none_missing(found: Sequence[Record | Damage], begin: int, last: int, *, wh
     """Whether `found` has all that stands behind `begin`, up to its own end or, if `whole`, to the `last`."""
     end = last if whole or not found else found[-1].position or 0
     return sum((each.position or 0) > begin for each in found) == max(0, end - begin)
+
+
+def _by_names(tasks: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
+    """As many as one statement may have."""
+    return (tasks[first : first + NAMES] for first in range(0, len(tasks), NAMES))
+
+
+def _in(names: Sequence[TaskId]) -> str:
+    return f"IN ({', '.join('?' * len(names))})"
 
 
 def _is_damaged(found: Sequence[Record | Damage]) -> bool:

@@ -9,7 +9,7 @@ journal; the rows of tasks can be made anew from the records at any time.
 
 import sqlite3
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -34,7 +34,7 @@ OPEN_TASKS = (
 CURSORS = f"SELECT {_COLUMNS}, c.name, c.position, c.crc FROM journal j LEFT JOIN cursor c"  # noqa: S608
 """The tail, and all unfinished tasks or cursors at the same instant; the tail alone where there are none."""
 
-_TASK = "SELECT id, first, seq, open, crc FROM task WHERE id = ?"
+SUM = "SELECT id, first, seq, open, crc FROM task WHERE id"
 _BY_RECORDS = "SELECT min(position), max(seq) FROM record WHERE task = ?"
 _STATE = "SELECT open FROM record WHERE task = ? AND seq = ?"
 
@@ -140,29 +140,26 @@ def insert(writer: sqlite3.Connection, verb: str, rows: Sequence[Row]) -> None:
     writer.executemany(f"{verb} VALUES {one}", rows[whole:])
 
 
+def to_find(batch: Iterable[Entry | Record], kept: Mapping[TaskId, TaskSum], archived: str) -> list[TaskId]:
+    """The tasks in a batch whose sums have to be looked for, once for all of them: what goes on and is not
+    `kept`, and what begins with an id that is not above all of those that were archived.
+    """
+    named = dict.fromkeys(
+        [each.task for each in batch if (each.seq != 1 or each.task <= archived) and each.task not in kept]
+    )
+    return list(named)
+
+
 class Sums:
     """The sums of the tasks in a batch, as they are before it and will be after it."""
 
     def __init__(
-        self,
-        writer: sqlite3.Connection,
-        kept: dict[TaskId, TaskSum],
-        find: Callable[[TaskId], TaskSum | None],
-        archived: str,
+        self, writer: sqlite3.Connection, kept: dict[TaskId, TaskSum], found: Mapping[TaskId, TaskSum]
     ) -> None:
-        """Take what is known of tasks already; `keep` adds to it.
-
-        Args:
-            writer: the connection that the transaction is of.
-            kept: sums that were stored last.
-            find: what is stored of a task.
-            archived: no task with an id above this one was archived.
-
-        """
+        """Take what is known of tasks already: `keep` adds to `kept`, and `found` has those `to_find`."""
         self._writer = writer
         self._kept = kept
-        self._find = find
-        self._archived = archived
+        self._found = found
         self._before: dict[TaskId, TaskSum | None] = {}
         self._after: dict[TaskId, TaskSum] = {}
 
@@ -176,9 +173,7 @@ class Sums:
         task = entry.task
         known = self._after.get(task)
         if known is None:
-            known = self._kept.get(task)
-            if known is None and (entry.seq != 1 or task <= self._archived):
-                known = self._find(task)
+            known = self._kept.get(task) or self._found.get(task)
             self._before[task] = known
         expected = known.seq + 1 if known else 1
         if entry.seq != expected:
@@ -213,11 +208,20 @@ class Sums:
 Query = Callable[..., Sequence[Row]]
 """All rows of a statement with these values; see `SQLiteJournal`."""
 
+NAMES = 500
+"""Tasks that are asked for with one statement, which may have 999 values at least."""
 
-def stored(query: Query, task: TaskId) -> TaskSum | None:
-    """The sum of one task; from its records, where its row is damaged."""
-    rows = query(_TASK, task)
-    return (task_of(rows[0]) or _by_records(query, task)) if rows else None
+
+def stored(query: Query, tasks: Sequence[TaskId]) -> dict[TaskId, TaskSum]:
+    """The sums of those tasks that have records; from these, where a row is damaged."""
+    found: dict[TaskId, TaskSum] = {}
+    for first in range(0, len(tasks), NAMES):
+        names = tasks[first : first + NAMES]
+        for row in query(f"{SUM} IN ({', '.join('?' * len(names))})", *names):
+            known = task_of(row) or _by_records(query, row[0])
+            if known is not None:
+                found[known.task] = known
+    return found
 
 
 def _by_records(query: Query, task: TaskId) -> TaskSum | None:
@@ -227,9 +231,9 @@ def _by_records(query: Query, task: TaskId) -> TaskSum | None:
     return TaskSum(task, first, seq, query(_STATE, task, seq)[0][0] == 1)
 
 
-def unfinished_of(rows: Iterable[Row]) -> list[TaskId] | None:
-    """The tasks in rows of `OPEN_TASKS`; None where the rows contradict the tail or themselves."""
-    found: list[TaskId] = []
+def unfinished_of(rows: Iterable[Row]) -> list[TaskSum] | None:
+    """The sums in rows of `OPEN_TASKS`; None where the rows contradict the tail or themselves."""
+    found: list[TaskSum] = []
     first = 0
     tail, told = START, None
     for row in rows:
@@ -241,7 +245,7 @@ def unfinished_of(rows: Iterable[Row]) -> list[TaskId] | None:
         if task is None or not task.open or task.first <= first:
             return None
         first = task.first
-        found.append(task.task)
+        found.append(task)
     return found if len(found) == tail.unfinished else None
 
 

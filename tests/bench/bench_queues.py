@@ -7,6 +7,7 @@
 | submit | `submit_many` of N tasks (a tenth of them first: whether it is linear) |
 | cancel | `cancel_many` of N queued tasks |
 | open | opens a journal of N unfinished tasks, and goes on until the server sees the first one's request |
+| ask | the same, where a function is asked of each whether it goes on, and its answers are recorded |
 | finished | opens one of N finished tasks and 100 unfinished ones |
 | active | commands for N tasks that all have an actor, from N callers at once |
 | crowd | N downloads that transfer at once: no server answers before all have asked |
@@ -58,6 +59,7 @@ DEFAULTS = {
     "submit": 100_000,
     "cancel": 100_000,
     "open": 100_000,
+    "ask": 100_000,
     "finished": 1_000_000,
     "active": 10_000,
     "crowd": 10_000,
@@ -141,12 +143,14 @@ async def cancel(where: str, count: int) -> Figures:
     return found | {"peak grown MB": round(peak()["peak MB"] - before, 1)} | peak()
 
 
-async def open_(where: str, count: int) -> Figures:
+async def open_(where: str, count: int, on_restart: object = "resume") -> Figures:
     with RangeServer(Content(1 << 16)) as server, tempfile.TemporaryDirectory() as target:
         base = server.url.rsplit("/", 1)[0]
         fill(where, (created(n, base, target) for n in range(count)))
+        async with engine("memory:"):
+            pass  # what is imported with the first opening is not the queue's
         meter = Meter()
-        async with engine(where, on_restart="resume") as one:
+        async with engine(where, on_restart=on_restart) as one:
             opened = meter.figures()
             snapshot = await one.snapshot()
             assert sum(snapshot.states.values()) == count
@@ -154,6 +158,10 @@ async def open_(where: str, count: int) -> Figures:
             first = time.perf_counter() - meter.wall
             found = opened | peak() | {"held MB": mb(memory())}
         return found | {"first request s": round(first, 2)}
+
+
+async def ask(where: str, count: int) -> Figures:
+    return await open_(where, count, lambda _: True)
 
 
 def seen_by(server: RangeServer) -> None:
@@ -292,6 +300,7 @@ ROWS: dict[str, Callable[[str, int], object]] = {
     "submit": submit,
     "cancel": cancel,
     "open": open_,
+    "ask": ask,
     "finished": finished,
     "active": active,
     "crowd": crowd,
