@@ -451,7 +451,8 @@ class FetchOperation:
                     return False  # split off, or nothing behind it is missing: the rest is left unread
                 size, limited = READ, throttle.rate is not None
                 if limited:
-                    size = allowance.size(READ)
+                    # Where the body should be over, one byte is enough to tell.
+                    size = allowance.size(READ if stop is None else min(READ, max(1, stop - part.at)))
                     await throttle.acquire(allowance.asks(size))
                 chunk = await answer.read(size)
                 if limited:

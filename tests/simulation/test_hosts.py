@@ -370,7 +370,7 @@ def test_what_is_told_to_a_waiting_task_makes_its_wait_look_no_longer():
 
     before, told, end = world.run(work)
     assert told == before != {}
-    assert end < 62
+    assert end < 61.5  # a second for 1,000 bytes, and none for what is not there
 
 
 # Requests at once
