@@ -51,6 +51,14 @@ class Rows:
     def values(self) -> Iterator[Row]:
         return map(_unpacked, self._packed.values())
 
+    def listed(self) -> list[tuple[str, int, int]]:
+        """What a snapshot has of them: without a Row for each, of which there may be a million."""
+        mask = (1 << _SEQ) - 1
+        return [
+            (task, row >> _SEQ, row & mask) if isinstance(row, int) else (task, row.first, row.seq)
+            for task, row in self._packed.items()
+        ]
+
 
 def _unpacked(packed: int | Row) -> Row:
     return packed if isinstance(packed, Row) else Row(packed >> _SEQ, packed & (1 << _SEQ) - 1)
@@ -142,7 +150,7 @@ def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> byte
         recorded=ledger.recorded,
         sync=ledger.sync,
         cursors=dict(ledger.cursors),
-        tasks=[(task, row.first, row.seq) for task, row in ledger.rows.items()],
+        tasks=ledger.rows.listed(),
     )
     return seal_line(msgspec.json.encode({"snapshot": snapshot}))
 
