@@ -210,8 +210,18 @@ class SourcePart:
     async def _stream(self, hashers: Mapping[str, Hasher]) -> ReadAhead:
         """The bytes, read anew and fed to `hashers`; the last of them come only if all are right."""
         begun, self._begun = self._begun, None
+        if begun is None:
+            self._drop_streamed()
         self._streamed = begun or self._reading(await self._pass_over(), hashers, STEP)
         return self._streamed
+
+    def _drop_streamed(self) -> None:
+        """Give back what an earlier stream holds, which nobody asks any more: the one that comes in its place
+        would wait for that memory for ever."""
+        if self._streamed is not None and not self._hold.closed:
+            self._streamed.give_back()
+            self._hold.close()
+            self._streamed, self._hold = None, Hold(self._reader.budget)
 
     def _reading(
         self, whole: "blake3", hashers: Mapping[str, Hasher], step: int, *, taken: bool = False

@@ -626,6 +626,28 @@ async def test_more_bodies_than_memory_for_them_all_come_to_their_end(place):
     await source.close()
 
 
+@pytest.mark.parametrize("checksum", [False, True])
+async def test_a_body_that_is_asked_for_again_needs_no_memory_besides_that_of_the_first(place, checksum):
+    """A server that refuses a credential in mid-body gets the part once more, signed anew: where many parts
+    wait for that at once, all of the engine's memory may be held by what was sent in vain."""
+    content = Random(4).randbytes(4 * STEP)
+    source = await opened(place, content)
+    async with Reading(source, memory=2 * STEP) as reader:
+        with reader.part(0, 0, len(content)) as part:
+            if checksum:
+                await part.checksum("md5")
+            given_up = part.body()
+            await anext(given_up)
+            while reader.budget._free:
+                await anyio.lowlevel.checkpoint()
+            with anyio.fail_after(10):
+                assert await joined(part) == content
+            with pytest.raises(Stopped):
+                async for _ in given_up:
+                    pass
+    await source.close()
+
+
 @pytest.mark.parametrize("size", [1, STEP, STEP + 1, 3 * STEP])
 async def test_a_part_whose_reading_began_ahead_has_the_same_bytes(place, size):
     content = Random(5).randbytes(size)
