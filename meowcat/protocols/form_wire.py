@@ -1,7 +1,7 @@
 """The requests and replies of the default upload protocol, as values: `docs/reference/form-upload.md`."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from urllib.parse import unquote, urlsplit
 
@@ -12,7 +12,7 @@ from meowcat.core.retry import parse_retry_after
 from meowcat.core.urls import HIDDEN, redact, scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Job, Part
-from meowcat.protocols.wire import Reply
+from meowcat.protocols.wire import Reply, let_go
 from meowcat.transport.contract import Chunk, HttpRequest
 
 _OWN = frozenset({"content-type", "content-length", "transfer-encoding"})
@@ -81,12 +81,6 @@ class Rest:
                 left = max(0, left - len(chunk))
         finally:
             await let_go(chunks)
-
-
-async def let_go(chunks: AsyncIterator[Chunk]) -> None:
-    """A request that is stopped lets go of its source at once, not when the garbage is collected."""
-    if isinstance(chunks, AsyncGenerator):
-        await chunks.aclose()
 
 
 def form_request(job: Job, method: str, category: str, part: Part | Rest | None = None) -> HttpRequest:

@@ -1,16 +1,18 @@
 """One short exchange: a request whose reply is read into memory, within a bound."""
 
 import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from meowcat.core.urls import host_of
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Refused
-from meowcat.transport.contract import Headers, HttpReply, HttpRequest, Transport, TransportFault
+from meowcat.transport.contract import Chunk, Headers, HttpReply, HttpRequest, Transport, TransportFault
 
-__all__ = ["Reply", "call"]
+__all__ = ["Reply", "call", "let_go"]
 
 MOST = 8 << 20
 """Bytes of a reply: a list of 1,000 parts has about 300 kB."""
@@ -56,12 +58,19 @@ async def call(transport: Transport, request: HttpRequest, most: int = MOST) -> 
     """Send a request, and read all of its reply.
 
     Raises:
-        TransportFault: the exchange failed; TIMEOUT, where the reply takes longer than `WHOLE_WITHIN`.
+        TransportFault: the exchange failed; TIMEOUT, where the reply takes longer than `WHOLE_WITHIN`;
+            DISCONNECTED, where it tells of a success before all of the body was asked for.
         Refused: REPLY, where it is longer than `most` bytes.
     """
-    exchange = transport.send(request)
+    sending = None if request.body is None else _Sending(request.body, request.body_length)
+    exchange = transport.send(request if sending is None else replace(request, body=sending.body))
     try:
         async with exchange as reply:
+            if sending is not None and _is_success(reply.status) and not sending.whole:
+                detail = (
+                    f"{host_of(request.url)} answered {reply.status} before it had all of the request's body"
+                )
+                raise TransportFault(Fault(kind=FaultKind.DISCONNECTED, detail=detail))
             with anyio.move_on_after(WHOLE_WITHIN):
                 return Reply(reply.status, reply.headers, await _whole(reply, most))
         detail = f"{host_of(request.url)} did not come to an end of its reply within {WHOLE_WITHIN:.0f} s"
@@ -70,6 +79,40 @@ async def call(transport: Transport, request: HttpRequest, most: int = MOST) -> 
         with anyio.move_on_after(DEAD_WITHIN, shield=True):
             await exchange.dead()
         raise
+
+
+class _Sending:
+    """A body, and how much of it was asked for: what comes of a request says nothing of what never went out,
+    and a client that has its answer sends no more (RFC 9112 9.3)."""
+
+    def __init__(self, body: Callable[[], AsyncIterator[Chunk]], length: int | None) -> None:
+        self._body = body
+        self._length = length
+        self.whole = length == 0
+
+    async def body(self) -> AsyncIterator[Chunk]:
+        left, self.whole = self._length, self._length == 0
+        chunks = self._body()
+        try:
+            async for chunk in chunks:
+                if left is not None:
+                    left -= len(chunk)
+                    self.whole = left <= 0
+                yield chunk
+                del chunk  # so that its memory is free by the time that the next one is asked for
+            self.whole = True
+        finally:
+            await let_go(chunks)
+
+
+async def let_go(chunks: AsyncIterator[Chunk]) -> None:
+    """A request that is stopped lets go of its source at once, not when the garbage is collected."""
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300  # noqa: PLR2004  # the class of success
 
 
 async def _whole(reply: HttpReply, most: int) -> bytes:

@@ -28,6 +28,8 @@ _HEAD = 64 << 10
 """Bytes of a reply that are taken at once while the body is still being sent."""
 
 _INTERIM = re.compile(rb"HTTP/1\.1 1\d\d")
+_STATUS = len(b"HTTP/1.1 100")
+"""Bytes of a reply that tell whether it is an interim one."""
 
 
 class SocketUpload(SocketExchange):
@@ -37,7 +39,8 @@ class SocketUpload(SocketExchange):
     may be too late for that: then the thread goes on, to the first piece of the chunk that is not sent, or to
     the reply or the read time-out, and `dead` waits for it. A server may act on such a request all that time.
 
-    A server that answers before it has all of the body is heard, and gets no more of it (RFC 9112 9.3).
+    A server that answers before it has all of the body is heard, and gets no more of it (RFC 9112 9.3). Then
+    no success that it tells of can be that of this request: it is DISCONNECTED.
     """
 
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
@@ -128,19 +131,26 @@ class SocketUpload(SocketExchange):
                 if self._stopped:
                     raise ConnectionAbortedError  # so that never all of it arrives
                 if self._hears(sock):
-                    return self._receive(sock, early=True)
+                    return self._receive_early(sock)
                 chunk = chunk[sock.send(chunk) :]
         except (BrokenPipeError, ConnectionResetError):
-            return self._receive(sock, early=True)  # it may have said why before it closed the connection
+            return self._receive_early(sock)  # it may have said why before it closed the connection
         return self._receive(sock) if self._last else None
 
-    def _receive(self, sock: socket.socket, *, early: bool = False) -> SocketReply:
-        """The reply. After an early one the connection is of no use: the body on it has no end."""
+    def _receive(self, sock: socket.socket) -> SocketReply:
         heard, self._heard = self._heard, b""
-        response = receive(sock, self._request.method, heard)
-        response.will_close = response.will_close or early
-        self._response = response
-        return SocketReply(self, response, self._request.url)
+        self._response = receive(sock, self._request.method, heard)
+        return SocketReply(self, self._response, self._request.url)
+
+    def _receive_early(self, sock: socket.socket) -> SocketReply | Fault:
+        """A reply to a body that has no end. The connection is of no use after it."""
+        reply = self._receive(sock)
+        assert self._response is not None  # noqa: S101  # it has just come
+        self._response.will_close = True
+        if 200 <= reply.status < 300:  # noqa: PLR2004  # the class of success
+            reason = f"it answered {reply.status} before it had all of the body"
+            return describe(FaultKind.DISCONNECTED, self._request.url, reason)
+        return reply
 
     def _hears(self, sock: socket.socket) -> bool:
         """Whether the server has answered already, or hung up: what it says in between is no answer."""

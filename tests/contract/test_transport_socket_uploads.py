@@ -252,3 +252,17 @@ async def test_a_server_that_hangs_up_on_an_idle_connection_gets_the_request_by_
             assert reply.status == 200
         thread.join()
         await client.aclose()
+
+
+@pytest.mark.parametrize("chunk", [MIB, 64 * MIB], ids=["between-chunks", "within-the-last-one"])
+async def test_a_success_before_the_server_has_all_is_none(chunk):
+    def agree(server, connection):
+        server.take(connection, MIB)
+        connection.sendall(YES)
+        server.take(connection, 1 << 40)
+
+    with Scripted(agree) as server, pytest.raises(TransportFault) as caught:
+        await send(server.url, Given(64 * MIB // chunk, chunk), 64 * MIB)
+    assert server.got < 64 * MIB
+    assert caught.value.fault.kind == "disconnected"
+    assert "200 before it had all" in caught.value.fault.detail

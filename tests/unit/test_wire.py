@@ -70,3 +70,45 @@ def test_a_reply_that_never_ends_does_and_its_exchange_is_closed():
 def test_a_reply_that_is_too_long_is_refused():
     with pytest.raises(Refused, match="more than 10 bytes"):
         called(Dribbling(None), most=10)
+
+
+class Hasty(Dribbling):
+    """Answers after `taken` chunks of a body."""
+
+    def __init__(self, taken, status=200):
+        super().__init__(0)
+        self.taken, self.status = taken, status
+
+    def send(self, request):
+        self.body = request.body()
+        return self
+
+    async def __aenter__(self):
+        for _ in range(self.taken):
+            await anext(self.body)
+        return self
+
+    async def __aexit__(self, *exc):
+        await self.body.aclose()
+
+
+async def chunks():
+    for chunk in (b"some", b"more"):
+        yield chunk
+
+
+def sent(transport, length):
+    request = HttpRequest("PUT", "https://host.example/x", body=chunks, body_length=length)
+    return asyncio.run(wire.call(transport, request))
+
+
+def test_a_success_is_one_once_all_of_the_body_was_handed_over():
+    assert sent(Hasty(2), 8).status == 200
+    for early, length in ((0, 8), (1, 8), (2, None)):
+        with pytest.raises(TransportFault, match="200 before it had all of the request's body") as caught:
+            sent(Hasty(early), length)
+        assert caught.value.fault.kind is FaultKind.DISCONNECTED
+
+
+def test_a_refusal_may_come_at_any_time():
+    assert sent(Hasty(1, 403), 8).status == 403
