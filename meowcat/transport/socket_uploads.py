@@ -128,9 +128,10 @@ class SocketUpload(SocketExchange):
         assert sock is not None  # noqa: S101  # held since the first chunk
         try:
             while chunk:
+                answered = self._is_answered(sock)
                 if self._stopped:
                     raise ConnectionAbortedError  # so that never all of it arrives
-                if self._hears(sock):
+                if answered:
                     return self._receive_early(sock)
                 chunk = chunk[sock.send(chunk) :]
         except (BrokenPipeError, ConnectionResetError):
@@ -152,12 +153,25 @@ class SocketUpload(SocketExchange):
             return describe(FaultKind.DISCONNECTED, self._request.url, reason)
         return reply
 
-    def _hears(self, sock: socket.socket) -> bool:
-        """Whether the server has answered already, or hung up: what it says in between is no answer."""
+    def _is_answered(self, sock: socket.socket) -> bool:
+        """Wait until more can be sent; whether the server has answered instead. One that takes no more of a
+        body that it has refused may never let more be sent."""
         poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(0):
-            return False
+        poll.register(sock, select.POLLIN | select.POLLOUT)
+        while ready := poll.poll(self._read * 1000):
+            _, events = ready[0]
+            if events & ~select.POLLOUT and self._hears(sock):
+                return True
+            if events & select.POLLOUT:
+                return False
+        raise TimeoutError
+
+    def _hears(self, sock: socket.socket) -> bool:
+        """Whether the server has answered already: what it says in between is no answer.
+
+        Raises:
+            ConnectionResetError: it has hung up.
+        """
         sock.settimeout(0)
         try:
             came = sock.recv(_HEAD)
@@ -173,4 +187,4 @@ class SocketUpload(SocketExchange):
             if not blank:
                 return False  # the rest of it is still to come
             self._heard = rest
-        return bool(self._heard)
+        return len(self._heard) >= _STATUS

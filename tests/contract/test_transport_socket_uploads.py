@@ -266,3 +266,32 @@ async def test_a_success_before_the_server_has_all_is_none(chunk):
     assert server.got < 64 * MIB
     assert caught.value.fault.kind == "disconnected"
     assert "200 before it had all" in caught.value.fault.detail
+
+
+async def test_an_answer_is_heard_of_a_server_that_takes_no_more_of_the_body():
+    told = threading.Event()
+
+    def refuse(server, connection):
+        server.take(connection, MIB)
+        connection.sendall(NO)
+        told.wait(10)
+
+    with Scripted(refuse) as server:
+        try:
+            with anyio.fail_after(5):
+                assert await send(server.url, Given(1, 64 * MIB), 64 * MIB) == (413, b"too large")
+        finally:
+            told.set()
+
+
+async def test_the_first_bytes_of_an_interim_answer_are_no_answer():
+    def answer(server, connection):
+        connection.sendall(b"HTTP/1.1 1")
+        server.take(connection, 4 * MIB)
+        connection.sendall(b"03 Hints\r\n\r\n")
+        server.take(connection, 8 * MIB)
+        connection.sendall(YES)
+
+    with Scripted(answer) as server:
+        assert await send(server.url, Given(8), 8 * MIB) == (200, b"")
+    assert server.got == 8 * MIB
