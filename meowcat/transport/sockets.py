@@ -43,6 +43,8 @@ MOST_THREADS = 256
 _FINAL = 200
 """The first status of a reply that is not followed by another one (RFC 9110 15.2)."""
 
+_HTTP_PORT = 80
+
 NEXT_ADDRESS = 1.0
 """Seconds after which the next address of a host is tried, where it has several: the way to one may be
 broken. The one that answered goes first from then on."""
@@ -242,7 +244,7 @@ class SocketExchange:
             target = f"{target}?{self._url.query}"
         try:
             connection.putrequest(self._request.method, target, skip_host=True, skip_accept_encoding=True)
-            for name, value in _complete(self._request, self._url.netloc).items():
+            for name, value in _complete(self._request, _host(self._url)).items():
                 connection.putheader(name, value)
         except (ValueError, HTTPException):
             raise Unsuited from None  # characters that http.client refuses
@@ -352,8 +354,15 @@ def _complete(request: HttpRequest, host: str) -> dict[str, str]:
     return {name: value for name, value in own.items() if name.lower() not in named} | dict(request.headers)
 
 
+def _host(url: SplitResult) -> str:
+    """In lower case, and without the port that http has anyway (RFC 9110 7.2): signatures cover it so."""
+    name, port = url.hostname or "", url.port
+    name = f"[{name}]" if ":" in name else name
+    return name if port in (None, _HTTP_PORT) else f"{name}:{port}"
+
+
 def _origin(url: SplitResult) -> Origin:
-    return url.hostname or "", url.port or 80
+    return url.hostname or "", url.port or _HTTP_PORT
 
 
 def judge(error: OSError | HTTPException, url: str) -> Fault:

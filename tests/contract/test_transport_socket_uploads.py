@@ -2,12 +2,14 @@
 
 import socket
 import threading
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
+from meowcat.protocols.signing.canonical import host
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, read_all, upload
 from meowcat.transport.contract import TransportFault
@@ -295,3 +297,31 @@ async def test_the_first_bytes_of_an_interim_answer_are_no_answer():
     with Scripted(answer) as server:
         assert await send(server.url, Given(8), 8 * MIB) == (200, b"")
     assert server.got == 8 * MIB
+
+
+@pytest.mark.parametrize(
+    "place", ["storage.example:80", "Storage.example", "[::1]:80", "[FD00::A]:9000", "a:9000"]
+)
+async def test_the_host_that_is_sent_is_the_one_that_is_signed(place):
+    """Signatures cover it as other clients send it: without a port that goes without saying."""
+    client = SocketTransport(PATIENT)
+    url = f"http://{place}/bucket/key"
+    parts = urlsplit(url)
+    ours, theirs = socket.socketpair()
+    client.idle.put((parts.hostname, parts.port or 80), ours)
+    ours.settimeout(5)
+    head = b""
+
+    def answer():
+        nonlocal head
+        head = theirs.recv(1 << 16)
+        theirs.sendall(NO)
+        theirs.close()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    async with SocketUpload(client, upload(url, Given(4), 4 * MIB)) as reply:
+        assert reply.status == 413
+    thread.join()
+    await client.aclose()
+    assert f"\r\nHost: {host(url)}\r\n".encode() in head
