@@ -357,10 +357,11 @@ class _OpenedFile(Opened):
 
     def _look(self) -> SourceIdentity:
         with self._lock, self._guarded():
+            before = time_ns()  # an answer may be long on its way, and what is written meanwhile is not in it
             status = self._check(self._disk.stat(self.name, follow=True))
             if status.identity != self._disk.fstat(self._descriptors[-1]).identity:
                 status = self._open()
-            young = is_young(status.mtime_ns, status.ctime_ns, time_ns())
+            young = is_young(status.mtime_ns, status.ctime_ns, before)
         return SourceIdentity(
             size=status.size,
             device=status.identity.device,

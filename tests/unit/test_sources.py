@@ -943,6 +943,28 @@ async def test_a_file_grows_old_without_being_moved(tmp_path, monkeypatch):
     await source.close()
 
 
+async def test_a_file_is_as_young_as_it_was_when_its_look_began(tmp_path, monkeypatch):
+    """As of a file system over the network: the file may be written again while the answer is on its way, in
+    the same tick of its clock."""
+    path = tmp_path / "source"
+    path.write_bytes(b"abc")
+    now = path.stat().st_mtime_ns
+
+    class Slow(OsDisk):
+        def stat(self, name, *, follow=False):
+            nonlocal now
+            found = super().stat(name, follow=follow)
+            now += 10 * SECOND
+            return found
+
+    source = await open_file(Slow(), Workers(), str(path))
+    now = path.stat().st_mtime_ns
+    monkeypatch.setattr(sources, "time_ns", lambda: now)
+    assert (await source.identity()).young
+    assert not (await source.identity()).young
+    await source.close()
+
+
 @pytest.mark.parametrize("young", [True, False])
 async def test_digests_hold_for_the_look_before_they_were_read(tmp_path, monkeypatch, young):
     """What was written between that look and a later one within its tick would not show."""
