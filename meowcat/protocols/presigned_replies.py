@@ -33,7 +33,11 @@ _EXPIRED = re.compile(rb"(?i)expired|not valid in the specified time frame")
 LOOK = 4096
 """Bytes of a body in which an error says what it is."""
 
-_LOST = frozenset({"NoSuchUpload", "InvalidPart", "InvalidBlockList"})
+_LOST = {
+    "NoSuchUpload": FaultKind.SESSION_LOST,
+    "InvalidBlockList": FaultKind.SESSION_LOST,
+    "InvalidPart": FaultKind.CHANGED,  # the upload stands, and is to be removed
+}
 """Codes by which the parts, or all of the upload, are no longer there as they were confirmed."""
 
 _AGAIN = {"RequestTimeout": 408, "OperationAborted": 503, "SlowDown": 503, "InternalError": 500}
@@ -132,7 +136,7 @@ def classify(reply: Reply, what: str, now_ms: int, *, run_out: bool = False) -> 
         return Fault(kind=FaultKind.REDIRECT, detail=detail, status=status)
     if code in _LOST:
         detail = f"{said}: it has not the upload, or a part of it, as confirmed; all is sent again"
-        return Fault(kind=FaultKind.SESSION_LOST, detail=detail, status=status)
+        return Fault(kind=_LOST[code], detail=detail, status=status)
     if says_expired(reply) or (run_out and status in (401, 403)):
         detail = f"{said}: the signed URL has run out; supply a fresh plan, or name a refresher"
         return Fault(kind=FaultKind.EXPIRED, detail=detail, status=status)
