@@ -173,7 +173,12 @@ class LoopThread:
     def _begin(self, call: _Call[T]) -> None:
         if not call.outcome.done():
             call.task = self._loop.create_task(call.carry_out())
-            call.task.add_done_callback(lambda _: self._calls.discard(call))
+            call.task.add_done_callback(lambda _: self._let_go(call))
+
+    def _let_go(self, call: _Call[T]) -> None:
+        self._calls.discard(call)
+        if not call.outcome.done():  # canceled before its first step, none of which was run
+            call.outcome.set_exception(EngineClosed("the engine was closed before this was done"))
 
     def _cancel(self, call: _Call[T]) -> None:
         if call.task is not None:

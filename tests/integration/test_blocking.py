@@ -19,6 +19,7 @@ from shelf import Shelf, ShelfProtocol, spec
 
 import meowcat
 from journal_adapters.sqlite import SQLiteJournal
+from meowcat.blocking.loop import LoopThread
 from meowcat.core import events as ev
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
@@ -443,3 +444,32 @@ def test_sinks_and_listeners_serve_synchronous_code(tmp_path, engine):
         states.append(told.get(timeout=10).state)
     engine.remove_sink("all")
     assert engine.snapshot().sinks == {}
+
+
+def test_a_call_that_comes_in_the_last_turn_of_the_loop_is_told_that_the_engine_is_closed():
+    outcomes = queue.Queue()
+
+    async def work():
+        return "done"
+
+    def call():
+        try:
+            outcomes.put(loop.run(work))
+        except meowcat.EngineClosed as closed:
+            outcomes.put(closed)
+
+    handed_over = threading.Event()
+
+    class Handing(LoopThread):
+        def _hand_over(self, call):
+            super()._hand_over(call)
+            handed_over.set()
+
+    async def finish():
+        caller.start()
+        handed_over.wait()  # without a turn of the loop in between
+
+    loop = Handing(finish)
+    caller = threading.Thread(target=call, daemon=True)
+    loop.end()
+    assert isinstance(outcomes.get(timeout=20), meowcat.EngineClosed)
