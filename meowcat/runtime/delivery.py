@@ -112,6 +112,8 @@ class Delivery:
         self._scope = anyio.CancelScope()
         self._over = anyio.Event()
         self._running = self._sink_closed = False
+        self.changing = anyio.Lock()
+        """Held while it is added or removed: a removal within a beginning would end what starts only then."""
 
     def info(self) -> SinkInfo:
         return SinkInfo(
@@ -305,14 +307,15 @@ class Deliveries:
             raise InvalidArgument(f"sink {name!r}: there is one of that name; remove it first")
         delivery = Delivery(name, sink, self._source, self._clock, timeout)
         self._attached[name] = delivery
-        try:
-            await delivery.begin(after)
-        except BaseException:  # raised again: a sink that was not added holds no name
-            self._attached.pop(name, None)
-            raise
-        if self._closed:
-            raise EngineClosed("the engine is closed; open a new one")
-        delivery.start(self._tasks)
+        async with delivery.changing:
+            try:
+                await delivery.begin(after)
+            except BaseException:  # raised again: a sink that was not added holds no name
+                self._attached.pop(name, None)
+                raise
+            if self._closed:
+                raise EngineClosed("the engine is closed; open a new one")
+            delivery.start(self._tasks)
 
     async def remove(self, name: str) -> None:
         """End the sink and forget its cursor, which may be all that is left of it.
@@ -320,16 +323,22 @@ class Deliveries:
         Raises:
             InvalidArgument: there is neither. JournalError: the cursor is still there.
         """
-        delivery = self._attached.get(name)
-        if delivery is not None:
-            await delivery.end(CLOSE_WITHIN)
-        elif name not in (known := await self._source.cursors()):
+        while (delivery := self._attached.get(name)) is not None:
+            async with delivery.changing:
+                if self._attached.get(name) is delivery:  # else it was not added, or was removed meanwhile
+                    await self._end(delivery)
+                    return
+        if name not in (known := await self._source.cursors()):
             names = ", ".join(sorted({*known, *self._attached})) or "none"
             raise InvalidArgument(f"sink {name!r}: no such sink or cursor; there are: {names}")
+        await self._source.set_cursor(name, None)
+
+    async def _end(self, delivery: Delivery) -> None:
+        await delivery.end(CLOSE_WITHIN)
         try:
-            await self._source.set_cursor(name, None)
+            await self._source.set_cursor(delivery.name, None)
         finally:
-            self._attached.pop(name, None)
+            del self._attached[delivery.name]
 
     async def infos(self) -> dict[str, SinkInfo]:
         """Every sink, and every cursor of one that is not attached."""
