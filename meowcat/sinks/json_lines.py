@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from functools import partial
+from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +50,15 @@ class JSONLines:
 
 def _write_to_stream(stream: IO[Any], lines: bytes) -> None:
     text = hasattr(stream, "encoding")  # as every stream of text has
-    stream.write(lines.decode() if text else lines)
+    if not isinstance(stream, RawIOBase):
+        stream.write(lines.decode() if text else lines)
+    else:  # it may take a part only, and says how much
+        rest = memoryview(lines)
+        while rest:
+            taken = stream.write(rest)
+            if not taken:
+                raise SinkError("the stream takes nothing at this moment")
+            rest = rest[taken:]
     stream.flush()
 
 

@@ -29,7 +29,11 @@ class Lane:
             await self._last.over.wait()
         call = _Call(work, self, self._name)
         self._last = call
-        call.start()
+        try:
+            call.start()
+        except BaseException:  # raised again: what has no thread is never over: nobody may wait for it
+            self._last = None
+            raise
         await call.over.wait()
         return call.outcome()
 

@@ -175,6 +175,49 @@ async def test_a_stream_of_text_or_bytes_will_do(kind):
     assert not stream.closed
 
 
+class Narrow(io.RawIOBase):
+    """A raw stream that takes a few bytes at once, as one does whose disk is nearly full."""
+
+    def __init__(self, room):
+        self.taken = b""
+        self.room = room
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        part = bytes(data[: min(7, self.room - len(self.taken))])
+        self.taken += part
+        return len(part) or None
+
+
+async def test_a_raw_stream_that_takes_a_part_gets_the_rest_too():
+    stream = Narrow(room=1 << 20)
+    await JSONLines(stream).deliver(events(1, 2))
+    assert [json.loads(line)["seq"] for line in stream.taken.splitlines()] == [1, 2]
+
+
+async def test_what_a_raw_stream_does_not_take_is_not_delivered():
+    with pytest.raises(meowcat.SinkError, match="takes nothing"):
+        await JSONLines(Narrow(room=100)).deliver(events(1, 2))
+
+
+async def test_a_call_for_which_there_was_no_thread_is_in_nobodys_way(monkeypatch):
+    got = []
+    sink = sinks.callback(got.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refusing)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await sink.deliver(events(1))
+    with anyio.fail_after(20):
+        await sink.deliver(events(1))
+    assert [event.seq for event in got] == [1]
+
+
+def refusing(thread):
+    raise RuntimeError("can't start new thread")
+
+
 def test_what_is_neither_path_nor_stream_is_refused():
     with pytest.raises(meowcat.InvalidArgument, match="expected a path"):
         JSONLines(None)
