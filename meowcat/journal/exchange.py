@@ -58,7 +58,8 @@ def export_lines(journal: Journal) -> Iterator[Line]:
             yield record_line(record, record.epoch, record.position, record.chain)
         if records:
             yield control_line(Commit(len(records), last, chain.hex()))
-    cursors = [Cursor(name, position) for name, position in sorted(journal.cursors().items())]
+    # Its owner may have gone on since: a cursor behind the end would skip what the copy records there.
+    cursors = [Cursor(name, min(position, last)) for name, position in sorted(journal.cursors().items())]
     if cursors:
         yield from map(control_line, cursors)
         yield control_line(Commit(len(cursors), last, chain.hex()))

@@ -162,6 +162,21 @@ def test_an_export_is_the_same_each_time_and_reads_back_whole(store):
     assert [cursor for batch in batches for cursor in batch.cursors] == [Cursor("sink", 7)]
 
 
+def test_no_cursor_of_an_export_is_behind_its_end_though_the_owner_goes_on(store):
+    """In a copy it would pass over the records that the copy itself gets there."""
+    owner = MemoryJournal(store=store)
+    owner.open(OWNER, "power")
+    end = owner.last()
+    lines = []
+    for line in export_lines(reading(store)):
+        lines.append(line)
+        if len(lines) == 2:  # the records are read by now
+            owner.set_cursor("sink", owner.append(list(entries("D", 1))))
+    assert owner.cursors() == {"sink": end + 1}
+    batches = list(read_export(lines))
+    assert [cursor for batch in batches for cursor in batch.cursors] == [Cursor("sink", end)]
+
+
 def test_an_empty_journal_can_be_exported():
     store = Store()
     journal = MemoryJournal(store=store)
