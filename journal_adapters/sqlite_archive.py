@@ -20,7 +20,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from journal_adapters.sqlite_file import LAYOUT, code_of, connect, create
-from journal_adapters.sqlite_sums import Row
+from journal_adapters.sqlite_sums import Row, TaskSum
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.values import Position
 from meowcat.journal.chain import UNFIT, mark
@@ -67,8 +67,8 @@ CREATE TABLE task (
     crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-"""`archive` says whose it is, which positions the newest batch is of, and up to which one records are in an
-earlier archive that somebody has taken away."""
+"""`archive` says whose it is, the number and the positions of the newest batch, and up to which position
+records are in an earlier archive that somebody has taken away."""
 
 _VIEWS = f"""
 CREATE TEMP VIEW record AS
@@ -100,9 +100,14 @@ _NEXT = (
     f"SELECT position FROM main.record r WHERE position BETWEEN ? AND ? AND {_ENDED}"  # noqa: S608
     " ORDER BY position LIMIT 1"
 )
-_LEFT_OVER = (
-    "DELETE FROM archive.record WHERE batch > ? AND position"
-    " BETWEEN (SELECT low FROM archive.archive) AND (SELECT high FROM archive.archive)"
+_LEFT_OVER = "DELETE FROM archive.record WHERE batch > ?"
+_STALE = (
+    "SELECT id FROM archive.task t WHERE NOT EXISTS"
+    " (SELECT 1 FROM archive.record r WHERE r.task = t.id AND r.seq = t.seq)"
+)
+_SUMMED_UP = (
+    "SELECT task, min(position), max(seq) FROM archive.record r WHERE task = ?"
+    " AND NOT EXISTS (SELECT 1 FROM main.task m WHERE m.id = r.task) GROUP BY task"
 )
 _NOTE = "UPDATE archive.archive SET batch = :batch, low = :low, high = :high"
 _STORE = (
@@ -183,6 +188,11 @@ def attach(reader: sqlite3.Connection, path: Path) -> int | None:
             raise
         _attach(reader, place, "mode=ro&immutable=1")  # as `sqlite_file.connect_reader` does
     _require_ours(reader, place)
+    if reader.execute(_HAS_STATE).fetchone() is None:
+        # The journal was put back to what it was before it had an archive: it has all by itself, until the
+        # next compaction.
+        reader.execute("DETACH archive")
+        return None
     reader.executescript(_VIEWS)
     gone: int = reader.execute("SELECT gone FROM archive.archive").fetchone()[0]
     return gone
@@ -269,8 +279,9 @@ def move(
     """Move what has ended and is not behind `limit` into the archive that is open. After each batch: what is
     archived, and how many bytes the bodies in the batch had.
     """
-    with transaction():  # of a compaction that was cut off
-        writer.execute(_LEFT_OVER, (archived.batch,))
+    if writer.execute("SELECT batch FROM archive.archive").fetchone()[0] > archived.batch:
+        with transaction():
+            _forget_behind(writer, archived.batch)
     end = 0
     while (low := first_ended(writer, end, limit)) is not None:
         end = min(low + AT_ONCE - 1, limit)
@@ -281,6 +292,17 @@ def move(
             writer.execute(_NOTE, batch)
         archived, size = _take_out(writer, archived, batch, transaction)
         yield archived, size
+
+
+def _forget_behind(writer: sqlite3.Connection, batch: int) -> None:
+    """Take out of the archive what does not count: of a compaction that was cut off; or of many, where the
+    journal was put back to what it was before them, and has the records itself."""
+    writer.execute(_LEFT_OVER, (batch,))
+    for (task,) in writer.execute(_STALE).fetchall():
+        writer.execute("DELETE FROM archive.task WHERE id = ?", (task,))
+        for name, first, seq in writer.execute(_SUMMED_UP, (task,)).fetchall():
+            row = TaskSum(name, first, seq, open=False).row()
+            writer.execute("INSERT INTO archive.task VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _take_out(

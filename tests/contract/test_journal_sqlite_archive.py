@@ -246,6 +246,38 @@ def test_where_the_archive_was_taken_away_the_rest_is_read_and_a_check_says_what
     journal.close()
 
 
+@pytest.mark.parametrize("compactions", [0, 1, 2])
+def test_a_journal_that_was_put_back_to_what_it_was_is_whole_beside_its_newer_archive(
+    path, small_batches, compactions
+):
+    journal = filled(path)
+    for number in range(3):
+        if number == compactions:
+            whole = scan_all(journal, 1000)
+            journal.close()
+            copy = path.read_bytes()
+            journal = opened(path)
+        late = [entry(f"u{number}", seq, unfinished=seq < 2) for seq in (1, 2)]
+        journal.append([*late, entry("t01", 4 + number, unfinished=False)])
+        journal.compact()
+    journal.close()
+    path.write_bytes(copy)
+    for journal in (reading(path), opened(path)):
+        assert scan_all(journal, 1000) == whole
+        assert list(journal.read("t07")) == [each for each in whole if each.task == "t07"]
+        journal.close()
+    journal = opened(path)
+    journal.append([entry("v", 1), entry("v", 2, unfinished=False), entry("t03", 4, unfinished=False)])
+    whole = scan_all(journal, 1000)
+    journal.compact()
+    assert scan_all(journal, 1000) == whole
+    for task in ("t01", "t03", "v"):
+        assert list(journal.read(task)) == [each for each in whole if each.task == task]
+    assert list(journal.check()) == []
+    journal.append([entry("t01", 4 + compactions, unfinished=False)])
+    journal.close()
+
+
 def test_the_next_compaction_after_that_begins_another_archive(path):
     journal = filled(path)
     whole = scan_all(journal, 1000)
