@@ -184,7 +184,7 @@ class OnTerminal(PlainLines):
 
     def _draw(self, info: TaskInfo, pace: str) -> None:
         if info.id not in self._rows:
-            name = _short(shown_name(info), min(_NAME_WIDTH, max(self._console.width - _BESIDE, 8)))
+            name = _short(printable(shown_name(info)), min(_NAME_WIDTH, max(self._console.width - _BESIDE, 8)))
             self._rows[info.id] = self._bars.add_task(name, total=None, percent="", amount="", pace="")
         known = info.size is not None
         self._bars.update(
@@ -193,7 +193,7 @@ class OnTerminal(PlainLines):
             completed=info.fraction,
             percent=percent_text(info.fraction) if known else "",
             amount=f"{size_text(info.bytes_done)} / {size_text(info.size)}",
-            pace=pace,
+            pace=printable(pace),
         )
 
     def end(self, info: TaskInfo, journal: str) -> None:

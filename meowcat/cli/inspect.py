@@ -152,7 +152,7 @@ def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
     sound = True
     for number, found in enumerate(chosen):
         if not as_json and len(chosen) > 1:
-            click.echo(f"{'' if number == 0 else chr(10)}{found.task.id}  {found.info.path}")
+            click.echo(printable(f"{'' if number == 0 else chr(10)}{found.task.id}  {found.info.path}"))
         for record in anyio.run(records_of, found):
             sound &= _print_record(record, found.journal, as_json=as_json)
     warn(past)
@@ -163,11 +163,11 @@ def _print_record(record: Record | Damage, journal: str, *, as_json: bool) -> bo
     """Print one event; False where its record is not what was written."""
     try:
         if isinstance(record, Damage):
-            click.echo(f"meowcat: damaged: {record.detail}", err=True)
+            click.echo(printable(f"meowcat: damaged: {record.detail}"), err=True)
             return False
         event = logged(record)
     except MeowcatError as error:
-        click.echo(f"meowcat: record {record.position}: {error}", err=True)
+        click.echo(printable(f"meowcat: record {record.position}: {error}"), err=True)
         return False
     if as_json:
         json_line({"journal": journal, **event_object(event)})

@@ -123,9 +123,9 @@ def _print(tasks: Sequence[Seen]) -> None:
 def warn(past: Past) -> None:
     """On standard error, so that a table or a document stays what it is."""
     for where, error in past.unreadable.items():
-        click.echo(f"meowcat: skipped {where}: {error}", err=True)
+        click.echo(printable(f"meowcat: skipped {where}: {error}"), err=True)
     for task, detail in past.quarantined.items():
-        click.echo(f"meowcat: task {task} is quarantined: {detail}", err=True)
+        click.echo(printable(f"meowcat: task {task} is quarantined: {detail}"), err=True)
 
 
 # Watching

@@ -90,3 +90,11 @@ def test_a_wait_is_told_at_once_and_progress_once_a_second(make, capsys):
     assert len(told) == 2, "it begins to wait, and it ceases to"
     assert "disk-space" in told[0]
     assert "disk-space" not in told[1]
+
+
+def test_neither_a_name_nor_what_a_server_said_steers_the_terminal():
+    fault = Fault(kind=FaultKind.UNREACHABLE, detail="no \x1b[2J connection\r")
+    named = info(State.QUEUED, WaitingFor.RETRY, fault, path="/x/\x1b]0;evil\x07.bin")
+    (line,) = screen(100, named)
+    assert "\x1b" not in line
+    assert "]0;evil" in line
