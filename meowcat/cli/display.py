@@ -184,7 +184,8 @@ class OnTerminal(PlainLines):
 
     def _draw(self, info: TaskInfo, pace: str) -> None:
         if info.id not in self._rows:
-            name = _short(printable(shown_name(info)), min(_NAME_WIDTH, max(self._console.width - _BESIDE, 8)))
+            room = min(_NAME_WIDTH, max(self._console.width - _BESIDE, 8))
+            name = _short(printable(shown_name(info)), room)
             self._rows[info.id] = self._bars.add_task(name, total=None, percent="", amount="", pace="")
         known = info.size is not None
         self._bars.update(
