@@ -245,7 +245,7 @@ class SocketExchange:
         try:
             connection.putrequest(self._request.method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in _complete(self._request, _host(self._url)).items():
-                connection.putheader(name, value)
+                connection.putheader(name, value.encode())  # UTF-8, as it is signed; a str is sent as Latin-1
         except (ValueError, HTTPException):
             raise Unsuited from None  # characters that http.client refuses
         connection.endheaders()

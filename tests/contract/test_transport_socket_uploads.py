@@ -8,6 +8,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 
 from meowcat.protocols.signing.canonical import host
 from meowcat.testing.servers import Content, RangeServer, Trouble
@@ -49,6 +50,7 @@ class Scripted:
             head = b""
             while b"\r\n\r\n" not in head:
                 head += connection.recv(1000)
+            self.head = head
             self.got = len(head.partition(b"\r\n\r\n")[2])
             self.talk(self, connection)
 
@@ -325,3 +327,21 @@ async def test_the_host_that_is_sent_is_the_one_that_is_signed(place):
     thread.join()
     await client.aclose()
     assert f"\r\nHost: {host(url)}\r\n".encode() in head
+
+
+async def test_a_header_field_is_sent_in_the_form_that_is_signed():
+    """Not each client's own: it depends on the size of a part alone which of them sends it."""
+    came = b""
+
+    def refuse(server, connection):
+        nonlocal came
+        came = server.head
+        connection.sendall(NO)
+
+    with Scripted(refuse) as server:
+        request = replace(upload(server.url, Given(4), 4 * MIB), headers={"x-amz-meta-name": "Käse, 猫"})
+        client = LargeBodies(HttpxTransport(None, PATIENT), PATIENT)
+        async with client.send(request) as reply:
+            assert reply.status == 413
+        await client.aclose()
+    assert "x-amz-meta-name: Käse, 猫\r\n".encode() in came
