@@ -55,6 +55,8 @@ class Script:
         if "Content-Length" in headers:  # of a HEAD
             made.automatically_set_content_length = False
             made.headers["Content-Length"] = headers["Content-Length"]
+            if not headers["Content-Length"]:
+                del made.headers["Content-Length"]
         return made
 
     def answers(self, *replies):
@@ -106,7 +108,9 @@ class Store:
 
     def marked(self, sent, size=2 * PART + 10, **headers):
         mark = sent.session.facts["mark"]
-        return reply(200, "", **{self.marker: mark, "Content-Length": str(size), "ETag": '"e"', **headers})
+        return reply(
+            200, "", **{self.marker: mark, "Content-Length": f"{size or ''}", "ETag": '"e"', **headers}
+        )
 
     def downloading(self, script, tools=None, *, keep_encoding=False, **more):
         url, settings = f"{self.scheme}://bucket/key", self.settings(script, **more)

@@ -232,6 +232,18 @@ async def test_an_object_of_another_size_proves_nothing_whatever_its_mark(script
     assert (await sent.protocol.reconcile(sent.session)).outcome is Outcome.LOST
 
 
+async def test_a_look_that_tells_no_length_is_believed_by_the_mark(script, store):
+    sent = await store.begun(script)
+    untold = store.marked(sent, None)
+    script.answers(reply(body=COMPLETED), untold)
+    assert (await sent.commit())["etag"] == '"e"'
+    script.answers(untold)
+    assert (await sent.protocol.reconcile(sent.session)).outcome is Outcome.COMMITTED
+    other = store.marked(sent, None, **{store.marker: "somebody"})
+    script.answers(other, GONE, other)
+    assert (await sent.protocol.reconcile(sent.session)).outcome is Outcome.LOST
+
+
 # The end
 
 

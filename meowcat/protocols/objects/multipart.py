@@ -320,7 +320,7 @@ class MultipartUpload(UploadProtocol):
         head = await self._head()
         if head.status != OK or head.header(self._marker) not in (None, session.facts[_MARK]):
             return result  # it may not be read, or somebody has replaced it since
-        if head.header("content-length") != str(self.job.size):
+        if not self._has_size(head):
             raise refusal(
                 f"{self._address.shown} is complete, and has {head.header('content-length')} bytes; "
                 f"expected {self.job.size}: the server lost some"
@@ -366,8 +366,13 @@ class MultipartUpload(UploadProtocol):
         if reply.status not in (OK, _NOT_FOUND):
             raise self._refused(reply, "a look at")
         same = reply.header(self._marker) == session.facts.get(_MARK)
-        same = same and reply.header("content-length") == str(self.job.size)
+        same = same and self._has_size(reply)
         return self._result(reply.header("etag") or "", reply) if reply.status == OK and same else None
+
+    def _has_size(self, head: Reply) -> bool:
+        """Whether the object has the bytes that were sent, as far as its server tells: what answers a HEAD
+        may leave the length out (RFC 9110 9.3.2), as some proxies do."""
+        return head.header("content-length") in (None, str(self.job.size))
 
     async def _head(self) -> Reply:
         return await self._client.ask("HEAD", self._address.url, self._fitting())
