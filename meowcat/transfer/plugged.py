@@ -177,9 +177,9 @@ def changed(name: str) -> Refused:
 
 def unprovable(name: str) -> Refused:
     """What is raised where the server has bytes that nothing can be compared with: a part that broke off
-    before the source was touched. The session stands, and is to be removed."""
+    before the source was touched, or may have been. The session stands, and is to be removed."""
     detail = (
-        f"{name} was touched during the upload, and the server has bytes of it from before that with nothing "
-        "to compare them with; the upload begins anew"
+        f"{name} was touched during the upload or shortly before, and the server has bytes of it from before "
+        "that with nothing to compare them with; the upload begins anew"
     )
     return Refused(Fault(kind=FaultKind.CHANGED, detail=detail))

@@ -148,7 +148,7 @@ class CommitOperation(RemoteOperation):
             if found is None or found.size != self._grid.size:
                 raise changed(source.name)
             now = found
-        moved = known.repinned or not unmoved(pinned, now)
+        moved = known.repinned or pinned.young or not unmoved(pinned, now)
         if offset > self._last_span[0] and moved and not whole:
             raise unprovable(source.name)
         return now

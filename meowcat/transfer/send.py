@@ -35,7 +35,7 @@ from meowcat.transfer.plugged import (
 )
 from meowcat.transfer.source_parts import SourcePart, SourceReader
 from meowcat.transfer.source_proof import digest_source, prove
-from meowcat.transfer.sources import Opened, unmoved
+from meowcat.transfer.sources import TICK_NS, Opened, unmoved
 from meowcat.transport.contract import TransportFault
 
 __all__ = ["SendOperation"]
@@ -195,9 +195,14 @@ class SendOperation:
             await self._prove()
 
     async def _pin_first(self, now: SourceIdentity) -> None:
-        draft = upload_protocol_for(self._world, self._errand, now.size, {})
-        needed = draft.capabilities().needs_digests
+        able = upload_protocol_for(self._world, self._errand, now.size, {}).capabilities()
+        needed = able.needs_digests
         digests: tuple[Checksum, ...] = ()
+        if able.server_offset and not needed and now.young:
+            # What of a part the server has once that broke off can't be compared with anything: that nothing
+            # was touched since has to show.
+            await self._world.sleep(TICK_NS / 1e9)
+            now = await self._source.identity()
         if needed:
             # With what was asked for: a server that has all of it already ends the task before a later look.
             asked = () if self._request.digest is None else (self._request.digest,)
@@ -303,7 +308,8 @@ class SendOperation:
             await self._until(lambda: self._task.state is State.COMPLETE)
         stored = self._task.stored
         there = self._there(prepared, session.capabilities)
-        if self._repinned and self._offset > self._recorded_end and not whole_digests(self._task):
+        moved = self._repinned or self._pinned.young
+        if moved and self._offset > self._recorded_end and not whole_digests(self._task):
             raise unprovable(self._source.name)
         self._have = stored & there
         lost = stored - there

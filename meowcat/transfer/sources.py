@@ -36,6 +36,7 @@ from meowcat.transport.contract import Chunk
 
 __all__ = [
     "BUFFER",
+    "TICK_NS",
     "Buffers",
     "BytesSource",
     "Opened",

@@ -18,10 +18,12 @@ from shelf import Shelf, ShelfProtocol, spec
 from source_harness import Changed, Upload, next_tick
 
 import meowcat
-from meowcat.core.values import FaultKind
-from meowcat.protocols.contract import Refused
+from meowcat.core import events as ev
+from meowcat.core.sessions import Capabilities, Receipt, Session
+from meowcat.core.values import Fault, FaultKind
+from meowcat.protocols.contract import Outcome, Prepared, Reconciled, Refused, UploadProtocol
 from meowcat.testing.disk import SimulatedDisk
-from meowcat.transfer import source_parts, source_proof, sources
+from meowcat.transfer import send, source_parts, source_proof, sources
 from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.source_parts import STEP
 from meowcat.transfer.sources import open_file
@@ -284,6 +286,123 @@ async def test_that_a_file_was_young_when_it_was_pinned_is_known_after_a_restart
             await task.result()
     assert caught.value.code is meowcat.Code.SOURCE_CHANGED
     assert shelf.objects == {}
+
+
+class Appending(UploadProtocol):
+    """To a server that keeps what comes, also of a request that breaks off, and says how much it has."""
+
+    tag = "appending"
+    kept = bytearray()
+    made = None
+    breaks_at = None
+    broken = None
+    meanwhile = None
+    last_commits = False
+
+    def capabilities(self):
+        return Capabilities(
+            any_order=False,
+            server_offset=True,
+            session=False,
+            lists_parts=False,
+            commits_with_last_part=self.last_commits,
+        )
+
+    async def prepare(self, session):
+        if session is None:
+            self.kept.clear()
+        return Prepared(
+            session=session or Session(id="", capabilities=self.capabilities()), offset=len(self.kept)
+        )
+
+    async def send_part(self, session, part):
+        async for chunk in part.body():
+            self.kept.extend(chunk)
+            if self.breaks_at is not None and len(self.kept) >= self.breaks_at:
+                self.broken.set()
+                await anyio.sleep_forever()
+        return Receipt(text="")
+
+    async def commit(self, session, receipts, last):
+        if last is not None:
+            await self.take_last(last)
+        type(self).made = bytes(self.kept)
+        return {}
+
+    async def take_last(self, part):
+        async for chunk in part.body():
+            self.kept.extend(chunk)
+            if not self.broken.is_set():
+                self.broken.set()
+                self.meanwhile()
+                raise Refused(Fault(kind=FaultKind.DISCONNECTED, detail="as the test wants it"))
+
+    async def reconcile(self, session):
+        return Reconciled(outcome=Outcome.NOT_COMMITTED)
+
+    async def abort(self, session):
+        pass
+
+
+APPENDED = meowcat.ProtocolSpec("appending", 1, {})
+
+
+@pytest.fixture
+def appending(monkeypatch):
+    """Until it is told otherwise, a request breaks off in the middle of the second piece. Nothing is waited
+    for until a file is old."""
+    for name, value in (("breaks_at", PIECE + 1), ("broken", anyio.Event()), ("made", None)):
+        monkeypatch.setattr(Appending, name, value)
+    monkeypatch.setattr(send, "TICK_NS", 0)
+    return Appending
+
+
+async def test_half_a_part_of_a_file_that_was_young_is_not_gone_on_with(
+    path, tmp_path, monkeypatch, appending
+):
+    """It may have been written again in the same tick: what the server has of the part is of either."""
+    disk = unmoved_disk(path)
+    monkeypatch.setattr("meowcat.engine.OsDisk", lambda: disk)
+    monkeypatch.setattr(sources, "time_ns", lambda: 0)
+    request = meowcat.Upload(str(path), "http://host.example/x", APPENDED, piece_size=PIECE)
+    async with meowcat.Engine(tmp_path / "t.db", protocols=[appending]) as opened:
+        await opened.submit(request)
+        await appending.broken.wait()
+    with path.open("r+b") as file:
+        file.seek(PIECE)
+        file.write(NEW[PIECE:])
+    monkeypatch.setattr(appending, "breaks_at", None)
+    async with meowcat.Engine(tmp_path / "t.db", protocols=[appending]) as opened:
+        await (await opened.submit(request)).result()
+    assert appending.made == OLD[:PIECE] + NEW[PIECE:]
+
+
+async def test_half_of_the_last_part_of_a_young_file_is_not_gone_on_with(path, monkeypatch, appending):
+    size = PIECE // 2
+    path.write_bytes(OLD[:size])
+    disk = unmoved_disk(path)
+    monkeypatch.setattr("meowcat.engine.OsDisk", lambda: disk)
+    monkeypatch.setattr(sources, "time_ns", lambda: 0)
+    changes = staticmethod(lambda: path.write_bytes(NEW[:size]))
+    for name, value in (("breaks_at", None), ("last_commits", True), ("meanwhile", changes)):
+        monkeypatch.setattr(appending, name, value)
+    async with meowcat.Engine("memory:", protocols=[appending]) as opened:
+        await opened.upload(path, "http://host.example/x", protocol=APPENDED, piece_size=PIECE)
+    assert appending.made == NEW[:size]
+
+
+async def test_a_file_grows_old_before_it_goes_where_half_a_part_may_stay(path, monkeypatch, appending):
+    looks = iter([0])
+    monkeypatch.setattr(sources, "time_ns", lambda: next(looks, LATER))
+    monkeypatch.setattr(appending, "breaks_at", None)
+    async with meowcat.Engine("memory:", protocols=[appending]) as opened:
+        task = await opened.submit(
+            meowcat.Upload(str(path), "http://host.example/x", APPENDED, piece_size=PIECE)
+        )
+        await task.result()
+        told = [each.event async for each in task.history()]
+    assert [event.source.young for event in told if isinstance(event, ev.SourcePinned)] == [False]
+    assert appending.made == OLD
 
 
 async def test_always_proving_finds_what_no_look_can_see(path):
