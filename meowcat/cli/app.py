@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from os import environ
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -54,6 +54,13 @@ class Commands(click.Group):
         """In the order in which one needs them, not in that of the alphabet."""
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Click ends a process whose output nobody reads with 1, which is for a transfer that failed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _UnreadError from error
+
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]  # narrower: it always exits
         """Run a command and end the process with its exit code."""
         arguments = sys.argv[1:] if args is None else list(args)
@@ -77,6 +84,10 @@ class Commands(click.Group):
         sys.exit(int(code or 0))
 
 
+class _UnreadError(Exception):
+    """Nobody reads the output any more."""
+
+
 def _never_fail_to_print() -> None:
     """A name that the terminal's encoding has no letters for is shown with question marks."""
     for stream in (sys.stdout, sys.stderr):
@@ -87,7 +98,11 @@ def _never_fail_to_print() -> None:
 def _let_go_of_output(code: int | None) -> None:
     """Where nobody reads any more, what is still to be written at exit must not fail a second time."""
     if code == Exit.UNREAD:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)
+
+
+def _drop(stream: IO[str]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _configure_logging() -> None:
@@ -135,7 +150,7 @@ def _refused(error: click.ClickException, *, as_json: bool) -> int:
 
 
 def _failure(error: BaseException, *, as_json: bool) -> int:
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError | _UnreadError):
         return Exit.UNREAD
     if isinstance(error, click.ClickException):
         return _refused(error, as_json=as_json)
@@ -150,11 +165,17 @@ def _failure(error: BaseException, *, as_json: bool) -> int:
 
 
 def _print(error: MeowcatError, message: str, *, as_json: bool) -> None:
-    """One line: on standard error for people, on standard output as JSON. Whatever it quotes is scrubbed."""
-    if as_json:
-        json_line(error_object(error, _line(message)))
-    else:
-        _tell(message)
+    """One line: on standard error for people, on standard output as JSON. Whatever it quotes is scrubbed.
+
+    Where it can't be written (nobody reads, or a disk is full) the exit code tells by itself.
+    """
+    try:
+        if as_json:
+            json_line(error_object(error, _line(message)))
+        else:
+            _tell(message)
+    except OSError:
+        _drop(sys.stdout if as_json else sys.stderr)
 
 
 def _tell(message: str) -> None:

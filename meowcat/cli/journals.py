@@ -36,9 +36,18 @@ def journal_of(wanted: Iterable[tuple[str, str]]) -> Path:
 
     The same for the same command, in whatever order its URLs stand, so that it goes on after a crash. What
     the destination is must be known without asking a server: the folder, where the server names the file.
+
+    Raises:
+        click.UsageError: bytes that are no UTF-8.
     """
     pairs = sorted(wanted)
-    digest = hashlib.sha256("\0".join(text for pair in pairs for text in pair).encode()).hexdigest()[:16]
+    try:
+        named = "\0".join(text for pair in pairs for text in pair).encode()
+    except UnicodeEncodeError as error:
+        raise click.UsageError(
+            "a path or URL has bytes that are no UTF-8, which nothing can store"
+        ) from error
+    digest = hashlib.sha256(named).hexdigest()[:16]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(pairs[0][0]).name).strip("-.")[:40] or "get"
     return folder() / f"{stem}-{digest}.db"
 

@@ -1,6 +1,7 @@
 """What is printed of a task: JSON objects with stable names, and the words that people read."""
 
 import datetime as dt
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
@@ -39,11 +40,19 @@ class Seen:
 
 def json_line(document: Any) -> None:
     """One JSON document on one line of standard output, out at once; UTF-8 whatever the terminal speaks."""
-    click.echo(msgspec.json.encode(document))
+    click.echo(_encoded(document))
 
 
 def json_document(document: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+    click.echo(msgspec.json.format(_encoded(document), indent=2))
+
+
+def _encoded(document: Any) -> bytes:
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:  # bytes of a file's name that are no UTF-8, and that JSON has no letters for
+        text = json.dumps(msgspec.to_builtins(document), ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="replace")
 
 
 def clock_text(milliseconds: int) -> str:

@@ -427,6 +427,30 @@ def test_a_watch_whose_reader_leaves_ends_quietly(shell, slow):
         assert watch.stderr.read() == ""
 
 
+@pytest.fixture
+def unread():
+    """The end to write to of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("words", "stream", "code"),
+    [
+        (("ls", "--json"), "stdout", 141),
+        (("show", "nothing", "--json"), "stdout", 2),
+        (("show", "nothing"), "stderr", 2),
+    ],
+)
+def test_an_output_that_nobody_reads_never_looks_like_a_failed_transfer(shell, unread, words, stream, code):
+    command = [sys.executable, "-m", "meowcat", *words]
+    with shell.process(command, **{stream: unread}) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out or "", err or "") == (code, "", "")
+
+
 def test_ctrl_c_ends_the_following_and_not_the_transfer(shell, slow):
     with shell.owner(slow.url, "big.bin") as owner:
         with shell.start("resume", owner.tasks[0], "--json") as process:

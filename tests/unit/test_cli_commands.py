@@ -439,3 +439,13 @@ def test_being_stopped_names_the_signal_and_the_way_to_go_on():
     assert stopped_text(2, "meowcat resume").endswith("Go on with:\n  meowcat resume")
     assert stopped_text(2, None) == "meowcat: interrupted"
     assert stopped_text(15, None) == "meowcat: terminated"
+
+
+def test_names_that_are_no_utf8_are_told_as_bad_input_and_never_as_a_defect(run):
+    for words in (("-o", "bad\udcff"), ("http://127.0.0.1:9/\udcff",)):
+        found = run("get", "http://127.0.0.1:9/x", *words, "--paused", "--json")
+        assert found.exit_code == Exit.USAGE
+        assert "no UTF-8" in json.loads(found.stdout)["message"]
+    found = run("ls", "--journal", "bad\udcff.db", "--json")
+    assert found.exit_code == Exit.JOURNAL
+    assert "bad?.db: there is no journal" in json.loads(found.stdout)["message"]
