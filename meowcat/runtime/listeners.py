@@ -173,6 +173,8 @@ class Subscription:
         """Wait (blocking, to the monotonic instant `until`) for all that is pending; whether it was told."""
         with self._changed:
             self._draining = True
+            if self._thread is None and not self._closed and not self._is_idle():
+                self._start()  # there was no thread to be had, and this may be the task's last state
             self._changed.notify_all()
             return self._changed.wait_for(self._is_idle, max(0.0, until - time.monotonic()))
 

@@ -191,6 +191,24 @@ async def test_what_is_pending_at_close_is_told(tmp_path):
     assert ear.states[-1] == "Complete"
 
 
+async def test_an_end_for_which_there_was_no_thread_is_told_at_close(tmp_path, monkeypatch):
+    ear, begin = Ear(), threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "meowcat-listener":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+        task = await engine.submit(meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / "x")), paused=True)
+        engine.add_listener(ear)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            await task.cancel()
+        assert ear.states == []
+    assert ear.states == ["Canceled"]
+
+
 async def test_a_closed_subscription_hears_no_more(tmp_path):
     ear, other = Ear(), Ear()
     with RangeServer(Content(MIB)) as server:
