@@ -16,7 +16,8 @@ class Lane:
     """Makes blocking calls one after the other.
 
     anyio's own worker threads keep the interpreter from exiting while a call hangs, and after a call that was
-    abandoned they begin the next one beside it. Here the next one waits until the abandoned one is over.
+    abandoned they begin the next one beside it. Here the next one waits until the abandoned one is over, also
+    where that was begun in another event loop.
     """
 
     def __init__(self, name: str) -> None:
@@ -26,7 +27,7 @@ class Lane:
     async def run(self, work: Callable[[], T]) -> T:
         """Call `work` in a thread. Canceled, the call is left alone; only its outcome is lost."""
         while self._last is not None:
-            await self._last.over.wait()
+            await self._last.ended()
         call = _Call(work, self, self._name)
         self._last = call
         try:
@@ -34,7 +35,7 @@ class Lane:
         except BaseException:  # raised again: what has no thread is never over: nobody may wait for it
             self._last = None
             raise
-        await call.over.wait()
+        await call.ended()
         return call.outcome()
 
     def free(self, call: "_Call[T]") -> None:
@@ -47,15 +48,27 @@ class _Call(Generic[T]):
         self._work = work
         self._name = name
         self._lane = lane
-        self.over = anyio.Event()
         self._value: list[T] = []
         self._error: Exception | None = None
+        self._ending = threading.Lock()
+        self._over = False
+        self._waiters: list[tuple[anyio.Event, anyio.lowlevel.EventLoopToken]] = []
+        """Each with its loop: the one that made the call may be gone when it is over."""
 
     def start(self) -> None:
-        target, token = contextvars.copy_context().run, anyio.lowlevel.current_token()
-        threading.Thread(target=target, args=(self._run, token), name=self._name, daemon=True).start()
+        target = contextvars.copy_context().run
+        threading.Thread(target=target, args=(self._run,), name=self._name, daemon=True).start()
 
-    def _run(self, token: anyio.lowlevel.EventLoopToken) -> None:
+    async def ended(self) -> None:
+        """Wait until the call is over."""
+        over = anyio.Event()
+        with self._ending:
+            if self._over:
+                return
+            self._waiters.append((over, anyio.lowlevel.current_token()))
+        await over.wait()
+
+    def _run(self) -> None:
         try:
             self._value.append(self._work())
         except Exception as error:  # noqa: BLE001  # raised where it is waited for
@@ -63,10 +76,13 @@ class _Call(Generic[T]):
         except BaseException as error:  # noqa: BLE001  # a SystemExit in a thread is no reason to end the loop
             self._error = RuntimeError(f"{type(error).__name__} in a thread of {self._name}")
         self._lane.free(self)
-        try:
-            anyio.from_thread.run_sync(self.over.set, token=token)
-        except RuntimeError:
-            pass  # the loop is gone, and with it whoever waited
+        with self._ending:
+            self._over = True
+        for over, token in self._waiters:
+            try:
+                anyio.from_thread.run_sync(over.set, token=token)
+            except RuntimeError:
+                pass  # the loop is gone, and with it whoever waited
 
     def outcome(self) -> T:
         if self._error is not None:

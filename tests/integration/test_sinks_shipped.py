@@ -214,6 +214,39 @@ async def test_a_call_for_which_there_was_no_thread_is_in_nobodys_way(monkeypatc
     assert [event.seq for event in got] == [1]
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_call_that_hung_in_a_loop_that_is_gone_holds_up_the_next_one_only_until_it_is_over(backend):
+    begun, release, got = threading.Event(), threading.Event(), []
+
+    def take(event):
+        if not begun.is_set():
+            begun.set()
+            release.wait()
+        got.append(event.seq)
+
+    sink = sinks.callback(take)
+
+    async def engine_that_closes():
+        async with anyio.create_task_group() as group:
+            group.start_soon(sink.deliver, events(1))
+            await anyio.to_thread.run_sync(begun.wait)
+            group.cancel_scope.cancel()
+
+    async def next_engine():
+        async with anyio.create_task_group() as group:
+            group.start_soon(sink.deliver, events(1, 2))
+            await anyio.wait_all_tasks_blocked()
+            release.set()
+
+    async def within():
+        with anyio.fail_after(20):
+            await next_engine()
+
+    anyio.run(engine_that_closes, backend=backend)
+    anyio.run(within, backend=backend)
+    assert got[-1] == 2
+
+
 def refusing(thread):
     raise RuntimeError("can't start new thread")
 
