@@ -1,16 +1,9 @@
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
 from upload_kills import UploadKills
-
-
-@pytest.fixture(autouse=True)
-def needed(require_server):
-    require_server("azurite-blob")
 
 
 class TestAzure(UploadKills):

@@ -271,6 +271,10 @@ class FormPlace(Place):
         return None if found is None else hashlib.sha256(found.read_bytes()).hexdigest()
 
 
+PROGRAMS = {"azure": Azurite.name, "s3": SeaweedFS.name, "presigned": SeaweedFS.name}
+"""What a machine may lack."""
+
+
 @contextmanager
 def place(protocol, folder):
     if protocol == "form":
@@ -387,7 +391,9 @@ class UploadKills:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def server(cls, tmp_path_factory):
+    def server(cls, tmp_path_factory, require_server):
+        if cls.protocol in PROGRAMS:
+            require_server(PROGRAMS[cls.protocol])
         with place(cls.protocol, tmp_path_factory.mktemp(cls.protocol)) as where:
             yield where
 
