@@ -15,7 +15,7 @@ from meowcat.cli.exits import Exit
 from meowcat.cli.options import json_option
 from meowcat.cli.quantities import counted, size_text
 from meowcat.cli.views import json_document, printable
-from meowcat.core.errors import JournalDamaged, JournalError, NotAJournal
+from meowcat.core.errors import JournalAccess, JournalDamaged, JournalError, NotAJournal
 from meowcat.core.values import Position
 from meowcat.journal.checkup import IMPORTING, check
 from meowcat.journal.contract import (
@@ -71,10 +71,29 @@ def _writing(where: str, doing: str) -> Iterator[Journal]:
 @contextmanager
 def _creating(where: str, doing: str) -> Iterator[Journal]:
     """A new journal; one that has records already is not touched."""
+    try:
+        with _reading(where) as there:  # opening it for writing would be recorded in it
+            _require_empty(there, where)
+    except NotAJournal:
+        pass  # there is none; or what stands there is refused by the opening
     with _writing(where, doing) as journal:
-        if journal.last() > 0 or IMPORTING in journal.cursors():
-            raise JournalError(f"{where}: it has records already; expected a journal that does not exist yet")
+        _require_empty(journal, where)
         yield journal
+
+
+def _require_there(where: str) -> None:
+    """A mistyped name makes no new journal."""
+    if isinstance(locate(where), ReadableJournal):
+        try:
+            with _reading(where):
+                pass
+        except JournalAccess:
+            pass  # an early layout, say: opening it for writing mends that, or tells
+
+
+def _require_empty(journal: Journal, where: str) -> None:
+    if journal.last() > 0 or IMPORTING in journal.cursors():
+        raise JournalError(f"{where}: it has records already; expected a journal that does not exist yet")
 
 
 @journal_group.command(name="check", epilog="Example: meowcat journal check transfers.db --json")
@@ -175,12 +194,14 @@ def compact_journal(journal: str, *, as_json: bool) -> Exit:
     They stay part of the journal: 'log', 'check' and 'export' read them there. What a sink has not
     come to stays where it is. Nobody else may own JOURNAL meanwhile.
     """
+    if not isinstance(locate(journal), CompactableJournal):
+        raise JournalError(
+            f"{journal}: a journal of this kind can't archive records; sqlite: and jsonl: can "
+            "('meowcat journal export' and 'import' convert)"
+        )
+    _require_there(journal)
     with _writing(journal, "compact") as opened:
-        if not isinstance(opened, CompactableJournal):
-            raise JournalError(
-                f"{journal}: a journal of this kind can't archive records; sqlite: and jsonl: can "
-                "('meowcat journal export' and 'import' convert)"
-            )
+        assert isinstance(opened, CompactableJournal)  # noqa: S101  # so is every journal at that place
         done = opened.compact()
     if as_json:
         json_document(

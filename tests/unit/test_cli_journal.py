@@ -298,3 +298,20 @@ def test_every_command_has_help_with_an_example(run, command):
     result = run(command, "--help")
     assert result.exit_code == Exit.COMPLETE
     assert f"Example: meowcat journal {command}" in result.output
+
+
+def test_what_is_refused_since_it_has_records_is_not_even_opened(journal, run):
+    run("export", journal, "-o", "whole.lines")
+    before = digest(Path(journal))
+    for words in (("import", "whole.lines", journal), ("salvage", journal, journal)):
+        result = run(*words)
+        assert (result.exit_code, "has records already" in result.stderr) == (Exit.JOURNAL, True)
+    assert digest(Path(journal)) == before
+    assert run("check", journal).exit_code == Exit.COMPLETE
+
+
+@pytest.mark.parametrize("where", ["mistyped.db", "mistyped.jsonl"])
+def test_a_compaction_makes_no_journal_where_there_is_none(run, tmp_path, where):
+    result = run("compact", where)
+    assert (result.exit_code, "there is no journal" in result.stderr) == (Exit.JOURNAL, True)
+    assert list(tmp_path.iterdir()) == []
