@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.http_fields import Fields, values
 from meowcat.core.http_rules import (
     Asked,
     Changed,
@@ -215,3 +216,11 @@ def test_no_proposal_leaves_the_folder(disposition, path):
         assert not result.startswith((".", " "))
         assert not result.endswith((".", " "))
         assert result.split(".")[0].strip().upper() not in {"CON", "NUL", "AUX", "PRN", "COM1"}
+
+
+def test_fields_that_stand_several_times_are_found_in_their_order_whatever_their_case():
+    found = Fields([("Via", "a "), ("ETag", '"x"'), ("via", "\tb"), ("VIA", "c")])
+    assert values(found, "via") == ["a", "b", "c"]
+    assert values(found, "etag") == ['"x"']
+    assert values(found, "date") == []
+    assert next(iter(found)) == ("Via", "a ")

@@ -16,6 +16,7 @@ from meowcat.core.transfers import (
     check,
     parse_checksum,
     same_content,
+    whereabouts,
     with_named,
 )
 from meowcat.core.values import Checksum
@@ -199,3 +200,23 @@ def test_what_is_supplied_takes_back_no_change_that_was_recorded_meanwhile():
         seen, url="https://other/x", limit_rate=1000
     )
     assert with_named(now, seen, []) == replace(seen, limit_rate=1000)
+
+
+@pytest.mark.parametrize("value", [[8], {}, "8", 1.0])
+def test_a_number_that_is_none_is_named(value):
+    with pytest.raises(InvalidArgument, match=r"connections .*: expected a whole number from"):
+        check(Download("https://host/x", "/x", connections=value))
+    check(Download("https://host/x", "/x", connections=8))
+
+
+def test_a_text_that_is_not_ascii_is_fine_and_half_a_character_is_refused():
+    check(Download("https://host/x", "/é猫😀"))
+    with pytest.raises(InvalidArgument, match="client_file_sign: has half of a character"):
+        check(Download("https://host/x", "/x", client_file_sign="\ud800"))
+
+
+def test_where_a_content_is_and_what_opens_it_says_nothing_of_options():
+    one = Download("https://host/x", "/x", headers={"A": "1"})
+    assert whereabouts(one) == whereabouts(replace(one, priority=3, connections=2))
+    for other in ({"url": "https://host/y"}, {"headers": {"A": "2"}}, {"needs": ("url:sig",)}):
+        assert whereabouts(one) != whereabouts(replace(one, **other))
