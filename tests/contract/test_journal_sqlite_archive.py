@@ -336,9 +336,11 @@ def test_the_archive_of_another_journal_is_refused(path):
     journal = filled(path)
     journal.close()
     sqlite_archive.place_of(path.with_name("other.db")).rename(sqlite_archive.place_of(path))
-    for use in (lambda: reading(path).last(), lambda: opened(path).last()):
+    for use in (reading, opened):
+        journal = use(path)
         with pytest.raises(NotAJournal, match="move it away"):
-            use()
+            journal.last()
+        journal.close()
 
 
 def test_damage_in_the_archive_stands_in_its_place(path):
