@@ -381,13 +381,14 @@ class Runtime:
     async def _append(self, entries: list[Entry]) -> bool:
         """Append beside the actors, which recover the journal by themselves when it is in doubt.
 
-        What is recorded must be known, so an append in doubt is waited for until the journal can be read.
+        What is recorded must be known, so an append in doubt is waited for until the journal can be read; and
+        so is one of before.
 
         Returns:
             Whether it was in doubt: then the actors may have gone on from it already.
         """
         if self.writer.poisoned is not None:
-            await self.writer.recover()
+            await self._once_readable(self.writer.recover)
         try:
             self.bus.grew(await self.writer.append(entries))
         except JournalUncertain as uncertain:

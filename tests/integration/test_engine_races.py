@@ -187,6 +187,31 @@ async def test_a_command_for_many_that_was_not_stored_after_all_says_so(tmp_path
         assert await engine.cancel_many() == ids
 
 
+async def test_a_submit_that_meets_a_journal_in_doubt_waits_for_it_as_well(tmp_path, no_pause):
+    journal = SlowJournal(tmp_path / "t.db")
+    outcomes = {}
+    async with meowcat.Engine(journal, config=config()) as engine:
+
+        async def submit(name) -> None:
+            try:
+                request = meowcat.Download("http://localhost/", str(tmp_path / name))
+                outcomes[name] = (await engine.submit(request, paused=True)).state
+            except meowcat.JournalRejected:
+                outcomes[name] = "not stored"
+
+        journal.uncertain, journal.shut = 1, 1 << 30
+        async with anyio.create_task_group() as group:
+            group.start_soon(submit, "in doubt")
+            while engine._runtime.writer.poisoned is None:
+                await anyio.lowlevel.checkpoint()
+            group.start_soon(submit, "after it")
+            for _ in range(100):
+                await anyio.lowlevel.checkpoint()
+            assert outcomes == {}
+            journal.shut = 0
+    assert outcomes == {"in doubt": "not stored", "after it": "Paused"}
+
+
 async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path, usurp):
     heard = []
 
