@@ -8,6 +8,7 @@ and the archive as of then or later, and so finds each record once.
 
 Readers see the two as one journal: in their connections, views stand before the tables of the same names.
 """
+# ruff: noqa: S608  # names of tables and columns are our own words, and every value is bound
 
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from journal_adapters.sqlite_file import LAYOUT, code_of, connect, create
+from journal_adapters.sqlite_file import LAYOUT, RECORD, TASK, code_of, connect, create
 from journal_adapters.sqlite_sums import Row, TaskSum
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.values import Position
@@ -45,26 +46,12 @@ CREATE TABLE archive (
     gone INTEGER NOT NULL
 );
 CREATE TABLE record (
-    position INTEGER PRIMARY KEY,
-    task TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    open INTEGER NOT NULL,
-    type TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    chain BLOB NOT NULL,
-    crc INTEGER NOT NULL,
+{RECORD}
     batch INTEGER NOT NULL,
     UNIQUE (task, seq)
 );
 CREATE TABLE task (
-    id TEXT PRIMARY KEY,
-    first INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    open INTEGER NOT NULL,
-    crc INTEGER NOT NULL
+{TASK}
 ) WITHOUT ROWID;
 """
 """`archive` says whose it is, the number and the positions of the newest batch, and up to which position
@@ -79,7 +66,7 @@ CREATE TEMP VIEW task AS
     SELECT {_TASK} FROM main.task
     UNION ALL
     SELECT {_TASK} FROM archive.task a WHERE NOT EXISTS (SELECT 1 FROM main.task m WHERE m.id = a.id);
-"""  # noqa: S608  # our own words, here and below
+"""
 """A task that has gone on after it was archived has a row in both; that of the journal is the newer one."""
 
 _TABLE = """
@@ -97,7 +84,7 @@ _HAS_STATE = "SELECT 1 FROM main.sqlite_master WHERE name = 'archived'"
 _ENDED = "EXISTS (SELECT 1 FROM main.task t WHERE t.id = r.task AND t.open = 0)"
 """Looked up for each record: with `IN`, each statement would first collect all tasks that have ended."""
 _NEXT = (
-    f"SELECT position FROM main.record r WHERE position BETWEEN ? AND ? AND {_ENDED}"  # noqa: S608
+    f"SELECT position FROM main.record r WHERE position BETWEEN ? AND ? AND {_ENDED}"
     " ORDER BY position LIMIT 1"
 )
 _LEFT_OVER = "DELETE FROM archive.record WHERE batch > ?"
@@ -111,19 +98,18 @@ _SUMMED_UP = (
 )
 _NOTE = "UPDATE archive.archive SET batch = :batch, low = :low, high = :high"
 _STORE = (
-    f"INSERT INTO archive.record SELECT {_RECORD}, :batch FROM main.record r"  # noqa: S608
+    f"INSERT INTO archive.record SELECT {_RECORD}, :batch FROM main.record r"
     f" WHERE position BETWEEN :low AND :high AND {_ENDED}"
 )
 _BATCH = "archive.record WHERE position BETWEEN :low AND :high AND batch = :batch"
 _WHOLE = (
-    "SELECT t.id FROM main.task t"  # noqa: S608
-    f" JOIN (SELECT task, seq FROM {_BATCH}) r ON r.task = t.id AND r.seq = t.seq"
+    f"SELECT t.id FROM main.task t JOIN (SELECT task, seq FROM {_BATCH}) r ON r.task = t.id AND r.seq = t.seq"
 )
 """The tasks whose last records are in the batch; all before these were in it or in an earlier one."""
-_STORE_TASKS = f"INSERT OR REPLACE INTO archive.task SELECT {_TASK} FROM main.task WHERE id IN ({_WHOLE})"  # noqa: S608
-_SUMMARY = f"SELECT count(*), sum(length(body)), max(position), max(task) FROM {_BATCH}"  # noqa: S608
-_TAKE_TASKS_OUT = f"DELETE FROM main.task WHERE id IN ({_WHOLE})"  # noqa: S608
-_TAKE_OUT = f"DELETE FROM main.record WHERE position IN (SELECT position FROM {_BATCH})"  # noqa: S608
+_STORE_TASKS = f"INSERT OR REPLACE INTO archive.task SELECT {_TASK} FROM main.task WHERE id IN ({_WHOLE})"
+_SUMMARY = f"SELECT count(*), sum(length(body)), max(position), max(task) FROM {_BATCH}"
+_TAKE_TASKS_OUT = f"DELETE FROM main.task WHERE id IN ({_WHOLE})"
+_TAKE_OUT = f"DELETE FROM main.record WHERE position IN (SELECT position FROM {_BATCH})"
 
 
 class Archived(Struct, frozen=True):
@@ -320,7 +306,7 @@ def _take_out(
             max(archived.high, high),
         )
         columns = "batch = ?, records = ?, last = ?, high = ?, crc = ?"
-        writer.execute(f"UPDATE archived SET {columns}", archived.row())  # noqa: S608
+        writer.execute(f"UPDATE archived SET {columns}", archived.row())
     return archived, size
 
 

@@ -42,6 +42,26 @@ has no room for them as an I/O error."""
 BUSY = 0.8
 """Seconds to wait for a foreign program that holds the database; an opening must answer within one."""
 
+RECORD = """\
+    position INTEGER PRIMARY KEY,
+    task TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    open INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    chain BLOB NOT NULL,
+    crc INTEGER NOT NULL,"""
+TASK = """\
+    id TEXT PRIMARY KEY,
+    first INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    open INTEGER NOT NULL,
+    crc INTEGER NOT NULL"""
+"""Columns of the two tables that an archive has as well."""
+
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {FORMAT};
@@ -56,25 +76,11 @@ CREATE TABLE journal (
     crc INTEGER NOT NULL
 );
 CREATE TABLE record (
-    position INTEGER PRIMARY KEY,
-    task TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    open INTEGER NOT NULL,
-    type TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    chain BLOB NOT NULL,
-    crc INTEGER NOT NULL,
+{RECORD}
     UNIQUE (task, seq)
 );
 CREATE TABLE task (
-    id TEXT PRIMARY KEY,
-    first INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    open INTEGER NOT NULL,
-    crc INTEGER NOT NULL
+{TASK}
 ) WITHOUT ROWID;
 CREATE INDEX unfinished ON task (first) WHERE open = 1;
 CREATE TABLE cursor (

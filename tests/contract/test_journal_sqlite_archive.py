@@ -54,6 +54,15 @@ def filled(path):
     return journal
 
 
+def archived(path):
+    """A journal of which what has ended is in the archive, closed; all that it holds."""
+    journal = filled(path)
+    whole = scan_all(journal, 1000)
+    journal.compact()
+    journal.close()
+    return whole
+
+
 def in_files(path):
     """Positions by file, as they stand there."""
     found = []
@@ -148,10 +157,7 @@ def test_the_file_gives_back_what_most_of_it_was(path):
 
 
 def test_an_archived_task_can_neither_begin_anew_nor_skip_a_record_but_go_on(path):
-    journal = filled(path)
-    whole = scan_all(journal, 1000)
-    journal.compact()
-    journal.close()
+    whole = archived(path)
     journal = opened(path)
     for seq in (1, 3, 5):
         with pytest.raises(JournalConflict):
@@ -222,10 +228,7 @@ def test_readers_see_all_of_it_at_any_moment_of_a_compaction(path, small_batches
 
 
 def test_where_the_archive_was_taken_away_the_rest_is_read_and_a_check_says_what_is_missing(path):
-    journal = filled(path)
-    whole = scan_all(journal, 1000)
-    journal.compact()
-    journal.close()
+    whole = archived(path)
     place = sqlite_archive.place_of(path)
     away = place.rename(path.with_name("away"))
     for journal in (reading(path), opened(path)):
@@ -279,10 +282,7 @@ def test_a_journal_that_was_put_back_to_what_it_was_is_whole_beside_its_newer_ar
 
 
 def test_the_next_compaction_after_that_begins_another_archive(path):
-    journal = filled(path)
-    whole = scan_all(journal, 1000)
-    journal.compact()
-    journal.close()
+    whole = archived(path)
     place = sqlite_archive.place_of(path)
     away = place.rename(path.with_name("away"))
     journal = opened(path)
@@ -344,10 +344,7 @@ def test_the_archive_of_another_journal_is_refused(path):
 
 
 def test_damage_in_the_archive_stands_in_its_place(path):
-    journal = filled(path)
-    whole = scan_all(journal, 1000)
-    journal.compact()
-    journal.close()
+    whole = archived(path)
     connection = sqlite3.connect(sqlite_archive.place_of(path))
     connection.execute("UPDATE record SET body = x'00' WHERE position = 2")
     connection.execute("DELETE FROM record WHERE position = 3")
