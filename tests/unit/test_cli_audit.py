@@ -114,7 +114,7 @@ def test_keygen_prints_the_public_part_alone_on_standard_output(run, tmp_path):
     assert result.stdout.strip() == Key.load("new.key").vkey
     assert "new.key" in result.stderr
     assert (tmp_path / "new.key").stat().st_mode & 0o777 == 0o600
-    secret = (tmp_path / "new.key").read_text().strip().rpartition("+")[2]
+    secret = (tmp_path / "new.key").read_text().strip().split("+", 4)[4]  # base64, which may hold a + too
     assert secret not in result.output
 
 
