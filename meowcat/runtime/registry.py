@@ -126,14 +126,14 @@ class Registry:
     def _move(self, row: Row, request: Request) -> None:
         """Another URL may have been supplied, or options."""
         place, host = row.place, host_of(request.url)
-        if place.host != host or place.priority != request.priority:
-            row.place = Demand(place.task, place.direction, sys.intern(host), request.priority, place.order)
+        if place.host != host or place.rank != -request.priority:
+            row.place = Demand(-request.priority, place.order, place.task, place.direction, sys.intern(host))
 
     def _add(self, task: TaskState) -> Row:
         self._arrivals += 1
         request = task.request
         host = sys.intern(host_of(request.url))  # one text for all tasks of a host
-        place = Demand(task.id, request.direction, host, request.priority, self._arrivals)
+        place = Demand(-request.priority, self._arrivals, task.id, request.direction, host)
         row = self._rows[task.id] = Row(place, _digest(task.key), task.state)
         self._keys[row.key] = task.id  # also of a canceled one, while its part file stands in the way
         return row

@@ -25,25 +25,19 @@ REMEMBERED_MS = 60_000
 that waited for it have come by then."""
 
 
-class Demand(Struct, frozen=True, gc=False):
-    """What the scheduler needs to know of a task that wants a slot: its place in a line."""
+class Demand(Struct, frozen=True, order=True, gc=False):
+    """What the scheduler needs to know of a task that wants a slot: its place in a line.
 
+    The lesser of two goes first. So a demand is its own place in a heap, for the sake of memory.
+    """
+
+    rank: int
+    """The priority, negated: the higher one goes first."""
+    order: int
+    """First come, first served: how many had come before the task, and it."""
     task: TaskId
     direction: Direction
     host: str
-    priority: int
-    order: int
-    """First come, first served: the position of the task's first record."""
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        return (-self.priority, self.order)
-
-    def __lt__(self, other: "Demand") -> bool:
-        """Whether it goes first: a demand is its own place in a heap, for the sake of memory."""
-        if self.priority != other.priority:
-            return self.priority > other.priority
-        return self.order < other.order
 
 
 class _Line:

@@ -63,7 +63,7 @@ def test_a_task_whose_url_or_priority_is_another_now_stands_in_another_line_at_i
     request = Download("http://other.example/x", "/srv/T", priority=7)
     task = evolve(task, ev.Supplied(state=State.QUEUED, names=("url",), request=request))
     after = registry.note(task).demand()
-    assert (after.host, after.priority, after.order) == ("http://other.example:80", 7, before.order)
+    assert (after.host, after.rank, after.order) == ("http://other.example:80", -7, before.order)
 
 
 def test_a_row_says_what_the_task_waits_for():

@@ -12,7 +12,7 @@ from meowcat.runtime.scheduler import REMEMBERED_MS, Demand, Scheduler
 def demand(
     name: str, order: int, *, host: str = "h", priority: int = 0, direction: str = "download"
 ) -> Demand:
-    return Demand(name, direction, host, priority, order)
+    return Demand(-priority, order, name, direction, host)
 
 
 class Book:
@@ -295,7 +295,7 @@ class Naive:
     def grant(self, now):
         granted = []
         for direction, slots in self.slots.items():
-            for each in sorted(self.waiting.values(), key=lambda each: each.rank):
+            for each in sorted(self.waiting.values()):
                 if each.direction != direction:
                     continue
                 working = [task for task, other in self.working.items() if other.direction == direction]
@@ -335,7 +335,7 @@ class Both(RuleBasedStateMachine):
         for task, host, priority, turn, direction in several:
             known = self.naive.working.get(task) or self.naive.waiting.get(task)
             order = 100 * turn + int(task[1:])  # no two tasks have the same
-            each = Demand(task, known.direction if known else direction, host, priority, order)
+            each = Demand(-priority, order, task, known.direction if known else direction, host)
             self.fast.request(each)
             self.naive.request(each)
 
