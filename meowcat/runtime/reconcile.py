@@ -115,7 +115,7 @@ class Reconciler:
                 self._traffic.limit_task(actor.id, task.request.limit_rate)
                 row = self._registry.note(task)
                 if row is not None and self.scheduler.holds_slot(actor.id):
-                    self.scheduler.request(row.demand())  # it may be another host's
+                    self.scheduler.request(row)  # it may be another host's
                 anew = anew or _begins_anew(event)
         if anew:
             # Byte work begins again with what was supplied; what has ended since then, too, may have
@@ -233,7 +233,7 @@ class Reconciler:
         if wants_slot(task) and not self.closing:
             row = self._registry.get(task.id)
             if row is not None:
-                self.scheduler.request(row.demand())
+                self.scheduler.request(row)
         else:
             self.scheduler.withdraw(task.id)
 

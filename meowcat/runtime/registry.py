@@ -9,10 +9,11 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from meowcat.core.machine import State
 from meowcat.core.state import TaskState
-from meowcat.core.transfers import Direction, Request
+from meowcat.core.transfers import Request
 from meowcat.core.urls import host_of
 from meowcat.core.values import TaskId
 from meowcat.runtime.scheduler import Demand
@@ -38,11 +39,11 @@ class Lack(Struct, frozen=True, gc=False):
 _NOTHING = Lack()
 
 
-class Row(Struct, gc=False):
-    """What is kept of a task that is not active."""
+class Row(Demand, gc=False):
+    """What is kept of a task that is not active. It is the task's demand as well, for the sake of memory:
+    whatever its place in line goes by never changes, and another place is another row.
+    """
 
-    place: Demand
-    """Its id, and what its place in line goes by: shared with the scheduler."""
     key: bytes
     """The key's digest."""
     state: State
@@ -51,14 +52,7 @@ class Row(Struct, gc=False):
 
     @property
     def id(self) -> TaskId:
-        return self.place.task
-
-    @property
-    def direction(self) -> Direction:
-        return self.place.direction
-
-    def demand(self) -> Demand:
-        return self.place
+        return self.task
 
 
 class Registry:
@@ -114,8 +108,8 @@ class Registry:
         if row is None:
             row = self._add(task)
         else:
+            row = self._placed(row, task.request)
             row.state = task.state
-            self._move(row, task.request)
         wait, needs = task.wait, task.request.needs
         if wait is None and not needs:
             row.lack = _NOTHING
@@ -123,18 +117,21 @@ class Registry:
             row.lack = Lack(needs, wait is not None, wait is not None and wait.delay is None)
         return row
 
-    def _move(self, row: Row, request: Request) -> None:
-        """Another URL may have been supplied, or options."""
-        place, host = row.place, host_of(request.url)
-        if place.host != host or place.rank != -request.priority:
-            row.place = Demand(-request.priority, place.order, place.task, place.direction, sys.intern(host))
+    def _placed(self, row: Row, request: Request) -> Row:
+        """The row, or the one that takes its place: another URL may have been supplied, or options."""
+        host, rank = host_of(request.url), -request.priority
+        if row.host != host or row.rank != rank:
+            row = replace(row, host=sys.intern(host), rank=rank)
+            self._rows[row.task] = row
+        return row
 
     def _add(self, task: TaskState) -> Row:
         self._arrivals += 1
         request = task.request
         host = sys.intern(host_of(request.url))  # one text for all tasks of a host
-        place = Demand(-request.priority, self._arrivals, task.id, request.direction, host)
-        row = self._rows[task.id] = Row(place, _digest(task.key), task.state)
+        row = self._rows[task.id] = Row(
+            -request.priority, self._arrivals, task.id, request.direction, host, _digest(task.key), task.state
+        )
         self._keys[row.key] = task.id  # also of a canceled one, while its part file stands in the way
         return row
 

@@ -217,7 +217,7 @@ class Runtime:
         if row is not None and task.wait is not None:
             self._tell_if_met(row)
         elif row is not None and wants_slot(task):
-            self.reconciler.scheduler.request(row.demand())
+            self.reconciler.scheduler.request(row)
         return True
 
     def _tell_if_met(self, row: Row) -> None:
@@ -374,7 +374,7 @@ class Runtime:
             self.bus.announce(task)
             if row is not None and wants_slot(task):
                 self.dispatcher.rest(task)
-                self.reconciler.scheduler.request(row.demand())
+                self.reconciler.scheduler.request(row)
         self.reconciler.grant()
         return tasks
 

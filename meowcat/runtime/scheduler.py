@@ -25,8 +25,8 @@ REMEMBERED_MS = 60_000
 that waited for it have come by then."""
 
 
-class Demand(Struct, frozen=True, order=True, gc=False):
-    """What the scheduler needs to know of a task that wants a slot: its place in a line.
+class Demand(Struct, order=True, gc=False):
+    """What the scheduler needs to know of a task that wants a slot: its place in a line, which never changes.
 
     The lesser of two goes first. So a demand is its own place in a heap, for the sake of memory.
     """
@@ -34,7 +34,7 @@ class Demand(Struct, frozen=True, order=True, gc=False):
     rank: int
     """The priority, negated: the higher one goes first."""
     order: int
-    """First come, first served: how many had come before the task, and it."""
+    """First come, first served: no two tasks have the same one."""
     task: TaskId
     direction: Direction
     host: str
@@ -134,7 +134,7 @@ class Scheduler:
                 self._begin(demand)
             return
         known = self._in_line.get(demand.task)
-        if known == demand:
+        if known is demand:
             return
         if known is not None:
             self._leave(known)

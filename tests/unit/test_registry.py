@@ -57,12 +57,12 @@ def test_a_claimed_key_is_taken_until_it_is_given_back():
 
 def test_a_task_whose_url_or_priority_is_another_now_stands_in_another_line_at_its_old_place():
     registry, task = Registry(), a_task("T")
-    before = registry.note(task).demand()
+    before = registry.note(task)
     registry.note(a_task("later"))
-    assert registry.note(task).demand() is before
+    assert registry.note(task) is before
     request = Download("http://other.example/x", "/srv/T", priority=7)
     task = evolve(task, ev.Supplied(state=State.QUEUED, names=("url",), request=request))
-    after = registry.note(task).demand()
+    after = registry.note(task)
     assert (after.host, after.rank, after.order) == ("http://other.example:80", -7, before.order)
 
 
@@ -81,8 +81,8 @@ def test_what_a_row_takes_does_not_grow_with_urls_and_keys():
     """A queue may have a million of them."""
     registry = Registry()
     rows = [registry.note(a_task(f"T{n}", f"https://host.example/{'x' * 4000}{n}")) for n in range(2)]
-    texts = [value for row in rows for value in (row.id, row.key, row.demand().host)]
+    texts = [value for row in rows for value in (row.id, row.key, row.host)]
     assert max(map(len, texts)) <= len("https://host.example:443")
-    assert rows[0].demand().host is rows[1].demand().host
-    assert sum(map(sys.getsizeof, (rows[0], rows[0].demand(), rows[0].key))) < 200
+    assert rows[0].host is rows[1].host
+    assert sum(map(sys.getsizeof, (rows[0], rows[0].key))) < 150
     assert not any(isinstance(getattr(rows[0], name), dict) for name in Row.__struct_fields__)
