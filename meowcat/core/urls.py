@@ -47,8 +47,8 @@ _PLAIN = re.compile(
 )
 """What most URLs are: without a user, a query or a fragment. Such a one is stored as it is, and needs no
 parser, which would take most of the time of a submission. A port above 59,999 may not exist."""
-_HOSTS = 1 << 14
-"""URLs whose hosts are remembered: those of the tasks at work are asked for at each of their steps."""
+_HOSTS = 1 << 10
+"""Hosts that are remembered: each task asks for its own at each of its steps."""
 _SEPARATORS = re.compile(r"([&;])")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:$\[\]-]{0,39}")
 """What a parameter's name looks like; a longer or stranger one may be a token without a value."""
@@ -76,18 +76,25 @@ def has_userinfo(url: str) -> bool:
     return "@" in urlsplit(url).netloc
 
 
-@lru_cache(_HOSTS)
 def host_of(url: str) -> str:
     """`scheme://host:port`, in lower case and with the port always there: the key of budgets per host.
+
+    What comes behind the host is not looked at: that is `check_url`'s.
 
     Raises:
         InvalidArgument: not an http or https URL with a host.
     """
-    plain = _PLAIN.fullmatch(url)
+    path = url.find("/", len("https://"))
+    return _host_key(url if path < 0 else url[:path])
+
+
+@lru_cache(_HOSTS)
+def _host_key(base: str) -> str:
+    plain = _PLAIN.fullmatch(base)
     if plain is not None:
         scheme, host, port = plain.groups()
     else:
-        parts = _split(url)
+        parts = _split(base)
         scheme, host, port = parts.scheme, _host(parts), parts.port
     return f"{scheme}://{host}:{port or _PORTS[scheme]}"
 

@@ -159,16 +159,18 @@ def test_a_plain_url_is_what_the_parser_makes_of_it(url):
 
     def answers():
         found = []
-        for ask in (seal_url, host_of.__wrapped__):
+        for ask in (seal_url, host_of):
             try:
                 found.append(ask(url))
             except InvalidArgument as refused:
                 found.append(str(refused))
         return found
 
+    urls_module._host_key.cache_clear()
     quick = answers()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(urls_module, "_PLAIN", re.compile("(?!)"))
+        urls_module._host_key.cache_clear()
         assert answers() == quick
 
 
@@ -255,7 +257,17 @@ def test_a_usual_url_has_the_host_that_it_has_when_it_is_written_unusually(schem
 )
 def test_a_url_that_begins_as_usual_is_looked_at_to_its_end(url):
     with pytest.raises(InvalidArgument):
-        host_of(url)
+        seal_url(url)
+
+
+@given(_NEARLY_PLAIN)
+def test_the_host_of_a_url_is_that_of_the_whole(url):
+    try:
+        parts = urls_module._split(url)
+    except InvalidArgument:
+        return  # and what stands behind its host may be the reason
+    port = parts.port or urls_module._PORTS[parts.scheme]
+    assert host_of(url) == f"{parts.scheme}://{urls_module._host(parts)}:{port}"
 
 
 @pytest.mark.parametrize(
