@@ -45,8 +45,6 @@ class Past:
 class Verdict(Struct, frozen=True):
     resume: bool
     reason: str
-    asked: bool
-    """Whether somebody was asked: then the answer is recorded even where it changes nothing."""
 
 
 def load(journal: Journal) -> Past:
@@ -95,15 +93,15 @@ def _batches(tasks: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
 def ask(on_restart: OnRestart, task: TaskState) -> Verdict:
     """What becomes of a task that was Queued or at work. A function that raises pauses the task."""
     if not callable(on_restart):
-        return Verdict(on_restart == "resume", f"opened with on_restart={on_restart!r}", asked=False)
+        return Verdict(on_restart == "resume", f"opened with on_restart={on_restart!r}")
     try:
         resume = bool(on_restart(info_of(task)))
     except (
         Exception
     ) as error:  # the application's own function: whatever it raises, the task must not be lost
         log.exception("on_restart raised for task %s", task.id)
-        return Verdict(resume=False, reason=f"on_restart raised {type(error).__name__}", asked=True)
-    return Verdict(resume, f"on_restart said {'yes' if resume else 'no'}", asked=True)
+        return Verdict(resume=False, reason=f"on_restart raised {type(error).__name__}")
+    return Verdict(resume, f"on_restart said {'yes' if resume else 'no'}")
 
 
 Has = Callable[[str], bool]
@@ -138,14 +136,15 @@ def _is_met(task: TaskState, has: Has) -> bool:
 
 
 def _message(task: TaskState, on_restart: OnRestart) -> msg.Message | None:
-    """What the opening has to say to a task; None where it changes nothing, and nobody was asked."""
+    """What the opening has to say to a task; None where it changes nothing, and nobody was asked. What a
+    function has answered is recorded even where it changes nothing."""
     at_rest = task.state not in ACTIVE and task.state is not State.QUEUED
     if at_rest or on_restart == "leave":
         # What became of a session that was being opened is known to no one, whatever becomes of the task.
         return msg.Unopened(lost=True) if task.opening else None
-    verdict = ask(on_restart, task)
-    if task.state is State.QUEUED and verdict.resume and not verdict.asked and not task.opening:
+    if on_restart == "resume" and task.state is State.QUEUED and not task.opening:
         return None
+    verdict = ask(on_restart, task)
     return msg.Recover(resume=verdict.resume, reason=verdict.reason)
 
 
