@@ -459,9 +459,14 @@ class Core(RuleBasedStateMachine):
 
     @invariant()
     def what_is_proven_is_there(self):
-        if self.task is not None and self.task.state in ACTIVE:
+        if self.task is not None and self.task.state in ACTIVE and not self.loss_is_on_its_way():
             proven = numbers(self.task.stored - self.task.unproven)
             assert proven == {p for p in proven if self.digest_of(p) is not None}
+
+    def loss_is_on_its_way(self) -> bool:
+        """Whether somebody has removed the part file, and that was seen but not dealt with yet."""
+        failures = (each.fault for each in self.mailbox if isinstance(each, msg.PublishFailed))
+        return any(fault.kind is FaultKind.LOCAL_REMOVED for fault in failures)
 
     @invariant()
     def complete_is_verified(self):
