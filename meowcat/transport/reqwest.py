@@ -7,6 +7,8 @@ What is peculiar to it, and what is done about it:
   the client's read time-out only; an upload stops because its body stream raises.
 - The client's read time-out also limits the time from sending to the head of the reply, so that a longer
   upload would end in it. Larger bodies therefore go through a client without it, watched from here.
+- Its thread wakes the event loop by `call_soon_threadsafe`, and aborts the process where the interpreter is
+  finalized before it has come back from there (PyO3 up to Python 3.13): the end of the program waits for it.
 - Its error classes do not say what happened (a silent server is a `ConnectTimeoutError`, a reset before the
   head a `ConnectError`): the chain of causes does. Its texts hold the whole URL and are never shown.
 
@@ -14,9 +16,13 @@ Beyond the contract's fields the client adds `Accept: */*` unless one is given, 
 """
 
 import asyncio
+import atexit
+import sys
+import time
 from collections.abc import Awaitable
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import anyio
@@ -54,6 +60,9 @@ means to close a socket whose peer took the whole body and never answers."""
 
 UNKNOWN_UPLOAD = 24 * 3600.0
 """Seconds for a body of unknown length, for the same reason."""
+
+COMES_BACK_WITHIN = 5.0
+"""Seconds that the end of the program waits for the client's thread at the most."""
 
 _TLS = ("certificate", "tls", "handshake", "corrupt message", "fatal alert", "invalidcontenttype")
 
@@ -374,3 +383,21 @@ def judge(error: PyreqwestError, url: str, *, begun: bool) -> Fault:
     if "dns error" in chain:
         reason = "its name can't be resolved"
     return describe(kind, url, reason)
+
+
+def _await_its_thread() -> None:
+    """Let go of the GIL until the client's thread is out of Python. On a machine that gives it no time just
+    then, a program that ends with its last reply would be killed by SIGABRT after all was done."""
+    patience = time.monotonic() + COMES_BACK_WITHIN
+    while any(map(_wakes_a_loop, sys._current_frames().values())) and time.monotonic() < patience:  # noqa: SLF001  # documented
+        time.sleep(0.001)
+
+
+def _wakes_a_loop(frame: FrameType) -> bool:
+    """Whether the thread of this frame is not Python's own, and wakes an event loop."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_name == "call_soon_threadsafe"
+
+
+atexit.register(_await_its_thread)
