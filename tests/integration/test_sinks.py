@@ -164,15 +164,21 @@ async def test_closing_delivers_what_is_left_where_it_is_little(tmp_path):
     assert isinstance(sink.events[-1].event, ev.Completed)
 
 
-async def test_closing_in_the_middle_of_a_delivery_delivers_the_little_that_came_since(tmp_path):
-    class ReturnsWhenTheEngineCloses(Recorder):
-        async def deliver(self, events):
-            await super().deliver(events)
-            while not engine._runtime.deliveries._closed:
-                await anyio.lowlevel.checkpoint()
+class ReturnsWhenTheEngineCloses(Recorder):
+    """Each delivery is over once its `engine` has begun to close."""
 
+    engine = None
+
+    async def deliver(self, events):
+        await super().deliver(events)
+        while not self.engine._runtime.deliveries._closed:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_closing_in_the_middle_of_a_delivery_delivers_the_little_that_came_since(tmp_path):
     sink = ReturnsWhenTheEngineCloses()
-    async with meowcat.Engine(tmp_path / "t.db") as engine:
+    async with meowcat.Engine(tmp_path / "t.db") as sink.engine:
+        engine = sink.engine
         await engine.submit_many(imported(tmp_path, 3), paused=True)
         await engine.add_sink("audit", sink)
         await sink.has(3)
@@ -181,11 +187,12 @@ async def test_closing_in_the_middle_of_a_delivery_delivers_the_little_that_came
 
 
 async def test_a_large_backlog_does_not_hold_up_a_close(tmp_path):
-    sink = Recorder()
-    async with meowcat.Engine(tmp_path / "t.db") as engine:
-        await engine.submit_many(imported(tmp_path, 3000), paused=True)
-        await engine.add_sink("audit", sink)
-    assert len(sink.events) < 3000
+    sink = ReturnsWhenTheEngineCloses()
+    async with meowcat.Engine(tmp_path / "t.db") as sink.engine:
+        await sink.engine.submit_many(imported(tmp_path, 3000), paused=True)
+        await sink.engine.add_sink("audit", sink)
+        await sink.has(1)
+    assert len(sink.batches) == 1
     assert (await stored(tmp_path / "t.db"))["audit"] == len(sink.events)
 
 
@@ -225,7 +232,10 @@ async def test_a_sink_says_when_it_wants_to_be_asked_again(tmp_path):
 
 
 async def test_a_failing_sink_shows_and_holds_up_nothing(tmp_path):
-    broken = Recorder(fail=10**9, error=OSError("POST https://user:hunter2@host/x?token=hunter2 failed"))
+    class Later(OSError, meowcat.RetryLater):  # it is not tried again while it is looked at
+        seconds = 3600
+
+    broken = Recorder(fail=10**9, error=Later("POST https://user:hunter2@host/x?token=hunter2 failed"))
     healthy = Recorder()
     with RangeServer(Content(MIB)) as server:
         async with meowcat.Engine(tmp_path / "t.db") as engine:
@@ -241,9 +251,9 @@ async def test_a_failing_sink_shows_and_holds_up_nothing(tmp_path):
         assert time.monotonic() - begun < 3  # its delay is not waited for
     info = sinks["broken"]
     assert (info.position, info.lag, info.attached) == (0, position, True)
-    assert info.failures >= 1
+    assert info.failures == 1
     assert info.next_try is not None
-    assert info.error.startswith("OSError: POST https://")
+    assert info.error.startswith("Later: POST https://")
     assert "hunter2" not in info.error
     assert sinks["healthy"].lag == 0
     assert sinks["healthy"].error == ""
@@ -323,7 +333,7 @@ async def test_a_sink_is_removed_while_it_fails(tmp_path):
 async def test_a_removal_that_is_canceled_can_be_done_again_and_does_not_wedge_the_close(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 0.2)
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 60)  # the removal is not over before it is canceled
     sink = Recorder()
     sink.block = True
     async with meowcat.Engine(tmp_path / "t.db") as engine:
@@ -334,6 +344,7 @@ async def test_a_removal_that_is_canceled_can_be_done_again_and_does_not_wedge_t
             group.start_soon(engine.remove_sink, "audit")
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
+        monkeypatch.setattr(delivery, "CLOSE_WITHIN", 0.2)
     assert await stored(tmp_path / "t.db") == {"audit": 0}
     assert sink.closed == 1
 
