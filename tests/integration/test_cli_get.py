@@ -61,6 +61,16 @@ def wait_until_served(server, count):
     assert server.wait_for(lambda it: it.bytes_served() >= count, 30)
 
 
+def wait_until_stored(process, count):
+    """Reads what `get --json` prints, a line a second."""
+    for line in process.stdout:
+        told = json.loads(line)
+        if told.get("bytes_done", 0) >= count:
+            return
+        assert told["type"] != "result", told
+    raise AssertionError(process.stderr.read())
+
+
 def same(path: Path, content: Content) -> bool:
     return hashlib.sha256(path.read_bytes()).hexdigest() == content.sha256
 
@@ -251,12 +261,14 @@ def test_json_lines_end_with_a_result(shell, server, content):
 @pytest.mark.parametrize("output", [["-o", "big.bin"], []])
 def test_the_same_get_goes_on_after_kill_9(shell, slow, slow_content, output):
     words = ["get", slow.url, *output, "--piece-size", "256K", "--connections", "4"]
-    with shell.start(*words) as process:
+    with shell.start(*words, "--json") as process:
         wait_until_served(slow, 6 * MIB)
+        slow.rate.rate = MIB // 2  # what was sent is stored before much more is
+        wait_until_stored(process, 4 * MIB)
         process.kill()
     before = shell.tasks()
     assert [task["state"] for task in before] == ["Running"]
-    assert 0 < before[0]["bytes_done"] < slow_content.size
+    assert 4 * MIB <= before[0]["bytes_done"] < slow_content.size
     slow.rate.rate = None
     done = shell.run(*words)
     assert done.returncode == 0, done.stderr

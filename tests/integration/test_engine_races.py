@@ -233,6 +233,8 @@ async def test_who_waits_hears_of_a_lost_journal_and_of_a_close(tmp_path, usurp)
             group.start_soon(wait, task)
             await anyio.wait_all_tasks_blocked()
             usurp(tmp_path / "t.db")
+            while not heard:  # of the next thing that would be recorded, before the close
+                await anyio.lowlevel.checkpoint()
         async with (
             anyio.create_task_group() as group,
             meowcat.Engine(tmp_path / "u.db", config=config()) as engine,
