@@ -161,9 +161,11 @@ async def test_two_tasks_for_one_blob_of_two_engines_do_not_mix(tmp_path, azurit
         async for progress in task.progress():
             if progress.bytes_done >= PART:
                 break
+        await task.set_limit_rate(1024)  # it stays in the middle until the other one is there
         other = meowcat.Engine(tmp_path / "other.db", credentials={"default": azurite.key}, config=CONFIG)
         async with other:
             await (await other.submit(upload(azurite, reverse, name))).result()
+        await task.set_limit_rate(None)
         with pytest.raises(meowcat.TransferFailed, match="is there already"):
             await task.result()
     assert stored(azurite, name) == content[::-1]
