@@ -115,7 +115,7 @@ class TransportSuite:
             async with client.send(HttpRequest("GET", server.url)) as reply:
                 await read_all(reply)
             await client.aclose()
-            assert await server.until(lambda s: s.open_sockets == 0, 1.0)
+            assert await server.until(lambda s: s.open_sockets == 0)
 
     async def test_keeps_repeated_fields(self) -> None:
         trouble = Trouble(status=200, headers=(("X-A", "1"), ("x-a", "2")))
@@ -274,9 +274,9 @@ class TransportSuite:
 
     # Failures
 
-    async def _failing_body(self, *script: Trouble, size: int = MIB) -> Fault:
-        with RangeServer(Content(size), script=script) as server:
-            async with self.client(SHORT) as transport:
+    async def _failing_body(self, trouble: Trouble, timeouts: Timeouts = PATIENT) -> Fault:
+        with RangeServer(Content(MIB), script=[trouble]) as server:
+            async with self.client(timeouts) as transport:
                 return await self.fault(self.get(transport, server.url))
 
     async def test_a_short_body_is_a_broken_connection(self) -> None:
@@ -303,7 +303,7 @@ class TransportSuite:
             Trouble(after=0, then="stall"),
             Trouble(after=9, then="stall"),
         ):
-            fault = await self._failing_body(trouble)
+            fault = await self._failing_body(trouble, SHORT)
             assert fault.kind is FaultKind.TIMEOUT
 
     async def test_silence_after_or_within_an_upload_is_a_timeout(self) -> None:

@@ -115,7 +115,7 @@ async def test_a_stop_in_the_middle_of_a_body_closes_its_socket_and_leaves_no_th
                 assert await server.until(lambda s: s.bytes_served() >= 1000)
                 group.cancel_scope.cancel()
             had = len(sink.body)
-            assert await server.until(lambda s: s.open_sockets == 0, 1.0)
+            assert await server.until(lambda s: s.open_sockets == 0)
             assert len(sink.body) == had
 
 
@@ -161,7 +161,7 @@ async def test_a_connection_is_used_again_after_a_body_was_poured_to_its_end():
                 assert await reply.pour(Taken())
         await client.aclose()
         assert server.connections == 1
-        assert await server.until(lambda s: s.open_sockets == 0, 1.0)
+        assert await server.until(lambda s: s.open_sockets == 0)
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():

@@ -66,12 +66,13 @@ async def test_who_asks_from_outside_gets_the_others(journal):
 
 async def test_a_damaged_task_in_line_keeps_no_slot(journal):
     """Without this each such task would take a slot out of use until the engine is closed."""
-    with RangeServer(Content(1 << 20), rate=2 << 20) as server, anyio.fail_after(30):
+    with RangeServer(Content(1 << 20), rate=64 << 10) as server, anyio.fail_after(30):
         requests = [meowcat.Download(server.url, str(journal.parent / name)) for name in "abc"]
         async with meowcat.Engine(journal, on_restart="leave") as engine:
             _, second, third = await engine.submit_many(requests)
         async with meowcat.Engine(journal, config=meowcat.Config(max_downloads=1)) as engine:
             damage(journal, second)  # while the first one has the only slot
+            server.rate.rate = None
             await (await engine.task(third)).result()
             assert list(engine.quarantined()) == [second]
 
