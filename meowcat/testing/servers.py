@@ -30,6 +30,14 @@ class ServerMissing(Exception):  # reads as the fact that it states
     """The program is not installed here; the message says how to get it."""
 
 
+class _PortTaken(RuntimeError):
+    """The program has ended: one of its ports, which were free when they were chosen, is another's by now."""
+
+
+_STARTS = 3
+"""Attempts to start a program, each on other ports."""
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
@@ -79,6 +87,14 @@ class Program:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        try:
+            self._start(_STARTS)
+        except BaseException:  # raised again: whatever it was, the program is ended
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start(self, attempts: int) -> None:
         program = self.find()
         home = Path(self._home.name)
         log = (home / "log").open("wb")
@@ -93,10 +109,11 @@ class Program:
             )
         try:
             self._await_listening(home / "log")
-        except BaseException:  # raised again: whatever it was, the program is ended
-            self.__exit__(None, None, None)
-            raise
-        return self
+        except _PortTaken:
+            if attempts == 1:
+                raise
+            self.port = free_port()
+            self._start(attempts - 1)
 
     def answers(self) -> bool:
         """Whether the program is ready: by default, once it listens.
@@ -119,7 +136,9 @@ class Program:
             except OSError:
                 pass
             time.sleep(0.02)  # another program: there is no event to wait for
-        raise RuntimeError(f"{self.name} does not answer on {self.port}:\n{log.read_text(errors='replace')}")
+        said = log.read_text(errors="replace")
+        taken = self._process.poll() is not None and "address already in use" in said.lower()
+        raise (_PortTaken if taken else RuntimeError)(f"{self.name} does not answer on {self.port}:\n{said}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

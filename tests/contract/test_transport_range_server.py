@@ -5,13 +5,15 @@ import gzip
 import hashlib
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from meowcat.testing.servers import Content, RangeServer, Trouble
+from meowcat.testing.s3_servers import RcloneS3
+from meowcat.testing.servers import Caddy, Content, Nginx, RangeServer, Trouble
 
 CONTENT = Content(300_000, seed=7)
 
@@ -197,3 +199,33 @@ def test_it_runs_as_a_program_of_its_own(tmp_path):
         assert served == 100_000
         program.stdin.close()
         assert program.wait(5) == 0
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", [Caddy, Nginx, RcloneS3])
+def test_a_program_whose_port_was_taken_meanwhile_gets_another(tmp_path, require_server, kind):
+    require_server(kind.name)
+    program = kind(tmp_path)
+    chosen = program.port
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", chosen))
+        with program:
+            assert program.port != chosen
+            socket.create_connection(("127.0.0.1", program.port)).close()
+
+
+@pytest.mark.servers
+def test_a_program_that_ends_for_another_reason_says_so_at_once(tmp_path, require_server):
+    require_server(Caddy.name)
+
+    class Unconfigured(Caddy):
+        starts = 0
+
+        def command(self, home):
+            self.starts += 1
+            return ["run", "--config", str(home / "none")]
+
+    program = Unconfigured(tmp_path)
+    with pytest.raises(RuntimeError, match="caddy does not answer"), program:
+        pass
+    assert program.starts == 1

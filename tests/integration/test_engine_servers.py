@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -128,10 +129,18 @@ async def test_a_host_that_goes_away_is_waited_for_and_costs_no_retries(tmp_path
     assert sha256(tmp_path / "a") == BIG.sha256
 
 
-async def test_a_host_that_never_answered_fails_by_its_retries(tmp_path):
+@pytest.fixture
+def nobody():
+    """The origin of a port that refuses, and that nobody else gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+async def test_a_host_that_never_answered_fails_by_its_retries(tmp_path, nobody):
     async with meowcat.Engine(tmp_path / "t.db", config=config(retries=1)) as engine:
         with pytest.raises(meowcat.TransferFailed) as failed:
-            await engine.download(f"http://127.0.0.1:{free_port()}/x", tmp_path / "a")
+            await engine.download(f"{nobody}/x", tmp_path / "a")
         assert failed.value.code == 106
 
 
@@ -266,10 +275,10 @@ def _fork_and_use(engine: meowcat.Engine) -> int:
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-async def test_a_failure_that_brought_nothing_leaves_nothing_in_the_way(tmp_path, retries):
+async def test_a_failure_that_brought_nothing_leaves_nothing_in_the_way(tmp_path, retries, nobody):
     with RangeServer({"/right": Content(1000)}) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config(retries=retries)) as engine:
-            for url in (f"{server.origin}/wrong", f"http://127.0.0.1:{free_port()}/x"):
+            for url in (f"{server.origin}/wrong", f"{nobody}/x"):
                 task = await engine.submit(meowcat.Download(url, str(tmp_path / "a"), key=url))
                 with pytest.raises(meowcat.TransferFailed):
                     await task.result()
