@@ -5,14 +5,16 @@ could be locked by two: one on the old file, one on the new. Never `lockf`: ther
 process succeeds, and closing it frees the lock. The owner's name stands in the file for the message alone.
 
 A forked child shares the parent's lock: it closes the descriptor and must not unlock, which would free the
-parent's.
+parent's. And no child is forked in the middle of what is `Unforked`.
 """
 
 import errno
 import os
 import sys
+import threading
 import time
 from pathlib import Path
+from weakref import WeakSet
 
 import msgspec
 
@@ -24,6 +26,9 @@ if sys.platform != "win32":
 
 _LIVE: "set[Lock]" = set()
 """Strong references: a journal that was dropped without a close still holds its descriptor."""
+_UNFORKED: "WeakSet[Unforked]" = WeakSet()
+_FORKING = threading.Lock()
+_HELD: "list[Unforked]" = []
 _NAME_GRACE = 0.2
 """Seconds that the name of a new owner may take to appear behind its lock."""
 
@@ -68,6 +73,21 @@ class Lock:
         _LIVE.discard(self)
         if descriptor >= 0:
             os.close(descriptor)
+
+
+class Unforked:
+    """`with` it, a fork in another thread waits for the end of the block: its child would have a copy of what
+    is half done, and nobody who goes on with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _UNFORKED.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
 
 
 def refuse_platform() -> None:
@@ -117,5 +137,19 @@ def _abandon_all() -> None:
         lock.abandon()
 
 
+def _hold_all() -> None:
+    _FORKING.acquire()  # one fork after the other: two would take these in different orders
+    for each in tuple(_UNFORKED):
+        each.__enter__()
+        _HELD.append(each)
+
+
+def _let_go() -> None:
+    while _HELD:
+        _HELD.pop().__exit__()
+    _FORKING.release()
+
+
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_abandon_all)
+    os.register_at_fork(before=_hold_all, after_in_parent=_let_go, after_in_child=_let_go)

@@ -17,7 +17,7 @@ from typing import NoReturn, TypeVar
 from msgspec.structs import astuple, replace
 
 from journal_adapters import sqlite_file
-from journal_adapters.ownership import Lock, owner_of, refuse_platform
+from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform
 from journal_adapters.sqlite_archive import (
     Archived,
     archived_of,
@@ -110,6 +110,9 @@ class SQLiteJournal:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._reading = threading.Lock()
+        self._writing = Unforked()
+        """Held while SQLite holds a lock to write under. It keeps those in the memory of the process: to a
+        child that were forked then, the journal would be locked for good, though the parent is long gone."""
         self._pid = 0
         self._sync: Sync = "power"
         self._tail = START
@@ -228,7 +231,8 @@ class SQLiteJournal:
         """Make what is visible now durable in the file itself: after a failed sync, the log's pages may have
         been dropped by the kernel although they still read as written.
         """
-        _, frames, moved = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self._writing:
+            _, frames, moved = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if frames != moved:
             raise JournalUncertain(f"{self.path}: {frames - moved} pages of the log can't be moved yet")
 
@@ -530,18 +534,19 @@ class SQLiteJournal:
         writer = self._writer_connection()
         change = _Change(writer, self._tail)
         self._in_doubt = True  # until the commit, or a rollback that was verified
-        try:
-            writer.execute("BEGIN IMMEDIATE")
-            self._require_epoch(self._tail.epoch)
-            yield change
-            if change.tail != self._tail:
-                store_tail(writer, change.tail)
-            writer.execute("COMMIT")
-        except FAILURES as error:
-            self._sort_out(writer, error)
-        except BaseException:  # raised again: whatever it was, the commit was not reached
-            self._in_doubt = not _undone(writer)
-            raise
+        with self._writing:
+            try:
+                writer.execute("BEGIN IMMEDIATE")
+                self._require_epoch(self._tail.epoch)
+                yield change
+                if change.tail != self._tail:
+                    store_tail(writer, change.tail)
+                writer.execute("COMMIT")
+            except FAILURES as error:
+                self._sort_out(writer, error)
+            except BaseException:  # raised again: whatever it was, the commit was not reached
+                self._in_doubt = not _undone(writer)
+                raise
         self._in_doubt = False
         self._tail = change.tail
 
@@ -578,7 +583,8 @@ class SQLiteJournal:
             return
         self._unchecked = 0
         try:
-            writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            with self._writing:
+                writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except FAILURES as error:
             if sqlite_file.code_of(error) & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                 self._in_doubt = True  # a failed sync: what the file holds must be read anew

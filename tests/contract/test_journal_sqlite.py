@@ -556,3 +556,46 @@ def test_an_io_error_on_a_full_disk_names_the_disk(path, monkeypatch, free, told
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
     assert ("its disk is full" in str(sqlite_file.explain(error, path))) is told
+
+
+FORKED_WITHIN = """
+import os, sys, threading
+from pathlib import Path
+from journal_adapters import sqlite
+from meowcat.testing.journal_suite import OWNER, entry
+
+parent, path = os.getpid(), Path(sys.argv[1])
+within, forking, forked = (threading.Event() for _ in range(3))
+os.register_at_fork(before=forking.set, after_in_parent=forked.set)  # before what was registered before
+
+def slowly(writer, tail, store=sqlite.store_tail):
+    within.set()
+    forking.wait()
+    forked.wait(0.5)  # which waits for this
+    store(writer, tail)
+
+journal = sqlite.SQLiteJournal(path)
+journal.open(OWNER, "power")
+sqlite.store_tail = slowly
+append = threading.Thread(target=journal.append, args=([entry("parent", 1)],))
+append.start()
+within.wait()
+if os.fork():
+    append.join()
+    os._exit(0)
+sqlite.store_tail = slowly.__defaults__[0]
+while os.getppid() == parent:
+    threading.Event().wait(0.001)
+heir = sqlite.SQLiteJournal(path)
+heir.open(OWNER, "power")
+heir.append([entry("child", 1)])
+print([record.task for record in heir.scan(0, 10)], flush=True)
+os._exit(0)
+"""
+
+
+def test_a_child_that_was_forked_in_the_middle_of_an_append_may_inherit_the_journal(path):
+    """SQLite would take the locks of the parent's transaction for the child's own, for ever."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_WITHIN, path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("['parent', 'child']\n", "")

@@ -196,10 +196,13 @@ def parent_dies(journal, folder, url):
         if progress.bytes_done:
             break
     read, write = os.pipe()
+    parent = os.getpid()
 
     def live() -> None:
         os.close(write)
-        os.read(read, 1)  # until the parent is gone
+        os.read(read, 1)
+        while os.getppid() == parent:  # the end of the pipe shows before the locks are free
+            threading.Event().wait(0.001)
         with meowcat.blocking.Engine(where(journal, folder), config=config()) as engine:
             say("taken over", engine.download(url, f"{folder}/a").size)
         os._exit(0)
