@@ -530,8 +530,7 @@ class Engine:
                 return Task(self, runtime.bus.watch(state))
 
     async def _state(self, task: TaskId) -> TaskState:
-        runtime = self._opened()
-        return runtime.dispatcher.state_of(task) or await runtime.load(task)
+        return await self._opened().state_of(task)
 
     async def pause(self, task: TaskId | str) -> None:
         """See `Task.pause`; the same for `resume`, `cancel`, `retry`, `supply` and `history`."""

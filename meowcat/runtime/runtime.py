@@ -495,6 +495,14 @@ class Runtime:
             raise found
         return found
 
+    async def state_of(self, task: TaskId) -> TaskState:
+        """The task's state from memory, or else from its records. Raises as `load`."""
+        known = self.dispatcher.state_of(task)
+        if known is not None:
+            return known
+        read = await self.load(task)
+        return self.dispatcher.state_of(task) or read  # which a step may have made old meanwhile
+
     async def load_all(self, tasks: Sequence[TaskId]) -> list[TaskState | Exception]:
         """The states of many tasks with one hop to a thread, or of each why not."""
         found = await self._threads.run(partial(read_tasks, self.journal, tasks))
@@ -562,7 +570,7 @@ class Runtime:
         async with self.room:
             await self.command_many(tasks, msg.Reap)
         for task in tasks:
-            state = self.dispatcher.state_of(task) or await self.load(task)
+            state = await self.state_of(task)
             feeds.append(self.bus.watch(state))
             self.attend(state)
         for feed in feeds:

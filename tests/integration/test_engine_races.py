@@ -539,6 +539,44 @@ async def test_a_handle_is_had_while_commands_for_many_meet_single_ones(tmp_path
         assert canceled == [task.id]
 
 
+async def test_a_handle_knows_of_what_was_recorded_while_its_task_was_read(tmp_path):
+    """Also where the state is the same as before: nothing else would ever tell it."""
+    read, goes_on = threading.Event(), threading.Event()
+
+    class Held(SQLiteJournal):
+        holds = False
+
+        def read(self, task, after=0):
+            return self._held(super().read(task, after))
+
+        def read_many(self, tasks):
+            return self._held(super().read_many(tasks))
+
+        def _held(self, found):
+            if self.holds:
+                self.holds = False
+                read.set()
+                goes_on.wait(20)
+            return found
+
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        request = meowcat.Download("http://127.0.0.1:9/old", str(tmp_path / "a"))
+        (task,) = await engine.submit_many([request], paused=True)
+    journal = Held(tmp_path / "t.db")
+    handles = []
+
+    async def handle() -> None:
+        handles.append(await engine.task(task))
+
+    async with meowcat.Engine(journal) as engine, anyio.create_task_group() as group:
+        journal.holds = True
+        group.start_soon(handle)
+        assert await anyio.to_thread.run_sync(read.wait, 20)
+        await engine.supply(task, url="http://127.0.0.1:9/new")
+        goes_on.set()
+    assert handles[0].info.url == "http://127.0.0.1:9/new"
+
+
 async def test_a_close_records_all_that_wait_with_one_append(tmp_path):
     appends = []
 
