@@ -41,13 +41,18 @@ class Intake:
     protocols: Protocols
     digest: str | None
 
-    def take(self, request: Request) -> Sealed:
+    def take(self, request: object) -> Sealed:
         """Make a request ready.
 
         Raises:
             InvalidArgument: names the field, the value and what is expected.
         """
-        return self._download(request) if isinstance(request, Download) else self._upload(request)
+        if isinstance(request, Download):
+            return self._download(request)
+        if isinstance(request, Upload):
+            return self._upload(request)
+        kind = type(request).__name__  # its value may be a URL with a secret
+        raise InvalidArgument(f"request: expected a meowcat.Download or a meowcat.Upload, got a {kind}")
 
     def _download(self, request: Download) -> Sealed:
         spec = request.protocol

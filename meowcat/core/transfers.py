@@ -6,7 +6,7 @@ their names in `needs`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
@@ -57,6 +57,8 @@ def parse_checksum(text: str) -> Checksum:
     Raises:
         InvalidArgument: an unknown algorithm, or not the digits that it has.
     """
+    if not isinstance(text, str):
+        raise InvalidArgument(f"checksum {text!r}: expected a text, as in 'sha256:9f86d0…'")
     algorithm, colon, digits = text.partition(":")
     algorithm = algorithm.strip().lower().replace("-", "")
     digits = digits.strip().lower()
@@ -253,6 +255,8 @@ def _texts_of(kind: type[Request]) -> tuple[str, Callable[[Request], tuple[objec
 
 
 _TEXTS = {kind: _texts_of(kind) for kind in (Download, Upload)}
+_TEXT_KINDS = frozenset((str, type(None)))
+_FIELD_KINDS = frozenset((str, int, bool))
 
 
 def _take_settings(request: Request) -> None:
@@ -270,7 +274,8 @@ def _take_settings(request: Request) -> None:
 
 
 def check(request: Request) -> None:
-    """See that every field is within its bounds, before anything is recorded.
+    """See that every field is of its kind and within its bounds, before anything is recorded: a record with
+    another kind of value could be written, and never be read again.
 
     Raises:
         InvalidArgument: names the field, the value and what is allowed.
@@ -282,12 +287,20 @@ def check(request: Request) -> None:
         _check_numbers(*numbers)
     except TypeError:  # a list, say, that can't be remembered
         _check_numbers.__wrapped__(*numbers)
-    if request.headers:
-        for name, value in request.headers.items():
+    headers = request.headers
+    if type(headers) is not dict and not isinstance(headers, Mapping):  # the first is quick, and usual
+        raise InvalidArgument(f"headers: expected a dict of names and texts, got {_kind_of(headers)}")
+    if headers:
+        for name, value in headers.items():
             check_header(name, value)
     form, texts_of = _TEXTS[type(request)]
-    if not (form % texts_of(request)).isascii():
+    texts = texts_of(request)
+    if not _TEXT_KINDS.issuperset(map(type, texts)):
+        _refuse_other_kinds(request)
+    if not (form % texts).isascii():
         _refuse_surrogates(request)
+    if request.protocol is not None:
+        _check_spec(request.protocol)
     if isinstance(request, Download):
         _check_download(request)
     else:
@@ -351,6 +364,8 @@ def _check_download(request: Download) -> None:
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
     if request.probe not in _PROBES:
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
+    if not isinstance(request.keep_encoding, bool):
+        raise InvalidArgument(f"keep_encoding {request.keep_encoding!r}: expected True or False")
     _within("total_size", request.total_size, 0, (1 << 63) - 1)
 
 
@@ -361,8 +376,28 @@ def _check_upload(request: Upload) -> None:
         raise InvalidArgument(f"origin {request.origin!r}: expected 'file', 'named' or 'bytes'")
     if request.verify_source not in get_args(VerifySource):
         raise InvalidArgument(f"verify_source {request.verify_source!r}: expected 'auto' or 'always'")
+    if request.data is not None and request.origin != "bytes":
+        raise InvalidArgument("data: is the content of an upload with origin='bytes', and of no other")
+    if not isinstance(request.data, bytes | None):
+        raise InvalidArgument(f"data: expected bytes, got {_kind_of(request.data)}")
     _within("prepare_retries", request.prepare_retries, 0, 1_000_000)
     check_digest(request.digest)
+
+
+def _check_spec(spec: ProtocolSpec) -> None:
+    """What a protocol is chosen by is journaled as it is, and has to be readable again."""
+    if not isinstance(spec.tag, str) or not isinstance(spec.fields, dict):
+        raise InvalidArgument(f"protocol {spec!r}: expected a text as its tag, and a dict of fields")
+    _within("version of a protocol", spec.version, 0, 1 << 31)
+    if not _FIELD_KINDS.issuperset(map(type, spec.fields.values())):
+        for name, value in spec.fields.items():
+            if not isinstance(value, str | int):
+                raise InvalidArgument(
+                    f"protocol {spec.tag!r}, field {name!r}: expected a text, a whole number or a bool, "
+                    f"got {_kind_of(value)}"
+                )
+    if not _TEXT_KINDS.issuperset(map(type, spec.fields)) or None in spec.fields:
+        raise InvalidArgument(f"protocol {spec.tag!r}: expected fields whose names are texts")
 
 
 def check_digest(algorithm: str | None) -> None:
@@ -380,12 +415,29 @@ def check_digest(algorithm: str | None) -> None:
 def _check_numbers(*numbers: object) -> None:
     """Of the fields of `_BOUNDS`, in their order. A queue has the same ones again and again."""
     for value, (name, least, most) in zip(numbers, _BOUNDS, strict=True):
-        _within(name, value, least, most)
+        _within(name, value, least, most, optional=name != "priority")
 
 
-def _within(name: str, value: object, least: int, most: int) -> None:
-    if value is not None and not (isinstance(value, int) and least <= value <= most):
+def _within(name: str, value: object, least: int, most: int, *, optional: bool = True) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}")
+
+
+def _refuse_other_kinds(request: Request) -> None:
+    """A text is a `str`, or of a kind that is stored as one; the target may be a path as well."""
+    form_names = (name for name, hint in get_type_hints(type(request)).items() if hint in (str, str | None))
+    for name in form_names:
+        value = getattr(request, name)
+        if isinstance(value, str | None) or (name == "to" and hasattr(value, "__fspath__")):
+            continue
+        shown = name if name == "url" else f"{name} {value!r}"
+        raise InvalidArgument(f"{shown}: expected a text, got {_kind_of(value)}")
+
+
+def _kind_of(value: object) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
 def _refuse_surrogates(request: Request) -> None:
@@ -399,6 +451,8 @@ def _refuse_surrogates(request: Request) -> None:
 
 def check_header(name: str, value: str) -> None:
     """A field name is a token, a value has no line breaks (RFC 9110 5.1, 5.5). The value is never shown."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise InvalidArgument(f"header {name!r}: expected a text as its value, got {_kind_of(value)}")
     if _TOKEN.fullmatch(name) is None:
         raise InvalidArgument(f"header {name!r}: expected a name of letters, digits and !#$%&'*+-.^_`|~")
     if "\r" in value or "\n" in value or "\0" in value:

@@ -1,7 +1,11 @@
 """Requests as values, and the one way to write a checksum."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.pretty import pretty_repr
 
@@ -220,3 +224,62 @@ def test_where_a_content_is_and_what_opens_it_says_nothing_of_options():
     assert whereabouts(one) == whereabouts(replace(one, priority=3, connections=2))
     for other in ({"url": "https://host/y"}, {"headers": {"A": "2"}}, {"needs": ("url:sig",)}):
         assert whereabouts(one) != whereabouts(replace(one, **other))
+
+
+_ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.binary(max_size=3), st.text(max_size=3),
+    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@given(data=st.data())
+def test_whatever_is_accepted_can_be_read_again_once_it_is_recorded(data):
+    whole = data.draw(st.sampled_from([DOWNLOAD, UPLOAD, replace(UPLOAD, origin="bytes")]))
+    names = [name for name in whole.__struct_fields__ if name not in ("needs", "plan", "protocol")]
+    name = data.draw(st.sampled_from(names))
+    changed = replace(whole, **{name: data.draw(_ANYTHING)})
+    try:
+        check(changed)
+    except InvalidArgument as refused:
+        assert name in str(refused)  # noqa: PT017  # most values are refused, and say why
+        return
+    assert msgspec.json.decode(msgspec.json.encode(changed), type=type(whole)) == changed
+
+
+@given(value=_ANYTHING)
+def test_a_field_of_a_protocol_that_is_accepted_can_be_read_again(value):
+    changed = replace(UPLOAD, protocol=ProtocolSpec("own", 1, {"field": value}))
+    try:
+        check(changed)
+    except InvalidArgument as refused:
+        assert "'own', field 'field'" in str(refused)  # noqa: PT017  # as above
+        return
+    assert msgspec.json.decode(msgspec.json.encode(changed), type=Upload) == changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"headers": None}, "headers: expected a dict of names and texts, got None"),
+        ({"headers": {"X-Count": 5}}, "header 'X-Count': expected a text as its value, got .*int"),
+        ({"client_file_sign": 4711}, "client_file_sign 4711: expected a text, got .*int"),
+        ({"key": ["a"]}, "key .*expected a text, got .*list"),
+        ({"priority": None}, "priority None: expected a whole number"),
+        ({"connections": True}, "connections True: expected a whole number"),
+        ({"keep_encoding": 1}, "keep_encoding 1: expected True or False"),
+        ({"checksum": b"md5:0"}, "checksum .*expected a text"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(changes, said):
+    with pytest.raises(InvalidArgument, match=said):
+        check(replace(DOWNLOAD, **changes))
+
+
+def test_a_target_may_be_a_path():
+    check(Download("https://host/x", Path("/x")))
+
+
+def test_only_an_upload_of_bytes_brings_its_content_along():
+    check(replace(UPLOAD, origin="bytes", data=b"x"))
+    with pytest.raises(InvalidArgument, match="data: is the content of an upload with origin='bytes'"):
+        check(replace(UPLOAD, data=b"x"))
