@@ -279,6 +279,11 @@ class Reconciler:
         except MeowcatError as refused:
             self.dispatcher.post(task.id, _defect(want.operation, str(refused)))
             return
+        except Exception as broke:  # a plugged-in protocol may raise anything when it is made
+            log.exception("task %s: %s can't begin", actor.id, type(want.operation).__name__)
+            detail = f"{type(broke).__name__} at the beginning of {type(want.operation).__name__}"
+            self.dispatcher.post(task.id, _defect(want.operation, detail))
+            return
         actor.live = live
         self.pool.start(live)
 

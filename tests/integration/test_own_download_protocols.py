@@ -33,6 +33,15 @@ class Elsewhere(HttpRange):
         return super().ask(replace(asked, start=max(0, asked.start - 1)))
 
 
+class Stillborn(HttpRange):
+    """Can't even be made."""
+
+    tag = "stillborn"
+
+    def __init__(self, *args, **named):
+        raise KeyError("a setting")
+
+
 class _Asking:
     def __init__(self, asking):
         self._asking = asking
@@ -81,3 +90,14 @@ async def test_bytes_are_placed_only_where_the_verdict_says_that_they_belong(tmp
         await download(server, tmp_path, Elsewhere)
     assert failed.value.code is meowcat.Code.RANGE
     assert not (tmp_path / "file.bin").exists()
+
+
+async def test_a_protocol_that_breaks_when_it_is_made_fails_its_task_and_no_other(tmp_path):
+    content = Content(300_000)
+    spec = meowcat.ProtocolSpec("stillborn")
+    with RangeServer(content) as server:
+        async with meowcat.Engine(tmp_path / "t.db", protocols=[Stillborn]) as engine:
+            with pytest.raises(meowcat.TransferFailed, match="KeyError at the beginning of Fetch"):
+                await engine.download(server.url, str(tmp_path / "no.bin"), protocol=spec)
+            await engine.download(server.url, str(tmp_path / "file.bin"))
+    assert (tmp_path / "file.bin").read_bytes() == content.bytes()
