@@ -1,6 +1,6 @@
 """The settings of an engine: frozen and checked when made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
@@ -61,8 +61,9 @@ class Config:
     """Over HTTP/2 all requests to a host share one connection: rarely faster for large files."""
     ca_bundle: str | None = None
     """A PEM file of further certificate authorities to trust, for a private CA."""
-    proxy: str | None = None
-    """The URL of a proxy for all requests; None takes what the environment names (HTTPS_PROXY and so on)."""
+    proxy: str | None = field(default=None, repr=False)
+    """The URL of a proxy for all requests; None takes what the environment names (HTTPS_PROXY and so on).
+    Not shown, since it may hold a password."""
     max_requests: int = 256
     """Requests at once in the whole engine: 1 to 256."""
     max_in_flight: int = 512 * MIB

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from rich.pretty import pretty_repr
 
 import meowcat
 
@@ -59,3 +60,8 @@ def test_what_makes_no_sense_is_refused(wrong, said):
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         meowcat.Config().retries = 5
+
+
+def test_the_password_of_a_proxy_is_not_shown():
+    config = meowcat.Config(proxy="http://me:made-up@proxy.example:3128")
+    assert "made-up" not in repr(config) + str(config) + pretty_repr(config)
