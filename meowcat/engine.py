@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import islice
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, get_args
 
 import anyio
 import httpx
@@ -638,6 +638,7 @@ class Engine:
         Asking for Complete or Canceled reads the whole journal.
         """
         runtime, states = self._opened(), _states(state)
+        _check_direction(direction)
         if states & ENDED:
             return batches(self._pages_of_all(states, direction))
         rows = iter(
@@ -709,6 +710,7 @@ class Engine:
         direction: Direction | None,
     ) -> list[TaskId]:
         runtime, states = self._opened(), _states(state)
+        _check_direction(direction)
         chosen = [
             row.id
             for row in runtime.registry
@@ -926,6 +928,11 @@ def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None)
         raise InvalidArgument(f"after {after!r}: expected a position of the journal, 0 or more")
     if timeout is not None and not timeout > 0:
         raise InvalidArgument(f"timeout {timeout!r}: expected seconds, more than 0, or None")
+
+
+def _check_direction(direction: str | None) -> None:
+    if direction not in (None, *get_args(Direction)):
+        raise InvalidArgument(f"direction {direction!r}: expected 'download', 'upload' or None")
 
 
 def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:
