@@ -176,12 +176,20 @@ def _without_rest(url: str) -> str:
     return f"{scheme[0]}://{HIDDEN}" if scheme else HIDDEN
 
 
+_OBJECTS = {"s3": "S3", "oss": "AliyunOSS", "azure": "AzureBlob"}
+
+
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
     except ValueError:  # a broken host or port; the parser's own text may hold the userinfo
         raise InvalidArgument(f"URL {redact(url)!r}: its host or port can't be read") from None
+    if parts.scheme in _OBJECTS:
+        raise InvalidArgument(
+            f"URL {redact(url)!r}: an object needs the protocol that reaches it, "
+            f"as in protocol=meowcat.{_OBJECTS[parts.scheme]}(…)"
+        )
     if parts.scheme not in _PORTS or not parts.hostname or not port_ok:
         raise InvalidArgument(f"URL {redact(url)!r}: expected http or https, a host, and a port that exists")
     if _FORBIDDEN.search(url):

@@ -120,3 +120,24 @@ async def test_requests_are_taken_a_thousand_at_a_time_and_an_error_leaves_whole
         with pytest.raises(meowcat.InvalidArgument):
             await engine.submit_many(some(), paused=True)
         assert (await engine.snapshot()).states == {"Paused": 2000}
+
+
+async def test_a_direction_that_there_is_not_is_refused(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        for command in (engine.pause_many, engine.cancel_many, engine.resume_many, engine.retry_many):
+            with pytest.raises(meowcat.InvalidArgument, match="direction 'up': expected 'download'"):
+                await command(direction="up")
+        with pytest.raises(meowcat.InvalidArgument, match="direction 'up'"):
+            engine.tasks(direction="up")
+
+
+async def test_what_is_no_request_is_refused(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        with pytest.raises(meowcat.InvalidArgument, match=r"expected a meowcat.Download .* got a str"):
+            await engine.submit("https://user:secret@host.example/x")
+
+
+async def test_an_object_without_its_protocol_is_told_which(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        with pytest.raises(meowcat.InvalidArgument, match=r"protocol=meowcat.S3\("):
+            await engine.download("s3://bucket/key", str(tmp_path / "x"))
