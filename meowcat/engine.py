@@ -2,9 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from itertools import islice
 from types import TracebackType
 from typing import Any, NoReturn, Self, get_args
 
@@ -18,7 +17,6 @@ from meowcat.control.server import ControlServer
 from meowcat.core import messages as msg
 from meowcat.core.errors import (
     AuditError,
-    DuplicateTask,
     EngineClosed,
     InvalidArgument,
     InvalidTaskState,
@@ -28,7 +26,7 @@ from meowcat.core.errors import (
 )
 from meowcat.core.fetch_rules import USUAL_BYTES, USUAL_REDIRECTS, SmallGet
 from meowcat.core.info import Orphan, Snapshot, TaskInfo, info_of
-from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may
+from meowcat.core.machine import ENDED, State, Trigger, may
 from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.seal import Secrets
 from meowcat.core.state import TaskState
@@ -38,13 +36,10 @@ from meowcat.core.transfers import (
     ProtocolSpec,
     Request,
     Upload,
-    changed_options,
-    same_content,
-    whereabouts,
 )
 from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
-from meowcat.intake import Intake, Sealed, supplied
+from meowcat.intake import Intake, supplied
 from meowcat.journal.checkup import RESERVED
 from meowcat.journal.contract import Journal
 from meowcat.journal.locate import locate
@@ -65,6 +60,7 @@ from meowcat.runtime.runtime import Runtime, budget
 from meowcat.runtime.world import Clock
 from meowcat.sinks.contract import Sink
 from meowcat.streams import Stream, batches
+from meowcat.submission import CREATE_BATCH, Submissions
 from meowcat.task import Result, Task
 from meowcat.transfer.context import Plugins, World
 from meowcat.transfer.disk import Disk, OsDisk
@@ -74,13 +70,8 @@ from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.defaults import transport_for
 
-CREATE_BATCH = 1000
-"""Tasks that `submit_many` records with one append."""
 SINK_NAME = 200
 """Characters that a sink's name may have."""
-
-_New = tuple[msg.Create, Secrets]
-"""A task that is to be recorded, and what is kept of it in memory only."""
 
 AUDIT_DIGEST = "sha256"
 """What is computed over each whole file where a history is to be proved and nothing else is said: what
@@ -137,7 +128,8 @@ class Engine:
         self._credentials = Credentials(credentials, self.clock.wall)
         self._refreshers = Refreshers(refreshers, completions)
         self._protocols = Protocols.with_own(protocols)
-        self._intake = Intake(self.config, self._protocols, AUDIT_DIGEST if audit else None)
+        intake = Intake(self.config, self._protocols, AUDIT_DIGEST if audit else None)
+        self._submissions = Submissions(intake, self._opened)
         self._sources = Sources(sources)
         self._audit = audit
         self._disk = disk
@@ -345,15 +337,7 @@ class Engine:
             InvalidArgument: a field is out of bounds. DuplicateTask: a live task owns the target, or the
             key, for another request.
         """
-        runtime = self._opened()
-        sealed, secrets, key = self._intake.take(request)
-        async with runtime.room:
-            present = await self._owner_of(key)
-            if present is None:
-                creation = msg.Create(task=self.clock.new_id(), key=key, request=sealed, paused=paused)
-                (task,) = await self._create([(creation, secrets)])
-                return Task(self, runtime.bus.watch(task))
-        return await self._attach(present, sealed, secrets, paused=paused)
+        return Task(self, await self._submissions.submit(request, paused=paused))
 
     async def submit_nowait(self, request: Request, *, paused: bool = False) -> Task:
         """`submit` that never waits for room.
@@ -382,135 +366,7 @@ class Engine:
             InvalidArgument, DuplicateTask: as `submit`; nothing of that request's batch is recorded, and
                 all before it is.
         """
-        ids: list[TaskId] = []
-        rest = iter(requests)
-        while taken := [self._intake.take(request) for request in islice(rest, CREATE_BATCH)]:
-            there = await self._present([key for _, _, key in taken])
-            fresh = self.clock.new_ids(len(taken))
-            batch = {
-                key: (msg.Create(task=task, key=key, request=sealed, paused=paused), secrets)
-                for task, (sealed, secrets, key) in zip(fresh, taken, strict=True)
-            }
-            if there or len(batch) < len(taken):
-                ids += await self._submit_each(taken, fresh, there, paused=paused)
-            else:  # all of them are new, as most are
-                await self._create_all(batch)
-                ids += fresh
-        return ids
-
-    async def _submit_each(
-        self,
-        taken: Sequence[Sealed],
-        fresh: Sequence[TaskId],
-        there: Mapping[str, TaskState | None],
-        *,
-        paused: bool,
-    ) -> list[TaskId]:
-        """Create or attach to each of `taken`, where some have tasks already or several have one key."""
-        runtime = self._opened()
-        ids: list[TaskId] = []
-        batch: dict[str, _New] = {}
-        for (sealed, secrets, key), task in zip(taken, fresh, strict=True):
-            known = there.get(key)
-            if known is not None and _is_as_asked(known, sealed, paused=paused):
-                ids.append(known.id)
-                continue
-            if key in batch:
-                await self._create_all(batch)
-                batch.clear()
-            present = None if runtime.registry.by_key(key) is None else await self._owner_of(key)
-            if present is not None:
-                ids.append((await self._attach(present, sealed, secrets, paused=paused)).id)
-                continue
-            batch[key] = msg.Create(task=task, key=key, request=sealed, paused=paused), secrets
-            ids.append(task)
-        await self._create_all(batch)
-        return ids
-
-    async def _present(self, keys: Iterable[str]) -> dict[str, TaskState | None]:
-        """The tasks that have these keys now, read together: one by one they cost ten times a new one. None
-        stands for one that can't be read, or is being made at this moment."""
-        runtime = self._opened()
-        known = runtime.registry.by_keys(keys)
-        states = await runtime.load_all(list(known.values())) if known else []
-        return {
-            key: state if isinstance(state, TaskState) else None
-            for key, state in zip(known, states, strict=True)
-        }
-
-    async def _create_all(self, batch: Mapping[str, _New]) -> None:
-        if batch:
-            runtime = self._opened()
-            async with runtime.room:
-                for key in runtime.registry.by_keys(batch):
-                    if await self._owner_of(key) is not None:
-                        raise DuplicateTask(f"{key}: another task was created for it at the same moment")
-                await self._create(list(batch.values()))
-
-    async def _owner_of(self, key: str) -> TaskId | None:
-        """The live task that has the key; a canceled one gives it up once its part file is gone. What a
-        canceled upload still owes at a server is in nobody's way.
-
-        Raises:
-            DuplicateTask: the part file of a canceled task can't be removed.
-        """
-        runtime = self._opened()
-        while (task := runtime.registry.by_key(key)) is not None:
-            row = runtime.registry.get(task)
-            if row is None:  # somebody else is creating it at this moment
-                await runtime.bus.stirred()
-                continue
-            if row.state is not State.CANCELED:
-                return task
-            if row.direction == "upload":
-                return None
-            state = await self._state(task)
-            feed = runtime.bus.watch(state)
-            runtime.attend(state)
-            if feed.task.wait is not None:
-                reason = feed.task.fault.detail if feed.task.fault else "unknown"
-                raise DuplicateTask(f"task {task} is canceled, but its part file can't be removed: {reason}")
-            if feed.task.discard:
-                await feed.beyond(feed.version)
-        return None
-
-    async def _create(self, new: list[_New]) -> list[TaskState]:
-        """Record new tasks, with their secrets in memory."""
-        runtime = self._opened()
-        for creation, secrets in new:
-            if creation.request.needs:
-                runtime.secrets[creation.task] = secrets
-        try:
-            return await runtime.create([creation for creation, _ in new])
-        except BaseException:  # raised again: what was not created has no secrets
-            for creation, _ in new:
-                if runtime.registry.get(creation.task) is None:
-                    runtime.secrets.pop(creation.task, None)
-            raise
-
-    async def _attach(self, task: TaskId, sealed: Request, secrets: Secrets, *, paused: bool) -> Task:
-        runtime = self._opened()
-        handle = await self.task(task)
-        present = runtime.bus.watch(await self._state(task)).task.request
-        if not same_content(present, sealed):
-            raise DuplicateTask(
-                f"task {task} is {handle.state} and owns {handle.info.path} for another request: "
-                "cancel it first, or choose another target or key"
-            )
-        if sealed.needs or sealed != present:
-            names = sealed.needs + changed_options(present, sealed)
-            if "url" not in names and whereabouts(sealed) != whereabouts(present):
-                names = ("url", *names)
-            supplied = msg.Supply(names=names, request=sealed)
-            await runtime.supply(task, secrets if sealed.needs else None, supplied)
-        try:
-            if not paused and may(handle.state, Trigger.RESUME):
-                await handle.resume()
-            elif not paused and may(handle.state, Trigger.RETRY):
-                await handle.retry()
-        except InvalidTaskState:
-            pass  # somebody else set it going at the same moment
-        return handle
+        return await self._submissions.submit_many(requests, paused=paused)
 
     # One task
 
@@ -520,14 +376,7 @@ class Engine:
         Raises:
             TaskNotFound: there is none. TaskQuarantined: its records are damaged.
         """
-        runtime = self._opened()
-        while True:
-            state = await self._state(TaskId(task))
-            row = runtime.registry.get(state.id)
-            if state.state == (row.state if row is not None else state.state) and state.open == (
-                row is not None
-            ):
-                return Task(self, runtime.bus.watch(state))
+        return Task(self, await self._opened().feed_of(TaskId(task)))
 
     async def _state(self, task: TaskId) -> TaskState:
         return await self._opened().state_of(task)
@@ -546,9 +395,7 @@ class Engine:
         await self._command(task, msg.Retry())
 
     async def _command(self, task: TaskId | str, message: msg.Message) -> None:
-        runtime = self._opened()
-        async with runtime.room:
-            await runtime.command(TaskId(task), message)
+        await self._opened().command_in_turn(TaskId(task), message)
 
     async def supply(
         self,
@@ -906,12 +753,6 @@ class Engine:
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks whose records are damaged, and how. They are kept out; all others go on."""
         return dict(self._opened().quarantined)
-
-
-def _is_as_asked(task: TaskState, sealed: Request, *, paused: bool) -> bool:
-    """Whether nothing is to be done for a request whose task is there."""
-    going = task.state is State.QUEUED or task.state in ACTIVE or (paused and task.state is State.PAUSED)
-    return going and not sealed.needs and task.request == sealed
 
 
 def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None) -> None:

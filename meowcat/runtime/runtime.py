@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from meowcat.audit.keys import Signer
 from meowcat.audit.settings import Audit
 from meowcat.config import Config
 from meowcat.core import messages as msg
@@ -19,13 +20,8 @@ from meowcat.core.decide import decide
 from meowcat.core.errors import (
     EngineClosed,
     InvalidTaskState,
-    JournalClosed,
     JournalConflict,
     JournalDamaged,
-    JournalFenced,
-    JournalForked,
-    JournalRejected,
-    JournalUncertain,
     TaskNotFound,
     TaskQuarantined,
 )
@@ -39,16 +35,17 @@ from meowcat.core.values import Position, TaskId
 from meowcat.core.wanted import Wanted, wanted, wants_slot
 from meowcat.journal.checkup import IMPORTING, UNFINISHED
 from meowcat.journal.codec import decode
-from meowcat.journal.contract import Damage, Entry, Journal, Owner, Record
+from meowcat.journal.contract import Damage, Journal, Owner, Record
 from meowcat.journal.histories import AT_ONCE
 from meowcat.journal.replay import Quarantined, fold_all
 from meowcat.journal.writer import Writer
 from meowcat.protocols.contract import UploadProtocol
 from meowcat.runtime.actor import Actor, Answer
+from meowcat.runtime.appends import Appends
 from meowcat.runtime.auditing import Auditor
-from meowcat.runtime.bus import Bus
+from meowcat.runtime.bus import Bus, Feed
 from meowcat.runtime.delivery import Deliveries
-from meowcat.runtime.dispatcher import REFUSED_PAUSE, Dispatcher, entries_of
+from meowcat.runtime.dispatcher import Dispatcher, entries_of
 from meowcat.runtime.fetches import Fetches
 from meowcat.runtime.hosts import host_infos
 from meowcat.runtime.limits import Budget
@@ -71,9 +68,6 @@ CLOSE_WITHIN = 10.0
 """Seconds that a close waits for operations to end and to be recorded."""
 
 NO_SECRETS = Secrets()
-
-_ANSWERED = (JournalRejected, JournalDamaged, JournalFenced, JournalForked, JournalClosed)
-"""After these an append is no longer in doubt, or never will be out of it."""
 
 PAGE = 1000
 """Records read from the journal at once."""
@@ -138,7 +132,11 @@ class Runtime:
         if IMPORTING in await self._threads.run(self.journal.cursors):
             raise JournalDamaged(UNFINISHED)
         self._leaves = on_restart == "leave"
-        slots = (0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads)
+        self._assemble(signer)
+        await self._recover(on_restart)
+
+    def _assemble(self, signer: Signer | None) -> None:
+        """Make the parts that need an open journal."""
         threaded = None if self._world.workers.threaded else False
         self.writer = self._writer = Writer(self.journal, self.config.durability, threaded=threaded)
         if self._audit is not None and signer is not None:
@@ -152,7 +150,7 @@ class Runtime:
             self._start,
             self.missing,
             self.bus.stir,
-            slots=slots,
+            slots=(0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads),
             per_host=self.config.max_per_host,
             traffic=self.traffic,
         )
@@ -167,6 +165,10 @@ class Runtime:
             self.bus.fail,
         )
         self.reconciler.dispatcher = self.dispatcher
+        self._appends = Appends(self.writer, self.bus, self._tasks, lambda: self.dispatcher.broken)
+
+    async def _recover(self, on_restart: OnRestart) -> None:
+        """Take up what the journal has, and start."""
         owing: list[TaskState] = []
 
         def take(tasks: Sequence[TaskState]) -> None:
@@ -291,6 +293,11 @@ class Runtime:
         self.dispatcher.post(task, message, answer)
         return await answer.wait()
 
+    async def command_in_turn(self, task: TaskId, message: msg.Message) -> None:
+        """`command`, once there is room for one more that waits."""
+        async with self.room:
+            await self.command(task, message)
+
     async def supply(self, task: TaskId, secrets: Secrets | None, message: msg.Supply) -> None:
         """Send what was supplied; its secrets are held from before that: work begins with them at once."""
         if secrets is not None:
@@ -333,33 +340,7 @@ class Runtime:
             finally:
                 self.bus.stir()
 
-        return await self._see_through(claimed)
-
-    async def _see_through(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Do it in a task of the engine's own, which no cancellation of the caller reaches.
-
-        A shielded scope would not do: asyncio's own `Task.cancel` goes through it.
-        """
-        done = anyio.Event()
-        outcome: list[T] = []
-        failure: list[Exception] = [EngineClosed("the engine was closed before this was done")]
-
-        async def work() -> None:
-            try:
-                outcome.append(await call())
-            except Exception as error:  # noqa: BLE001  # raised again where it is waited for
-                failure[0] = error
-            finally:
-                done.set()
-
-        if self.dispatcher.broken is not None:  # so the task group may be closed, too
-            raise self.dispatcher.broken
-        self._tasks.start_soon(work)
-        await done.wait()
-        if outcome:
-            return outcome[0]
-        closed = self.dispatcher.broken
-        raise closed if isinstance(closed, EngineClosed) else failure[0]  # whatever a closed journal says
+        return await self._appends.see_through(claimed)
 
     async def _create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         entries, tasks = [], []
@@ -368,7 +349,7 @@ class Runtime:
             added, task = entries_of(None, decide(None, creation, now).events, now.at)
             entries += added
             tasks.append(task)
-        await self._append(entries)
+        await self._appends.append(entries)
         for task in tasks:
             row = self.registry.note(task)
             self.bus.announce(task)
@@ -378,41 +359,11 @@ class Runtime:
         self.reconciler.grant()
         return tasks
 
-    async def _append(self, entries: list[Entry]) -> bool:
-        """Append beside the actors, which recover the journal by themselves when it is in doubt.
-
-        What is recorded must be known, so an append in doubt is waited for until the journal can be read; and
-        so is one of before.
-
-        Returns:
-            Whether it was in doubt: then the actors may have gone on from it already.
-        """
-        if self.writer.poisoned is not None:
-            await self._once_readable(self.writer.recover)
-        try:
-            self.bus.grew(await self.writer.append(entries))
-        except JournalUncertain as uncertain:
-            log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
-            self.bus.grew(await self._once_readable(partial(self.writer.find_out, entries)))
-            return True
-        return False
-
-    async def _once_readable(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What `call` says of the journal, as soon as that can be read."""
-        while True:
-            try:
-                return await call()
-            except _ANSWERED:
-                raise
-            except Exception as error:  # noqa: BLE001  # an adapter may raise anything; it is read again later
-                log.warning("the journal can't be read again yet: %s", error)
-                await anyio.sleep(REFUSED_PAUSE[1])
-
     async def command_many(self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]) -> list[TaskId]:
         """Send a message to many tasks; those that have no actor are dealt with in one append."""
         at_rest = [each for each in tasks if each not in self.dispatcher.actors]
         try:
-            done = await self._see_through(partial(self._command_at_rest, at_rest, make))
+            done = await self._appends.see_through(partial(self._command_at_rest, at_rest, make))
         except JournalConflict:
             done = []  # some of them came alive meanwhile: then all go the long way
         answers = []
@@ -445,9 +396,9 @@ class Runtime:
                 after.append(moved)
         if not after:
             return []
-        if await self._append(entries):
+        if await self._appends.append(entries):
             moved_on = partial(self._load_there, [task.id for task in after])
-            after = await self._once_readable(moved_on)
+            after = await self._appends.once_readable(moved_on)
         for task in after:
             self._took_step(task)
         self.reconciler.grant()  # to those that were set going
@@ -507,6 +458,21 @@ class Runtime:
         """The states of many tasks with one hop to a thread, or of each why not."""
         found = await self._threads.run(partial(read_tasks, self.journal, tasks))
         return [self._set_aside(each) if isinstance(each, Quarantined) else each for each in found]
+
+    async def state_of(self, task: TaskId) -> TaskState:
+        """The task's state: that of its actor, or from its records. Raises as `load`."""
+        return self.dispatcher.state_of(task) or await self.load(task)
+
+    async def feed_of(self, task: TaskId) -> Feed:
+        """The task's feed, ended or not. Raises as `load`."""
+        while True:
+            state = await self.state_of(task)
+            row = self.registry.get(state.id)
+            # Until both say the same: it took a step while its records were read.
+            if state.state == (row.state if row is not None else state.state) and state.open == (
+                row is not None
+            ):
+                return self.bus.watch(state)
 
     async def _load_there(self, tasks: Sequence[TaskId]) -> list[TaskState]:
         return _there(await self.load_all(tasks))

@@ -12,11 +12,11 @@ import pytest
 
 import meowcat
 from meowcat.core import events as ev
-from meowcat.engine import CREATE_BATCH
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import Record
 from meowcat.journal.locate import locate
 from meowcat.journal.replay import verify_chain
+from meowcat.submission import CREATE_BATCH
 from meowcat.testing.journal_suite import scan_all
 
 BATCHES = 6

@@ -204,7 +204,7 @@ async def test_a_checkpoint_is_kept_in_the_journal_before_anybody_sees_it(tmp_pa
 
 
 async def test_nothing_is_kept_while_the_journal_is_in_doubt(tmp_path, server, monkeypatch):
-    monkeypatch.setattr("meowcat.runtime.runtime.REFUSED_PAUSE", (0.0, 0.0))
+    monkeypatch.setattr("meowcat.runtime.appends.REFUSED_PAUSE", (0.0, 0.0))
 
     class Failing(SQLiteJournal):
         broken = False

@@ -38,7 +38,7 @@ def config(**changes) -> meowcat.Config:
 @pytest.fixture
 def no_pause(monkeypatch):
     """A journal that can't be read is read again at once."""
-    monkeypatch.setattr("meowcat.runtime.runtime.REFUSED_PAUSE", (0.0, 0.0))
+    monkeypatch.setattr("meowcat.runtime.appends.REFUSED_PAUSE", (0.0, 0.0))
 
 
 class SlowDisk(OsDisk):
