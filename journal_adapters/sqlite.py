@@ -1,18 +1,17 @@
 """The journal in one SQLite file, in WAL mode, owned through a lock file beside it.
 
-One connection writes and checkpoints; a second one, which can't write, serves this process' reads, so that
-they see committed records only. SQLite 3.7.0 to 3.51.2 can corrupt a log that two connections write or
-checkpoint at once: hence no automatic checkpoints, and none by readers.
+One connection writes and checkpoints; a second one, which can't write, serves this process' reads. SQLite
+3.7.0 to 3.51.2 can corrupt a log that two connections write or checkpoint at once: hence no automatic
+checkpoints, and none by readers.
 """
 
 import os
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from msgspec.structs import astuple, replace
 
@@ -21,7 +20,6 @@ from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform
 from journal_adapters.sqlite_archive import (
     Archived,
     archived_of,
-    attach,
     attach_for_writing,
     first_ended,
     move,
@@ -31,12 +29,11 @@ from journal_adapters.sqlite_archive import (
 )
 from journal_adapters.sqlite_check import flaws
 from journal_adapters.sqlite_file import FAILURES
+from journal_adapters.sqlite_reading import SELECT, Reader, record_of
 from journal_adapters.sqlite_sums import (
     CURSORS,
-    NAMES,
     OPEN_TASKS,
     START,
-    SUM,
     TAIL,
     Row,
     Sums,
@@ -49,25 +46,21 @@ from journal_adapters.sqlite_sums import (
     store_tail,
     stored,
     sum_up,
-    tail_of,
-    task_of,
     to_find,
     unfinished_of,
 )
 from meowcat.core.errors import (
     JournalAccess,
-    JournalClosed,
     JournalConflict,
     JournalDamaged,
     JournalError,
     JournalFenced,
-    JournalForked,
     JournalRejected,
     JournalUncertain,
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, crc, intact, mark, require_sequel, seal
+from meowcat.journal.chain import UNFIT, crc, mark, require_sequel, seal
 from meowcat.journal.contract import MAX_RECORD, Compaction, Damage, Entry, Epoch, Owner, Record, Sync
 
 CHECKPOINT_AFTER = 8 << 20
@@ -76,17 +69,10 @@ CHECKPOINT_AFTER = 8 << 20
 _OVERHEAD = 256
 """Bytes that a record takes in the log beside its body, roughly: what checkpoints reckon with."""
 
-_SELECT = "SELECT position, task, seq, epoch, open, type, version, at, body, chain, crc FROM record"
-
-_AT_ONCE = 1000
-"""Records per read where all are read."""
-
 _SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 _ABANDONED: list[sqlite3.Connection] = []
 """Connections that a fork inherited: SQLite forbids even closing them there."""
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -108,23 +94,17 @@ class SQLiteJournal:
         self.path = Path(path).resolve()  # one lock file, by whatever links the journal is reached
         self._lock: Lock | None = None
         self._writer: sqlite3.Connection | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._reading = threading.Lock()
         self._writing = Unforked()
         """Held while SQLite holds a lock to write under. It keeps those in the memory of the process: to a
         child that were forked then, the journal would be locked for good, though the parent is long gone."""
-        self._pid = 0
+        self._reads = Reader(self.path)
         self._sync: Sync = "power"
         self._tail = START
         self._sums: dict[TaskId, TaskSum] = {}
         self._found: list[TaskSum] | None = None
         """The unfinished tasks that an opening has found: true until something is stored."""
-        self._fresh: dict[TaskId, TaskSum] = {}
-        """Their sums, until they are read, as an opening does next, or something is stored of them."""
         self._unchecked = 0
         self._archived = Archived()
-        self._archive: int | None = None
-        """Of the archive that the reader sees: the position up to which records may be in an earlier one."""
         self._in_doubt = False
         self._restored = False
 
@@ -152,7 +132,8 @@ class SQLiteJournal:
         known = owner_of(lock_path) is not None
         sqlite_file.examine(self.path, known=known)  # before a lock file is left beside a foreign one
         self._lock = Lock(lock_path, owner)
-        self._pid, self._sync = os.getpid(), sync
+        self._sync = sync
+        self._reads.begin()
         try:
             if not sqlite_file.examine(self.path, known=known):
                 sqlite_file.create(self.path, sqlite_file.write_empty)
@@ -177,10 +158,9 @@ class SQLiteJournal:
         refuse_platform()
         if not sqlite_file.examine(self.path, known=owner_of(Path(f"{self.path}-lock")) is not None):
             raise NotAJournal(f"{self.path}: there is no journal")
-        self._pid = os.getpid()
+        self._reads.begin()
         try:
-            self._reader = sqlite_file.connect_reader(self.path)
-            early = sqlite_file.is_early(self._reader)
+            early = sqlite_file.is_early(self._reads.open())
         except FAILURES as error:
             self.close()
             raise sqlite_file.explain(error, self.path) from error
@@ -203,7 +183,7 @@ class SQLiteJournal:
         """Store records of another journal as they are; see RestorableJournal."""
         writer = self._writable()
         tail = self._tail
-        rows = self._query("SELECT epoch FROM record WHERE position = ?", tail.last)
+        rows = self._reads.query("SELECT epoch FROM record WHERE position = ?", tail.last)
         require_sequel(records, tail.last, Epoch(rows[0][0] if rows else 0), tail.chain, self.max_record)
         if not records:
             return tail.last
@@ -215,7 +195,7 @@ class SQLiteJournal:
         return tail.last
 
     def reopen(self) -> Position:
-        self._usable()
+        self._reads.require_usable()
         self._disconnect()
         epoch = self._tail.epoch
         try:
@@ -237,124 +217,35 @@ class SQLiteJournal:
             raise JournalUncertain(f"{self.path}: {frames - moved} pages of the log can't be moved yet")
 
     def read(self, task: TaskId, after: int = 0) -> Sequence[Record | Damage]:
-        rows = f"{_SELECT} WHERE task = ? AND seq > ? ORDER BY seq"
-        try:
-            # The sum first: an append between the two reads must not make records look missing.
-            stored = self._query(f"{SUM} = ?", task)
-            found = self._query_as(_record, rows, task, after)
-        except JournalDamaged as error:
-            return [Damage(str(error), task=task)]
-        _note_missing(found, task_of(stored[0]) if stored else None, task, after)
-        return found
+        return self._reads.read(task, after)
 
     def read_many(self, tasks: Sequence[TaskId]) -> Sequence[Sequence[Record | Damage]]:
         """The records of many tasks; see BulkJournal."""
-        fresh = self._fresh
-        # The sums first, as in `read`; those of an opening are older still.
-        sums: dict[TaskId, TaskSum | None] = {
-            each: known for each in tasks if (known := fresh.pop(each, None)) is not None
-        }
-        unknown = [each for each in tasks if each not in sums]
-        for names in _by_names(unknown):
-            sums |= {row[0]: task_of(row) for row in self._query(f"{SUM} {_in(names)}", *names)}
-        found: dict[TaskId, list[Record | Damage]] = {each: [] for each in tasks}
-        for names in _by_names(tasks):
-            for each in self._query_as(
-                _record, f"{_SELECT} WHERE task {_in(names)} ORDER BY task, seq", *names
-            ):
-                if each.task not in found:  # an index that says otherwise than its table
-                    raise JournalDamaged(
-                        f"{self.path}: record {each.position} is not the task's that it should be"
-                    )
-                found[each.task].append(each)
-        for task, records in found.items():
-            _note_missing(records, sums.get(task), task, 0)
-        # What is damaged is looked at once more: by itself it may be reached by another way.
-        return [self.read(each) if _is_damaged(found[each]) else found[each] for each in tasks]
+        return self._reads.read_many(tasks)
+
+    def scan(self, after: Position, limit: int) -> Sequence[Record | Damage]:
+        return self._reads.scan(after, limit)
+
+    def last(self) -> Position:
+        return self._reads.last()
 
     def unfinished(self) -> Iterator[TaskId]:
-        self._usable()
+        self._reads.require_usable()
         found, self._found = self._found, None
         if found is not None:
-            self._fresh = {each.task: each for each in found}
+            self._reads.fresh = {each.task: each for each in found}
             return iter([each.task for each in found])
         try:
-            found = unfinished_of(self._query(OPEN_TASKS))
+            found = unfinished_of(self._reads.query(OPEN_TASKS))
         except JournalDamaged:
             found = None
         if found is None:  # the sums are damaged: the records say it, too, at the price of reading them all
-            found = [each for each in sum_up(self._all()) if each.open]
+            found = [each for each in sum_up(self._reads.all()) if each.open]
         return iter([each.task for each in found])
-
-    def scan(self, after: Position, limit: int) -> Sequence[Record | Damage]:
-        rows = f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?"
-        try:
-            last = self.last()  # before the records: an append in between must not make any look missing
-            found = self._query_as(_record, rows, after, limit)
-        except JournalDamaged:
-            return self._scan_one_by_one(after, limit)
-        if len(found) >= min(limit, last - after) and (not found or found[-1].position == after + len(found)):
-            return found
-        gone = self._gone()
-        if gone and _none_missing(found, max(after, gone), last, whole=len(found) < limit):
-            return found
-        return self._scan_one_by_one(after, limit)
-
-    def _scan_one_by_one(self, after: int, limit: int) -> Sequence[Record | Damage]:
-        """What can be read where a page, a text or the tail is damaged; the rest is damage in its place."""
-        found: list[Record | Damage] = []
-        gone = self._gone()
-        try:
-            last, end = self.last(), None
-        except JournalDamaged as error:
-            last = Position(self._query("SELECT max(position) FROM record")[0][0] or 0)
-            end = Damage(f"{error}; records may be missing behind this one", Position(last + 1))
-        position = after
-        while len(found) < limit and position < last:
-            position += 1
-            try:
-                rows = self._query(f"{_SELECT} WHERE position = ?", position)
-            except JournalDamaged as error:
-                found.append(Damage(str(error), Position(position)))
-            else:
-                if rows:
-                    found.append(_record(rows[0]))
-                elif position > gone:
-                    found.append(Damage(f"record {position} is missing", Position(position)))
-        if end is not None and len(found) < limit and after <= last:
-            found.append(end)
-        return found
-
-    def _gone(self) -> Position:
-        """The position up to which records may not be here, since an archive is not; 0 where all are."""
-        with self._reading:
-            if self._reader is None:
-                return Position(0)
-            try:
-                gone = self._attached(self._reader)
-                return archived_of(self._reader, self.path).last if gone is None else Position(gone)
-            except (*FAILURES, JournalDamaged):
-                return Position(0)  # nothing counts as archived, so whatever is not here is told
-
-    def _attached(self, reader: sqlite3.Connection) -> int | None:
-        """See the archive if it is there; see `attach`."""
-        if self._archive is None:
-            self._archive = attach(reader, self.path)
-        return self._archive
-
-    def _all(self) -> Iterator[Record | Damage]:
-        after = Position(0)
-        while found := self.scan(after, _AT_ONCE):
-            yield from found
-            after = Position(after + len(found))
-
-    def last(self) -> Position:
-        rows = self._query(TAIL)
-        return self._tail_of(rows[0] if rows else None).last
 
     def cursors(self) -> Mapping[str, Position]:
         try:
-            return cursors_of(self._query(CURSORS))
+            return cursors_of(self._reads.query(CURSORS))
         except JournalDamaged as error:
             raise JournalDamaged(f"{self.path}: {error}") from error
 
@@ -375,7 +266,7 @@ class SQLiteJournal:
             change.writer.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)", row)
 
     def get_snapshot(self, name: str) -> tuple[Position, bytes] | None:
-        rows = self._query("SELECT position, body, crc FROM snapshot WHERE name = ?", name)
+        rows = self._reads.query("SELECT position, body, crc FROM snapshot WHERE name = ?", name)
         try:
             intact = bool(rows) and mark(name, *rows[0][:2]) == rows[0][2]
         except UNFIT:  # a damaged column can come back as another type
@@ -403,11 +294,11 @@ class SQLiteJournal:
 
     def check(self) -> Iterator[Damage]:
         """Look over the pages, and what sums up the records; see CheckedJournal."""
-        self._usable()
-        gone = self._gone()
-        found = list(flaws(self._query, gone))
+        self._reads.require_usable()
+        gone = self._reads.gone()
+        found = list(flaws(self._reads.query, gone))
         if gone:
-            which = "an earlier" if self._archive is not None else "its"
+            which = "an earlier" if self._reads.archive is not None else "its"
             found.append(
                 f"records up to {gone} were archived, and {which} archive is not there: put it back as "
                 f"{place_of(self.path)}"
@@ -415,61 +306,51 @@ class SQLiteJournal:
         return iter([Damage(each) for each in found])
 
     def close(self) -> None:
-        if self._pid and self._pid != os.getpid():
-            _ABANDONED.extend(c for c in (self._writer, self._reader) if c is not None)
-            self._writer = self._reader = None
+        if self._reads.forked:
+            _ABANDONED.extend(c for c in (self._writer, self._reads.let_go()) if c is not None)
+            self._writer = None
         self._disconnect()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        self._reads.end()
 
     def _refuse_second_opening(self) -> None:
-        if self._reader is not None or self._writer is not None:
+        if self._reads.opened or self._writer is not None:
             raise JournalError(f"{self.path}: this journal object is open already")
 
     def _connect(self) -> None:
         self._sums.clear()
-        self._fresh.clear()
         self._writer = sqlite_file.connect_writer(self.path, self._sync)
-        self._reader = sqlite_file.connect_reader(self.path)
+        self._reads.open()
         if sqlite_file.is_early(self._writer):
             self._adopt(self._writer)
         self._archived = archived_of(self._writer, self.path)
-        self._tail = self._tail_of(self._writer.execute(TAIL).fetchone())
+        self._tail = self._reads.tail_of(self._writer.execute(TAIL).fetchone())
 
     def _adopt(self, writer: sqlite3.Connection) -> None:
         """Bring a file of the early layout into that of today."""
-        records = [_record(row) for row in writer.execute(f"{_SELECT} ORDER BY position")]
+        records = [record_of(row) for row in writer.execute(f"{SELECT} ORDER BY position")]
         writer.executescript(f"BEGIN IMMEDIATE; {sqlite_file.EARLY}")
         adopt(writer, records)
         writer.execute("COMMIT")
-
-    def _tail_of(self, row: Row | None) -> Tail:
-        try:
-            return tail_of(row)
-        except JournalDamaged as error:
-            raise JournalDamaged(f"{self.path}: {error}") from error
 
     def _mend_sums(self) -> None:
         """Make the rows of the tasks anew where they do not add up."""
         writer = self._writer_connection()
         self._found = unfinished_of(writer.execute(OPEN_TASKS))
         if self._found is None:
-            sums = sum_up(self._all())
+            sums = sum_up(self._reads.all())
             with self._transaction() as change:
                 change.tail = rebuild(change.writer, change.tail, sums)
 
     def _disconnect(self) -> None:
         """Close both connections, the reader first: the last one to close empties the log."""
-        with self._reading:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
-            archive, self._archive = self._archive, None
+        archived = self._reads.close()
         if self._writer is not None:
             writer, self._writer = self._writer, None
             try:
-                if archive is not None:  # so that its log goes, too
+                if archived:  # so that its log goes, too
                     attach_for_writing(writer, self.path)
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except (*FAILURES, JournalError):
@@ -481,7 +362,7 @@ class SQLiteJournal:
             change.tail = replace(change.tail, epoch=Epoch(change.tail.epoch + 1))
 
     def _require_epoch(self, epoch: Epoch) -> None:
-        stored = self._tail_of(self._writer_connection().execute(TAIL).fetchone()).epoch
+        stored = self._reads.tail_of(self._writer_connection().execute(TAIL).fetchone()).epoch
         if stored != epoch:
             raise JournalFenced(f"{self.path}: epoch {stored} owns the journal; this is {epoch}")
 
@@ -510,10 +391,10 @@ class SQLiteJournal:
         """Store rows and all that sums them up, in one transaction."""
         with self._transaction() as change:
             self._found = None
-            if self._fresh:
+            if self._reads.fresh:
                 for entry in batch:
-                    self._fresh.pop(entry.task, None)
-            known = stored(self._query, to_find(batch, self._sums, self._archived.high))
+                    self._reads.fresh.pop(entry.task, None)
+            known = stored(self._reads.query, to_find(batch, self._sums, self._archived.high))
             sums = Sums(change.writer, self._sums, known)
             for row, entry in zip(rows, batch, strict=True):
                 sums.add(entry, row[0])
@@ -570,8 +451,8 @@ class SQLiteJournal:
         try:
             if not _undone(writer):
                 return False
-            rows = self._query(TAIL)
-            return self._tail_of(rows[0] if rows else None) == self._tail
+            rows = self._reads.query(TAIL)
+            return self._reads.tail_of(rows[0] if rows else None) == self._tail
         except (*FAILURES, JournalError):
             return False
 
@@ -590,33 +471,8 @@ class SQLiteJournal:
                 self._in_doubt = True  # a failed sync: what the file holds must be read anew
                 raise JournalUncertain(f"{self.path}: the log can't be moved: {error}") from error
 
-    def _query(self, statement: str, *values: object) -> list[Row]:
-        return self._query_as(tuple, statement, *values)
-
-    def _query_as(self, make: Callable[[Row], T], statement: str, *values: object) -> list[T]:
-        """All rows of a query, each as `make` has it. Row by row: a list of rows would keep the garbage
-        collector busy for as long as the reading takes."""
-        self._usable()
-        with self._reading:
-            if self._reader is None:  # a reopening failed half-way
-                raise JournalUncertain(f"{self.path}: the journal could not be reopened")
-            try:
-                found = list(map(make, self._reader.execute(statement, values)))
-                if self._archive is None and self._attached(self._reader) is not None:
-                    # It was made since the last look, and perhaps before this one.
-                    found = list(map(make, self._reader.execute(statement, values)))
-            except FAILURES as error:
-                raise sqlite_file.explain(error, self.path) from error
-            return found
-
-    def _usable(self) -> None:
-        if self._pid and self._pid != os.getpid():
-            raise JournalForked(f"{self.path}: opened by process {self._pid}, and this is a fork of it")
-        if self._reader is None and self._lock is None:
-            raise JournalClosed(f"{self.path}: the journal is closed")
-
     def _owned(self) -> sqlite3.Connection:
-        self._usable()
+        self._reads.require_usable()
         if self._lock is None:
             raise JournalError(f"{self.path}: opened for reading only")
         return self._writer_connection()
@@ -643,44 +499,6 @@ def _undone(writer: sqlite3.Connection) -> bool:
     return not writer.in_transaction
 
 
-def _note_missing(found: list[Record | Damage], stored: TaskSum | None, task: TaskId, after: int) -> None:
-    """See that the task's records behind `after` are as many as its sum says."""
-    end = found[-1] if found else None
-    if stored is None or isinstance(end, Damage):
-        return
-    last = after if end is None else end.seq
-    if stored.seq > last:
-        found.append(Damage(f"the records after {last} of {stored.seq} are missing", task=task))
-
-
-def _none_missing(found: Sequence[Record | Damage], begin: int, last: int, *, whole: bool) -> bool:
-    """Whether `found` has all that stands behind `begin`, up to its own end or, if `whole`, to the `last`."""
-    end = last if whole or not found else found[-1].position or 0
-    return sum((each.position or 0) > begin for each in found) == max(0, end - begin)
-
-
-def _by_names(tasks: Sequence[TaskId]) -> Iterator[Sequence[TaskId]]:
-    """As many as one statement may have."""
-    return (tasks[first : first + NAMES] for first in range(0, len(tasks), NAMES))
-
-
-def _in(names: Sequence[TaskId]) -> str:
-    return f"IN ({', '.join('?' * len(names))})"
-
-
-def _is_damaged(found: Sequence[Record | Damage]) -> bool:
-    return any(isinstance(each, Damage) for each in found)
-
-
 def _row(record: Record) -> Row:
     *values, chain = astuple(record)
     return (*values, chain, crc(record, record.epoch, record.position, record.chain))
-
-
-def _record(row: Row) -> Record | Damage:
-    position, task, seq, epoch, open_, kind, version, at, body, chain, checksum = row
-    record = Record(position, task, seq, epoch, open_ == 1, kind, version, at, body, chain)
-    if intact(record, checksum):
-        return record
-    name = TaskId(task) if isinstance(task, str) else None
-    return Damage(f"record {position} is damaged: wrong CRC", position, name)
