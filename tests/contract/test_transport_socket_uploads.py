@@ -1,7 +1,9 @@
 """What only uploads by threads have to prove: a server that answers, or hangs up, before it has all."""
 
 import socket
+import sys
 import threading
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
@@ -9,6 +11,10 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from sent_uploads import is_dead_only_when_its_server_has_gone
 
 from meowcat.protocols.signing.canonical import host
 from meowcat.testing.servers import Content, RangeServer, Trouble
@@ -188,16 +194,7 @@ async def test_a_sent_upload_is_not_dead_before_its_request_is_over():
     with RangeServer(Content(0), script=[Trouble(before="stall")]) as server:
         client = SocketTransport(PATIENT)
         exchange = SocketUpload(client, upload(server.url, Given(1), MIB))
-        async with anyio.create_task_group() as group:
-            group.start_soon(exchange.__aenter__)
-            assert await server.until(lambda s: any(seen.complete for seen in s.requests))
-            group.cancel_scope.cancel()
-        with anyio.move_on_after(0.2):
-            await exchange.dead()
-            pytest.fail("the server still has the whole request and may act on it")
-        server.stop()
-        with anyio.fail_after(2):
-            await exchange.dead()
+        await is_dead_only_when_its_server_has_gone(exchange, server)
         await client.aclose()
 
 

@@ -162,16 +162,24 @@ class Limit:
     def give_back(self, size):
         self.given_back += size
 
+    def lift(self):
+        self.pause = 0.0
+
+
+async def limited(poured, limit, then):
+    """A thread brings 1,000 bytes and rests for its limit; after `then` it has to come to its end."""
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as thread:
+            thread.start_soon(anyio.to_thread.run_sync, poured.bring, bytes(5000), 0, 1000)
+            await limit.asked.wait()
+            then()
+
 
 async def test_a_thread_that_rests_for_a_limit_wakes_at_a_stop():
     async with anyio.create_task_group() as group:
         span, limit = Span(0, 5000), Limit(1 << 20, pause=3600.0)
         poured = Poured(group, span, 5000, throttle=limit)
-        with anyio.fail_after(10):
-            async with anyio.create_task_group() as thread:
-                thread.start_soon(anyio.to_thread.run_sync, poured.bring, bytes(5000), 0, 1000)
-                await limit.asked.wait()
-                poured.writers.stop()
+        await limited(poured, limit, poured.writers.stop)
         assert limit.spent == [1000]
         assert span.at == 0  # nothing is taken before it may come
         poured.pourer.end()
@@ -183,11 +191,7 @@ async def test_a_thread_that_rests_for_a_limit_goes_on_when_that_is_lifted():
     async with anyio.create_task_group() as group:
         span, limit = Span(0, 5000), Limit(1 << 20, pause=3600.0)
         poured = Poured(group, span, 5000, throttle=limit)
-        with anyio.fail_after(10):
-            async with anyio.create_task_group() as thread:
-                thread.start_soon(anyio.to_thread.run_sync, poured.bring, bytes(5000), 0, 1000)
-                await limit.asked.wait()
-                limit.pause = 0.0
+        await limited(poured, limit, limit.lift)
         assert poured.pourer.room() is not None
         poured.writers.stop()
 
