@@ -126,14 +126,6 @@ class IntervalSet(Struct, frozen=True, gc=False):
             gaps.append((start, stop))
         return type(self)(tuple(gaps))
 
-    def first_gap(self, start: int, stop: int) -> Pair | None:
-        """The first run of `start` up to `stop` that is not in the set; None where there is none."""
-        for first, end in self.between(start, stop):
-            if start < first:
-                return (start, first)
-            start = end
-        return (start, stop) if start < stop else None
-
     def prefix(self) -> int:
         """Where the run that begins at 0 ends; 0 without one."""
         return self.pairs[0][1] if self.pairs and self.pairs[0][0] == 0 else 0

@@ -43,7 +43,6 @@ def test_an_interval_set_is_a_set_of_integers(left, right, run):
         assert bool(made) == bool(expected)
     assert one.covers(*run) == (c <= a)
     assert all((number in one) == (number in a) for number in range(55))
-    assert one.first_gap(*run) == next(iter(one.gaps(*run)), None)
     assert one.prefix() == next(n for n in range(99) if n not in a)
 
 
@@ -133,13 +132,6 @@ def test_the_piece_size_is_the_wanted_one_or_grows_with_the_content(size, wanted
 def test_a_piece_size_out_of_bounds_is_refused_by_name(size, wanted, said):
     with pytest.raises(InvalidArgument, match=said):
         choose_piece_size(size, wanted)
-
-
-def test_the_first_gap_lies_behind_what_is_there():
-    some = IntervalSet.of((0, 2), (5, 6))
-    assert some.first_gap(0, 10) == (2, 5)
-    assert some.first_gap(5, 10) == (6, 10)
-    assert some.first_gap(0, 2) is None
 
 
 def test_a_set_tells_its_numbers_in_order():
