@@ -459,10 +459,6 @@ class Runtime:
         found = await self._threads.run(partial(read_tasks, self.journal, tasks))
         return [self._set_aside(each) if isinstance(each, Quarantined) else each for each in found]
 
-    async def state_of(self, task: TaskId) -> TaskState:
-        """The task's state: that of its actor, or from its records. Raises as `load`."""
-        return self.dispatcher.state_of(task) or await self.load(task)
-
     async def feed_of(self, task: TaskId) -> Feed:
         """The task's feed, ended or not. Raises as `load`."""
         while True:
