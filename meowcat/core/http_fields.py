@@ -200,7 +200,7 @@ def instance_digests(headers: Headers) -> dict[str, Checksum]:
 
 
 def body_md5(headers: Headers) -> dict[str, Checksum]:
-    """Content-MD5 (RFC 1864): of the body that it stands on, be it a part or the whole."""
+    """Content-MD5 (RFC 1864): of the body that it stands on, where that is the whole."""
     found = values(headers, "content-md5")
     return _by_algorithm(("md5", value) for value in found) if found else {}
 

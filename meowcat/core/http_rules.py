@@ -383,10 +383,14 @@ def _without_ranges(generation: Generation) -> Generation:
     )
 
 
-def content_digests(headers: Headers) -> tuple[Checksum, ...]:
-    """Digests of the reply's own body, a part's on a 206: Content-Digest (RFC 9530 2), Content-MD5."""
-    found = fields.body_md5(headers) | fields.dictionary_digests(headers, "content-digest")
-    return tuple(found.values())
+def content_digests(headers: Headers, *, part: bool = False) -> tuple[Checksum, ...]:
+    """Digests of the reply's own body: Content-Digest (RFC 9530 2), and Content-MD5 unless it is a `part`.
+
+    HTTP has given Content-MD5 up since servers disagree on whether it is of a part or of the whole (RFC 7231,
+    Appendix B): OSS sends that of the whole with every range.
+    """
+    found = {} if part else fields.body_md5(headers)
+    return tuple((found | fields.dictionary_digests(headers, "content-digest")).values())
 
 
 def condition_headers(generation: Generation) -> dict[str, str]:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from meowcat.core.http_fields import Fields
 from meowcat.core.http_rules import (
     Asked,
+    Partial,
     Verdict,
     condition_headers,
     content_digests,
@@ -102,7 +103,9 @@ class HttpAnswer:
 
     @property
     def digest(self) -> Checksum | None:
-        offered = {each.algorithm: each for each in content_digests(self._fields)}
+        verdict = self.verdict
+        part = isinstance(verdict, Partial) and (verdict.start, verdict.stop) != (0, verdict.generation.size)
+        offered = {each.algorithm: each for each in content_digests(self._fields, part=part)}
         return next((offered[name] for name in _PREFERRED if name in offered), None)
 
     async def read(self, size: int) -> Chunk:

@@ -158,6 +158,19 @@ async def test_a_busy_service_is_asked_again(tmp_path, oss, file, content, statu
     assert oss.uploads(key) == []
 
 
+async def test_an_object_whose_md5_is_told_with_every_range_comes_in_ranges(tmp_path, oss, content):
+    """OSS tells the MD5 of what was put with one request, and with a part of it that of the whole."""
+    key, target, put = fresh_key(), tmp_path / "got.bin", content[: 7 * PART]
+    async with engine(tmp_path, oss.key) as opened:
+        await opened.upload(put, url_of(oss, key), protocol=settings_of(oss), name="small")
+        assert oss.object(key)["md5"]
+        await opened.download(
+            url_of(oss, key), target, protocol=settings_of(oss), connections=4, piece_size=PART
+        )
+    assert target.read_bytes() == put
+    assert len(oss.requests(op="get_object", key=key, status=206)) > 1
+
+
 async def test_a_range_beyond_the_end_of_a_replaced_object_begins_anew(tmp_path, oss, content):
     key = fresh_key()
     async with engine(tmp_path, oss.key) as opened:

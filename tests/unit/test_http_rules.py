@@ -146,7 +146,7 @@ def test_a_range_is_half_open_here_and_closed_on_the_wire():
             range_header(start, stop)
 
 
-def test_digests_of_a_part_are_of_its_body():
+def test_digests_of_a_body_are_of_the_whole_where_it_is_that():
     headers = [
         ("Content-MD5", "XrY7u+Ae7tCTyyK7j1rNww=="),
         ("Content-Digest", "sha-256=:uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=:"),
@@ -155,6 +155,12 @@ def test_digests_of_a_part_are_of_its_body():
     assert kinds == ["md5", "sha256"]
     assert generation_of(206, headers).digests == ()
     assert [digest.algorithm for digest in generation_of(200, headers).digests] == kinds
+
+
+def test_an_md5_that_may_be_of_the_whole_is_not_one_of_a_part():
+    headers = [("Content-MD5", "XrY7u+Ae7tCTyyK7j1rNww==")]
+    assert content_digests(headers, part=True) == ()
+    assert [digest.algorithm for digest in content_digests(headers, part=False)] == ["md5"]
 
 
 def test_the_later_of_two_digests_of_one_kind_counts():
