@@ -11,6 +11,7 @@ from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 BLOCK = 256 << 10
+Instead = tuple[int, dict[str, str]]
 HOP = {"connection", "keep-alive", "transfer-encoding"}
 
 
@@ -45,7 +46,7 @@ class Proxy:
 
     `before` is called with each request that came in full, before it is passed on; `after` when the server
     has answered, before that is passed on. Both may do anything, kill the client included; a ConnectionError
-    ends the matter.
+    ends the matter, and a status and fields that `before` returns are answered in the server's place.
     """
 
     def __init__(self, origin: str) -> None:
@@ -89,7 +90,7 @@ class Proxy:
     def forget(self) -> None:
         """What has passed, and what a test has set."""
         self.passed: list[Passed] = []
-        self.before: Callable[[Passed], None] = lambda _: None
+        self.before: Callable[[Passed], Instead | None] = lambda _: None
         self.after: Callable[[Passed], None] = lambda _: None
         self.answered: Callable[[Passed], None] = lambda _: None
         """Called when the client has been answered."""
@@ -131,7 +132,9 @@ class Proxy:
         )
         self.passed.append(passed)
         time.sleep(self.pause)  # a slower server, so that a kill finds something to interrupt
-        self.before(passed)
+        instead = self.before(passed)
+        if instead is not None:
+            return self._answer(request, *instead)
         upstream = http.client.HTTPConnection(self.upstream.hostname, self.upstream.port, timeout=30)
         try:
             headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
@@ -154,3 +157,10 @@ class Proxy:
         request.end_headers()
         request.wfile.write(answer)
         self.answered(passed)
+        return None
+
+    def _answer(self, request: BaseHTTPRequestHandler, status: int, fields: dict[str, str]) -> None:
+        request.send_response_only(status)
+        for name, value in (*fields.items(), ("Content-Length", "0")):
+            request.send_header(name, value)
+        request.end_headers()

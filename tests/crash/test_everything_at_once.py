@@ -1,0 +1,42 @@
+"""Everything at once, in processes that are ended at any moment: what was promised holds, and all ends."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
+
+from everything import Everything, Servers
+
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"), pytest.mark.servers]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    with Servers(tmp_path_factory.mktemp("servers")) as started:
+        yield started
+
+
+def live_through(folder, servers, journal, lives, scale):
+    seed = random.SystemRandom().randrange(1 << 30)
+    print("seed", seed)
+    with Everything(folder, seed, servers, journal=journal, scale=scale) as world:
+        world.run(lives)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("journal", ["db", "jsonl"])
+def test_everything_at_once_ends_as_it_was_promised(tmp_path, servers, journal):
+    live_through(tmp_path, servers, journal, 5, 0.5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("journal", ["db", "jsonl"])
+def test_everything_at_once_ends_as_it_was_promised_however_often(tmp_path, servers, journal):
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        live_through(folder, servers, journal, 10, 1.0)
