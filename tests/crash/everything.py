@@ -595,6 +595,8 @@ class Everything:
                 f"it ended by itself: {life.process.exitcode}\n{life.errors.read_text()[-8000:]}"
             )
         how = chance.choice(["kill", "kill", "kill", "term", "term", "int", "term and kill"])
+        if how == "int":
+            life.wait_ready()  # a fork server's children ignore it in their first moments
         if how == "kill":
             life.send(signal.SIGKILL)
             assert life.end(10) == -signal.SIGKILL
