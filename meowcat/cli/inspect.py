@@ -22,11 +22,11 @@ from meowcat.cli.views import (
     live_object,
     owner_text,
     printable,
-    remedy_text,
     waits_text,
 )
 from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import State
+from meowcat.core.remedies import remedy
 from meowcat.core.state import Phase, TaskState
 from meowcat.core.transfers import Download, Upload
 from meowcat.journal.contract import Damage, Record
@@ -59,7 +59,7 @@ def _details(found: Found, seen: Seen) -> list[tuple[str, str]]:
         ("Task", info.id),
         ("State", str(info.state) if info.phase is Phase.DONE else f"{info.state} ({info.phase})"),
         ("Waiting for", waits_text(seen) if info.waiting_for else ""),
-        ("To go on", "; ".join(map(remedy_text, info.needs))),
+        ("To go on", "; ".join(map(remedy, info.needs))),
         ("Reason", info.reason),
         ("Direction", info.direction),
         ("URL", info.url),

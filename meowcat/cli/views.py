@@ -179,22 +179,3 @@ def standing_text(info: TaskInfo) -> str:
             f"its {'session at the server' if info.direction == 'upload' else 'part file'} is to be removed"
         )
     return info.reason if info.state is State.PAUSED else ""
-
-
-def remedy_text(need: str) -> str:
-    """How what a task waits for is brought, by the need's name."""
-    kind, _, name = need.partition(":")
-    return _REMEDIES[kind].format(repr(name)) if kind in _REMEDIES else need
-
-
-_REMEDIES = {
-    "url": "a fresh URL: meowcat resume TASK --url, or Task.supply(url=…)",
-    "header": "the header {}: meowcat resume TASK --header, or Task.supply(headers=…)",
-    "data": "the bytes: Task.supply(data=…)",
-    "plan": "a fresh plan: Task.supply(plan=…), or a refresher registered by name",
-    "credential": "the credential {}: from the environment or credentials.toml with meowcat resume TASK; or "
-    "Engine(credentials=…), Engine.add_credential",
-    "refresher": "the refresher {}, Engine(refreshers=…) or Engine.add_refresher; or Task.supply(plan=…)",
-    "source": "the source {}: Engine(sources=…), or Engine.add_source",
-    "protocol": "the protocol {}: Engine(protocols=[…])",
-}

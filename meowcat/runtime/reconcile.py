@@ -15,6 +15,7 @@ from meowcat.core import events as ev
 from meowcat.core import messages as msg
 from meowcat.core.errors import MeowcatError
 from meowcat.core.machine import ACTIVE
+from meowcat.core.remedies import remedy
 from meowcat.core.state import TaskState
 from meowcat.core.urls import host_of
 from meowcat.core.values import Fault, FaultKind, TaskId
@@ -95,6 +96,8 @@ class Reconciler:
         )
         traffic.allowed, traffic.widened = self._allowed, self._widened
         self._looking = False
+        self._told: set[tuple[str, ...]] = set()
+        """What was lacking, and said to be."""
         self.dispatcher: Dispatcher
         self._timers: list[tuple[int, TaskId, int]] = []
         self._timer_set = anyio.Event()
@@ -111,11 +114,10 @@ class Reconciler:
             kind = type(event)
             if kind in _OF_HOSTS:
                 self._heed_host(task, event)
+            elif isinstance(event, ev.Waiting):
+                self._tell_lack(actor.id, event.names)
             elif kind is ev.Supplied:
-                self._traffic.limit_task(actor.id, task.request.limit_rate)
-                row = self._registry.note(task)
-                if row is not None and self.scheduler.holds_slot(actor.id):
-                    self.scheduler.request(row)  # it may be another host's
+                self._heed_supply(task)
                 anew = anew or _begins_anew(event)
         if anew:
             # Byte work begins again with what was supplied; what has ended since then, too, may have
@@ -130,6 +132,21 @@ class Reconciler:
             self._tasks.start_soon(self._answer_when_silent, live, answer, task)
         else:
             answer.give(task)
+
+    def _heed_supply(self, task: TaskState) -> None:
+        self._traffic.limit_task(task.id, task.request.limit_rate)
+        row = self._registry.note(task)
+        if row is not None and self.scheduler.holds_slot(task.id):
+            self.scheduler.request(row)  # it may be another host's
+
+    def _tell_lack(self, task: TaskId, names: tuple[str, ...]) -> None:
+        """Who awaits a result would otherwise wait without a word, for a name that was misspelt, say. A queue
+        may lack one thing a thousand times, and is told of it once."""
+        if names not in self._told:
+            self._told.add(names)
+            log.warning(
+                "task %s waits, and any that lacks the same, for %s", task, "; ".join(map(remedy, names))
+            )
 
     async def _answer_when_silent(self, live: Live, answer: Answer, task: TaskState) -> None:
         with anyio.move_on_after(ANSWER_WITHIN):

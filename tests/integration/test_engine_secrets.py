@@ -46,3 +46,23 @@ async def test_what_is_supplied_to_a_task_that_has_ended_is_not_kept(tmp_path):
         with pytest.raises(meowcat.TaskNotFound):
             await engine.supply(task, headers=TOKEN)
         assert held() == before
+
+
+async def test_what_is_lacking_is_told_once_to_who_awaits_a_result(tmp_path, caplog):
+    """A credential whose name was misspelt would otherwise be waited for without a word."""
+    settings = meowcat.S3(endpoint="http://127.0.0.1:9", credential="prdo")
+    async with meowcat.Engine(tmp_path / "t.db") as engine:
+        tasks = [
+            await engine.submit(
+                meowcat.Download(f"s3://bucket/{n}", str(tmp_path / str(n)), protocol=settings)
+            )
+            for n in range(3)
+        ]
+        for task in tasks:
+            async for progress in task.progress():
+                if progress.waiting_for is not None:
+                    break
+    (told,) = [each.getMessage() for each in caplog.records if each.name == "meowcat.task"]
+    assert tasks[0].id in told
+    assert "the credential 'prdo'" in told
+    assert "Engine.add_credential" in told

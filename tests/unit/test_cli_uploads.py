@@ -16,10 +16,11 @@ from meowcat.cli.exits import Exit
 from meowcat.cli.history import event_text
 from meowcat.cli.inspect import upload_object
 from meowcat.cli.tables import table_of
-from meowcat.cli.views import Seen, remedy_text
+from meowcat.cli.views import Seen
 from meowcat.core import events as ev
 from meowcat.core.info import info_of
 from meowcat.core.machine import State
+from meowcat.core.remedies import remedy
 from meowcat.core.seal import REGISTRIES
 from meowcat.core.sessions import Capabilities, Receipt, Session
 from meowcat.core.state import fold
@@ -128,7 +129,7 @@ def test_details_say_how_what_is_waited_for_is_brought(run):
 
 @pytest.mark.parametrize("kind", [*REGISTRIES, "url", "header", "data", "plan"])
 def test_for_every_kind_of_need_there_is_a_remedy(kind):
-    told = remedy_text(f"{kind}:prod")
+    told = remedy(f"{kind}:prod")
     assert re.search(r"Task\.supply|Engine\(", told)
     assert told != f"{kind}:prod"
 
