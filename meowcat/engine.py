@@ -575,6 +575,10 @@ class Engine:
         """All durable events of all tasks behind position `after`, and then each new one as it comes.
 
         Never ends by itself. Keep the last event's `position` to go on from there, after a restart too.
+
+        Raises:
+            JournalError: while iterating, where the journal can't be read now: ask again from that position.
+            EngineClosed: the engine is closed.
         """
         self._opened()
         position = Position(after)
