@@ -1,5 +1,6 @@
 """The commands together, and the one place where errors become lines and exit codes."""
 
+import errno
 import io
 import logging
 import os
@@ -32,6 +33,9 @@ from meowcat.core.urls import scrub
 DEBUG_VARIABLE = "MEOWCAT_DEBUG"
 """Set to anything: the engine's log and tracebacks go to standard error."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of a file without a name: what the engine writes has one, and errors of its own."""
+
 _EPILOG = """\b
 Examples:
   meowcat get https://host/big.iso -o /data/ --connections 8
@@ -43,7 +47,8 @@ Examples:
 
 \b
 Exit codes: 0 all complete, 1 a transfer failed, 2 bad input, 3 the journal can't be used,
-4 paused, canceled or waiting for something, 70 a defect, 130 and 143 stopped by a signal.
+4 paused, canceled or waiting for something, 70 a defect, 74 the output can't be written,
+130 and 143 stopped by a signal.
 """
 
 
@@ -96,8 +101,8 @@ def _never_fail_to_print() -> None:
 
 
 def _let_go_of_output(code: int | None) -> None:
-    """Where nobody reads any more, what is still to be written at exit must not fail a second time."""
-    if code == Exit.UNREAD:
+    """Where nothing can be written any more, what is still to be written at exit must not fail once more."""
+    if code in (Exit.UNREAD, Exit.UNWRITTEN):
         _drop(sys.stdout)
 
 
@@ -154,6 +159,9 @@ def _failure(error: BaseException, *, as_json: bool) -> int:
         return Exit.UNREAD
     if isinstance(error, click.ClickException):
         return _refused(error, as_json=as_json)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+        _print(MeowcatError(), f"the output can't be written: {error.strerror}", as_json=False)
+        return Exit.UNWRITTEN
     if environ.get(DEBUG_VARIABLE):
         click.echo(scrub("".join(traceback.format_exception(error))), err=True)
     if isinstance(error, MeowcatError):

@@ -30,6 +30,8 @@ class Exit(IntEnum):
     """Nothing failed, but a task is Paused, Canceled, or waits for something that has to be supplied."""
     INTERNAL = 70
     """A defect of meowcat or of a plugged-in part (EX_SOFTWARE of sysexits.h)."""
+    UNWRITTEN = 74
+    """The output can't be written: the disk that it goes to is full, say (EX_IOERR of sysexits.h)."""
     INTERRUPTED = 130
     """SIGINT: 128 + 2. Everything is in the journal."""
     UNREAD = 141

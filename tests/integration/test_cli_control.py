@@ -451,6 +451,16 @@ def test_an_output_that_nobody_reads_never_looks_like_a_failed_transfer(shell, u
     assert (process.returncode, out or "", err or "") == (code, "", "")
 
 
+@pytest.mark.parametrize("words", [("ls", "--all", "--json"), ("--version",), ("--help",)])
+def test_an_output_that_there_is_no_room_for_is_no_defect(shell, words):
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device
+        command = [sys.executable, "-m", "meowcat", *words]
+        with shell.process(command, stdout=full) as process:
+            _, err = process.communicate(timeout=30)
+    assert process.returncode == 74
+    assert err == "meowcat: the output can't be written: No space left on device\n"
+
+
 def test_ctrl_c_ends_the_following_and_not_the_transfer(shell, slow):
     with shell.owner(slow.url, "big.bin") as owner:
         with shell.start("resume", owner.tasks[0], "--json") as process:
