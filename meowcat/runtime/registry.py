@@ -26,8 +26,10 @@ _DIGESTS = 4096
 """Of keys, which are remembered while a batch of tasks is made: each is asked for several times."""
 
 
-class Lack(Struct, frozen=True, gc=False):
-    """What keeps a task from moving on."""
+class Lack(Struct, frozen=True, order=True, gc=False):
+    """What keeps a task from moving on. It has an order because rows are compared: a line may have two of one
+    task for a moment, an old place and a new one.
+    """
 
     needs: tuple[str, ...] = ()
     """What the journal does not have of the request, by name."""

@@ -86,3 +86,19 @@ def test_what_a_row_takes_does_not_grow_with_urls_and_keys():
     assert rows[0].host is rows[1].host
     assert sum(map(sys.getsizeof, (rows[0], rows[0].key))) < 150
     assert not any(isinstance(getattr(rows[0], name), dict) for name in Row.__struct_fields__)
+
+
+def test_two_rows_of_one_task_can_be_compared():
+    """A line may have both for a moment: the old place is passed over when it comes up."""
+    registry = Registry()
+    request = Download("http://host.example/x", "/srv/T", needs=("header:a",))
+    created = ev.Created(state=State.QUEUED, task=TaskId("T"), key="k", at=0, request=request)
+    waiting = ev.Waiting(state=State.QUEUED, waiting_for=WaitingFor.SUPPLY, names=request.needs)
+    there = registry.note(fold([created]))
+    elsewhere = Download("http://other.example/x", "/srv/T", needs=request.needs)
+    supplied = ev.Supplied(state=State.QUEUED, names=("url",), request=elsewhere)
+    registry.note(fold([created, supplied]))
+    back = ev.Supplied(state=State.QUEUED, names=("url",), request=request)
+    back_again = registry.note(fold([created, supplied, back, waiting]))
+    assert back_again is not there
+    assert sorted([back_again, there]) == [there, back_again]
