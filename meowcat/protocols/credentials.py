@@ -330,12 +330,13 @@ async def _provided(kept: _Kept, threads: anyio.CapacityLimiter) -> object:
     if isinstance(provider, Credential):
         return provider
     try:
-        if inspect.iscoroutinefunction(provider):
-            return await provider()
-        # In a tuple, since trio refuses a coroutine that comes out of a thread.
-        (given,) = await anyio.to_thread.run_sync(
-            lambda: (provider(),), abandon_on_cancel=True, limiter=threads
-        )
+        if inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(type(provider).__call__):
+            given: object = provider()
+        else:
+            # In a tuple, since trio refuses a coroutine that comes out of a thread.
+            (given,) = await anyio.to_thread.run_sync(
+                lambda: (provider(),), abandon_on_cancel=True, limiter=threads
+            )
         return await given if inspect.isawaitable(given) else given
     except Exception as error:  # noqa: BLE001  # an application's function: whatever it raises, there is no credential
         text = f"{type(error).__name__}: {_harmless(str(error), kept.current)}"

@@ -215,12 +215,13 @@ class Refreshers:
         raise _refused(FaultKind.CREDENTIAL, f"refresher {name!r} {text}")
 
     async def _given(self, refresher: Refresher, request: RefreshRequest) -> object:
-        if inspect.iscoroutinefunction(refresher):
-            return await refresher(request)
-        # Boxed: trio refuses a function for threads that returns a coroutine, as an async `__call__` does.
-        (given,) = await anyio.to_thread.run_sync(
-            lambda: (refresher(request),), abandon_on_cancel=True, limiter=self._threads
-        )
+        if inspect.iscoroutinefunction(refresher) or inspect.iscoroutinefunction(type(refresher).__call__):
+            given: object = refresher(request)
+        else:
+            # Boxed: trio refuses a function for threads that returns a coroutine, as a lambda may do.
+            (given,) = await anyio.to_thread.run_sync(
+                lambda: (refresher(request),), abandon_on_cancel=True, limiter=self._threads
+            )
         return await given if inspect.isawaitable(given) else given
 
 

@@ -1,5 +1,6 @@
 """Requests as values, and the one way to write a checksum."""
 
+from enum import IntEnum
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from rich.pretty import pretty_repr
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.machine import State
 from meowcat.core.transfers import (
     DIGEST_LENGTHS,
     Download,
@@ -269,11 +271,25 @@ def test_a_field_of_a_protocol_that_is_accepted_can_be_read_again(value):
         ({"connections": True}, "connections True: expected a whole number"),
         ({"keep_encoding": 1}, "keep_encoding 1: expected True or False"),
         ({"checksum": b"md5:0"}, "checksum .*expected a text"),
+        ({"protocol": ProtocolSpec(7)}, "protocol .*expected a text as its tag"),
+        ({"protocol": ProtocolSpec("own", 1, [])}, "protocol .*a dict of fields"),
+        ({"protocol": ProtocolSpec("own", 1, {"a": 1.5})}, "'own', field 'a': expected a text, .*float"),
+        ({"protocol": ProtocolSpec("own", 1, {7: "a"})}, "'own': expected fields whose names are texts"),
     ],
 )
 def test_a_value_of_another_kind_is_named(changes, said):
     with pytest.raises(InvalidArgument, match=said):
         check(replace(DOWNLOAD, **changes))
+
+
+@pytest.mark.parametrize("value", [State.QUEUED, IntEnum("Number", "ONE").ONE])
+def test_a_value_that_is_stored_as_one_of_the_usual_kind_is_fine(value):
+    check(replace(DOWNLOAD, protocol=ProtocolSpec("own", 1, {"field": value})))
+
+
+def test_a_checksum_is_a_text():
+    with pytest.raises(InvalidArgument, match="checksum 7: expected a text, as in 'sha256:"):
+        parse_checksum(7)
 
 
 def test_a_target_may_be_a_path():
