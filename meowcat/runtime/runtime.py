@@ -73,6 +73,10 @@ PAGE = 1000
 """Records read from the journal at once."""
 
 
+_AGAIN = 0.01
+"""Seconds until a task is looked at again whose state in memory and whose row say different things."""
+
+
 class Runtime:
     """Everything between the public API and the journal. One per opened engine."""
 
@@ -469,6 +473,9 @@ class Runtime:
                 row is not None
             ):
                 return self.bus.watch(state)
+            # What is in memory may be the older one until its actor was read anew, which takes the loop, and
+            # time where the journal can't be read now.
+            await anyio.sleep(_AGAIN)
 
     async def _load_there(self, tasks: Sequence[TaskId]) -> list[TaskState]:
         return _there(await self.load_all(tasks))
