@@ -74,7 +74,7 @@ PAGE = 1000
 
 
 _AGAIN = 0.01
-"""Seconds until a task is looked at again whose state in memory and whose row say different things."""
+"""Seconds until a task is looked at again whose state and whose row say different things."""
 
 
 class Runtime:
@@ -473,8 +473,8 @@ class Runtime:
                 row is not None
             ):
                 return self.bus.watch(state)
-            # What is in memory may be the older one until its actor was read anew, which takes the loop, and
-            # time where the journal can't be read now.
+            # The row is the older one while it is not known what became of a command for many, which takes
+            # time where the journal can't be read now; and the loop must go on meanwhile.
             await anyio.sleep(_AGAIN)
 
     async def _load_there(self, tasks: Sequence[TaskId]) -> list[TaskState]:
