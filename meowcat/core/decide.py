@@ -13,7 +13,7 @@ from meowcat.core import messages as msg
 from meowcat.core.errors import Code
 from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may, sources, step
 from meowcat.core.state import TaskState
-from meowcat.core.story import NOTHING_HAPPENED, Decision, Refusal, Story, admitted, begin_anew, failure
+from meowcat.core.story import NOTHING_HAPPENED, Decision, Refusal, Story, admission, begin_anew, failure
 from meowcat.core.transfers import with_named
 from meowcat.core.values import Instant
 from meowcat.core.waits import WaitingFor
@@ -29,10 +29,8 @@ def decide(task: TaskState | None, message: msg.Message, now: Instant) -> Decisi
     A stale report makes no event and no refusal; a command that the state does not allow makes a refusal
     (TASK_STATE, or TASK_NOT_FOUND for a task that has ended).
     """
-    if isinstance(message, msg.Create):
-        return _create(task, message, now)
     if task is None:
-        return _refuse(Code.TASK_NOT_FOUND, "there is no such task")
+        return _create(message, now)
     if isinstance(message, msg.Report) and not _current(task, message):
         return NOTHING_HAPPENED
     return _DECIDERS[type(message)](task, message, now)
@@ -52,9 +50,9 @@ def _current(task: TaskState, report: msg.Report) -> bool:
     run goes on until the next one begins. Byte work is over once publishing is intended: what a last request
     of it reports must not fail, or begin again, a task whose rename may be done already.
     """
-    if (report.run, report.restarts) != (task.run, task.restarts) or task.intent is not None:
+    if report.run != task.run or report.restarts != task.restarts or task.intent is not None:
         return False
-    if isinstance(report, _TRUTHS):
+    if type(report) in _TRUTHS:
         # Without its generation (the head came after a pause, and was dropped) a piece could be of any.
         return task.state not in ENDED and task.generation is not None
     return task.state in ACTIVE
@@ -63,13 +61,17 @@ def _current(task: TaskState, report: msg.Report) -> bool:
 # Commands
 
 
-def _create(task: TaskState | None, message: msg.Create, now: Instant) -> Decision:
-    if task is not None:
-        return _refuse(Code.DUPLICATE_TASK, f"task {task.id} exists already")
+def _create(message: msg.Message, now: Instant) -> Decision:
+    if not isinstance(message, msg.Create):
+        return _refuse(Code.TASK_NOT_FOUND, "there is no such task")
     state = State.PAUSED if message.paused else State.QUEUED
     return Decision(
         (ev.Created(state=state, task=message.task, key=message.key, at=now.at, request=message.request),)
     )
+
+
+def _created(task: TaskState, _: msg.Create, __: Instant) -> Decision:
+    return _refuse(Code.DUPLICATE_TASK, f"task {task.id} exists already")
 
 
 def _admit(task: TaskState, message: msg.Admit, _: Instant) -> Decision:
@@ -77,12 +79,12 @@ def _admit(task: TaskState, message: msg.Admit, _: Instant) -> Decision:
         return NOTHING_HAPPENED  # paused or canceled while the slot was on its way, or it needs none
     if message.missing:
         return Decision((ev.Waiting(state=task.state, waiting_for=WaitingFor.SUPPLY, names=message.missing),))
+    event = admission(task)
+    if task.generation is None or not task.stored or task.reusable:
+        return Decision((event,))
     story = Story(task)
-    admitted(story)
-    if task.generation is not None and task.stored and not task.reusable:
-        story.tell(
-            begin_anew(story.task, "the bytes have no strong validator, so a new run can't add to them")
-        )
+    story.tell(event)
+    story.tell(begin_anew(story.task, "the bytes have no strong validator, so a new run can't add to them"))
     return story.end()
 
 
@@ -164,6 +166,7 @@ def _faulted(task: TaskState, message: msg.Faulted, now: Instant) -> Decision:
 
 
 _DECIDERS: dict[type[msg.Message], Callable[[TaskState, Any, Instant], Decision]] = {
+    msg.Create: _created,
     msg.Admit: _admit,
     msg.Pause: _pause,
     msg.Resume: _resume,

@@ -3,16 +3,16 @@
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
 from meowcat.core.errors import InvalidArgument
-from meowcat.core.machine import ACTIVE, State, Trigger, may
+from meowcat.core.machine import ACTIVE, TERMINAL, State, Trigger, step
 from meowcat.core.pieces import choose_piece_size
-from meowcat.core.state import Phase, TaskState
+from meowcat.core.state import Phase, TaskState, evolve
 from meowcat.core.story import (
     NOTHING_HAPPENED,
     Decision,
     Story,
-    admitted,
+    admission,
     begin_anew,
-    completed,
+    completion,
     fail,
     failure,
     outage,
@@ -33,46 +33,42 @@ def probed(task: TaskState, message: msg.Probed, _: Instant) -> Decision:
         except InvalidArgument as refused:
             fault = Fault(kind=FaultKind.LENGTH, detail=str(refused))
             return fail(Story(task), fault).end()
-    story = Story(task)
-    _started(story, task.generation or message.generation, piece_size)
-    return _advance(story).end()
+    return _advance(task, _start(task, task.generation or message.generation, piece_size))
 
 
-def _started(story: Story, generation: Generation, piece_size: int) -> None:
-    state = State.RUNNING if story.task.state is State.RUNNING else story.moved(Trigger.START)
-    story.tell(ev.Started(state=state, generation=generation, piece_size=piece_size))
+def _start(task: TaskState, generation: Generation, piece_size: int) -> ev.Event:
+    state = task.state if task.state is State.RUNNING else step(task.state, Trigger.START)
+    return ev.Started(state=state, generation=generation, piece_size=piece_size)
 
 
 def flushed(task: TaskState, message: msg.Flushed, _: Instant) -> Decision:
-    story = Story(task)
-    story.tell(
-        ev.Stored(
-            state=task.state,
-            pieces=message.pieces,
-            digests=message.digests,
-            file=message.file,
-            size=message.size,
-        )
+    event = ev.Stored(
+        state=task.state,
+        pieces=message.pieces,
+        digests=message.digests,
+        file=message.file,
+        size=message.size,
     )
-    return _advance(story).end()
+    return _advance(task, event)
 
 
 def proved(task: TaskState, message: msg.Proved, _: Instant) -> Decision:
-    story = Story(task)
-    story.tell(ev.Rechecked(state=task.state, kept=message.kept, lost=message.lost))
-    return _advance(story).end()
+    return _advance(task, ev.Rechecked(state=task.state, kept=message.kept, lost=message.lost))
 
 
-def _advance(story: Story) -> Story:
-    """When all bytes are stored and proven, and no digest is to be computed: intend to publish."""
-    task = story.task
-    if task.state in ACTIVE and task.covered and not task.unproven and task.intent is None:
-        if task.state is State.PREPARING:
-            assert task.generation is not None  # noqa: S101  # what is covered is known
-            _started(story, task.generation, task.piece_size)
-        if not digest_algorithms(task):
-            _intend(story, ())
-    return story
+def _advance(task: TaskState, event: ev.Event) -> Decision:
+    """The event, by which more may be stored and proven. When that is all, and no digest is to be computed,
+    it is intended to publish."""
+    task = evolve(task, event)
+    if task.state not in ACTIVE or not task.proven:
+        return Decision((event,), None, (task,))
+    story = Story(task, [event], [task])
+    if task.state is State.PREPARING:
+        assert task.generation is not None  # noqa: S101  # what is covered is known
+        story.tell(_start(task, task.generation, task.piece_size))
+    if not digest_algorithms(task):
+        story.tell(_intent(story.task, ()))
+    return story.end()
 
 
 def expected_digests(task: TaskState) -> tuple[Checksum, ...]:
@@ -94,62 +90,57 @@ def digest_algorithms(task: TaskState) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*expected, *asked)))
 
 
-def _intend(story: Story, digests: tuple[Checksum, ...]) -> None:
-    task = story.task
-    assert task.grid is not None  # noqa: S101  # covered, so its size is known
-    assert task.file is not None  # noqa: S101  # stored, or opened for an empty file
-    story.tell(ev.PublishIntended(state=task.state, file=task.file, size=task.grid.size, digests=digests))
+def _intent(task: TaskState, digests: tuple[Checksum, ...]) -> ev.Event:
+    known, file = task.generation, task.file
+    assert known is not None  # noqa: S101  # as for what is stored
+    assert known.size is not None  # noqa: S101  # otherwise not all of it would be
+    assert file is not None  # noqa: S101  # stored, or opened for an empty file
+    return ev.PublishIntended(state=task.state, file=file, size=known.size, digests=digests)
 
 
 def digested(task: TaskState, message: msg.Digested, _: Instant) -> Decision:
     if task.phase is not Phase.VERIFYING:
         return NOTHING_HAPPENED
-    story = Story(task)
     found = {each.algorithm: each for each in message.digests}
     for expected in expected_digests(task):
         got = found.get(expected.algorithm)
         if got != expected:
             detail = f"the content has {got or 'no ' + expected.algorithm}; expected {expected}"
-            story.tell(begin_anew(story.task, detail))
+            story = Story(task)
+            story.tell(begin_anew(task, detail))
             return fail(story, Fault(kind=FaultKind.CHECKSUM, detail=detail)).end()
     if not found.keys() >= set(digest_algorithms(task)):
         return NOTHING_HAPPENED  # asked for while the file was read: it is read again
-    _intend(story, message.digests)
-    return story.end()
+    return Decision((_intent(task, message.digests),))
 
 
 def published(task: TaskState, _: msg.Published, __: Instant) -> Decision:
-    if task.phase is Phase.DISCARDING:
+    if task.discard:
         return Decision((ev.PartDiscarded(state=task.state, published=True),))
-    if task.phase is not Phase.PUBLISHING or task.intent is None:
+    if task.intent is None or task.state in TERMINAL:
         return NOTHING_HAPPENED
-    story = Story(task)
-    if task.state is State.QUEUED:  # published while the task was on its way back to a slot
-        admitted(story)
-    elif task.state is State.FAILED:
-        return NOTHING_HAPPENED
-    completed(story, _target(task), task.intent.size, task.intent.digests)
+    size, digests = task.intent.size, task.intent.digests
+    if task.state is not State.QUEUED:
+        return Decision((completion(task, size, digests, {}),))
+    story = Story(task)  # published while the task was on its way back to a slot
+    story.tell(admission(task))
+    story.tell(completion(story.task, size, digests, {}))
     return story.end()
 
 
-def _target(task: TaskState) -> str:
-    assert isinstance(task.request, Download)  # noqa: S101  # only a download has a target
-    return task.request.to
-
-
 def publish_failed(task: TaskState, message: msg.PublishFailed, now: Instant) -> Decision:
-    if task.phase is not Phase.PUBLISHING or not may(task.state, Trigger.FAIL):
+    if task.intent is None or task.state in TERMINAL:
         return NOTHING_HAPPENED
     return failure(Story(task), message.fault, now).end()
 
 
 def discarded(task: TaskState, message: msg.Discarded, _: Instant) -> Decision:
-    if task.phase is not Phase.DISCARDING:
+    if not task.discard:
         return NOTHING_HAPPENED
     return Decision((ev.PartDiscarded(state=task.state, published=message.published),))
 
 
 def discard_failed(task: TaskState, message: msg.DiscardFailed, now: Instant) -> Decision:
-    if task.phase is not Phase.DISCARDING or task.wait is not None:
+    if not task.discard or task.wait is not None:
         return NOTHING_HAPPENED
     return outage(Story(task), message.fault, WaitingFor.DISK_SPACE, now).end()

@@ -61,17 +61,20 @@ class IntervalSet(Struct, frozen=True, gc=False):
 
     def add(self, start: int, stop: int) -> Self:
         """The set with the integers from `start` up to `stop`, which is not one of them."""
-        _check_run(start, stop)
-        if start == stop:
+        if not 0 <= start < stop:
+            _check_run(start, stop)
             return self
-        if self.pairs and self.pairs[-1][1] == start:  # the usual case: what comes next in the file
-            return type(self)((*self.pairs[:-1], (self.pairs[-1][0], stop)))
-        low = self._first_ending_at_or_after(start)
-        high = bisect_right(self.pairs, stop, lo=low, key=_start)
+        pairs = self.pairs
+        if not pairs or pairs[-1][1] < start:
+            return type(self)((*pairs, (start, stop)))
+        if pairs[-1][1] == start:  # the usual case: what comes next in the file
+            return type(self)((*pairs[:-1], (pairs[-1][0], stop)))
+        low = bisect_left(pairs, start, key=_stop)
+        high = bisect_right(pairs, stop, lo=low, key=_start)
         if low < high:
-            start = min(start, self.pairs[low][0])
-            stop = max(stop, self.pairs[high - 1][1])
-        return type(self)((*self.pairs[:low], (start, stop), *self.pairs[high:]))
+            start = min(start, pairs[low][0])
+            stop = max(stop, pairs[high - 1][1])
+        return type(self)((*pairs[:low], (start, stop), *pairs[high:]))
 
     def __or__(self, other: "IntervalSet") -> Self:
         if len(other.pairs) > _FEW:
@@ -129,9 +132,6 @@ class IntervalSet(Struct, frozen=True, gc=False):
     def prefix(self) -> int:
         """Where the run that begins at 0 ends; 0 without one."""
         return self.pairs[0][1] if self.pairs and self.pairs[0][0] == 0 else 0
-
-    def _first_ending_at_or_after(self, number: int) -> int:
-        return bisect_left(self.pairs, number, key=_stop)
 
     def between(self, start: int, stop: int) -> Iterator[Pair]:
         """The runs of the set in order, cut to what lies between `start` and `stop`."""
@@ -231,7 +231,9 @@ def choose_piece_size(size: int | None, wanted: int | None) -> int:
 
 
 def _default_piece_size(size: int) -> int:
-    piece = DEFAULT_PIECE if size <= 2 * DEFAULT_PIECE else LEAST_DEFAULT_PIECE
+    if size <= 2 * DEFAULT_PIECE:
+        return DEFAULT_PIECE
+    piece = LEAST_DEFAULT_PIECE
     while -(-size // piece) > (FEW_PIECES if piece < DEFAULT_PIECE else USUAL_PIECES):
         piece *= 2
     return piece

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged
-from meowcat.core.machine import State
+from meowcat.core.machine import ENDED, State
 from meowcat.core.pieces import Grid, IntervalSet
 from meowcat.core.sessions import Session
 from meowcat.core.transfers import Download, Request
@@ -112,12 +112,17 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     def covered(self) -> bool:
         """Whether every piece of the content is stored, in a part file that is known (also an empty one); or
         is at the server, but for the one that commits."""
+        if self.file is None and self.session is None:
+            return False
         grid = self.grid
         if grid is None:
             return False
-        if not self.is_upload:
-            return self.file is not None and self.stored.covers(0, grid.count)
-        return self.session is not None and self.stored.covers(0, self.to_send)
+        return self.stored.prefix() >= (grid.count if self.session is None else self.to_send)
+
+    @property
+    def proven(self) -> bool:
+        """Whether that is so, and nothing of it has still to be read again."""
+        return not self.unproven.pairs and self.covered
 
     @property
     def to_send(self) -> int:
@@ -159,17 +164,13 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def phase(self) -> Phase:
-        if self.state is State.COMPLETE:
-            return Phase.DONE
-        if self.state is State.CANCELED:
-            return Phase.DISCARDING if self.owes else Phase.DONE
+        if self.state in ENDED:
+            return Phase.DISCARDING if self.state is State.CANCELED and self.owes else Phase.DONE
         if self.intent is not None:
             return Phase.PUBLISHING
         if self.generation is None or (self.is_upload and self.session is None):
             return Phase.PROBING
-        if self.grid is None:
-            return Phase.MOVING
-        return Phase.VERIFYING if self.covered and not self.unproven else Phase.MOVING
+        return Phase.VERIFYING if self.proven else Phase.MOVING
 
     @property
     def owes(self) -> bool:
@@ -179,116 +180,160 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def open(self) -> bool:
         """Whether there is, or may be, work left: what an opening loads. A Failed task can be retried."""
-        return self.state not in _ENDS or self.owes
+        return self.state not in ENDED or self.owes
 
 
-_ENDS = (State.COMPLETE, State.CANCELED)
 _grid = lru_cache(1024)(Grid)  # asked for several times at each step, and made with a check
 
 
-Fields = dict[str, Any]
+# One evolver for each kind of event: the task after it. Each names all that it changes in one `replace`, its
+# state and its number included: that is twice as quick as to put the changes together first.
 
 
-def _admitted(task: TaskState, event: ev.Admitted) -> Fields:
-    return {"run": event.run, "unproven": task.stored, "wait": None}
+def _created(task: TaskState, _: ev.Created) -> TaskState:
+    raise JournalDamaged(f"task {task.id} is created twice")
 
 
-def _started(_: TaskState, event: ev.Started) -> Fields:
-    return {"generation": event.generation, "piece_size": event.piece_size}
+def _admitted(task: TaskState, event: ev.Admitted) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, run=event.run, unproven=task.stored, wait=None)
 
 
-def _stored(task: TaskState, event: ev.Stored) -> Fields:
-    stored = task.stored
+def _started(task: TaskState, event: ev.Started) -> TaskState:
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        generation=event.generation,
+        piece_size=event.piece_size,
+    )
+
+
+def _stored(task: TaskState, event: ev.Stored) -> TaskState:
+    stored, generation = task.stored, task.generation
     for start, stop in event.pieces:
         stored = stored.add(start, stop)
-    fields: Fields = {"stored": stored, "file": event.file, "crashes": 0}
-    if event.size is not None and task.generation is not None:
-        fields["generation"] = replace(task.generation, size=event.size)
-    if task.reusable:  # progress that a restart would throw away is none
-        fields["attempts"] = fields["outages"] = 0
-    return fields
+    if event.size is not None and generation is not None:
+        generation = replace(generation, size=event.size)
+    lasts = task.reusable  # progress that a restart would throw away is none
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        generation=generation,
+        stored=stored,
+        file=event.file,
+        attempts=0 if lasts else task.attempts,
+        outages=0 if lasts else task.outages,
+        crashes=0,
+    )
 
 
-def _rechecked(task: TaskState, event: ev.Rechecked) -> Fields:
+def _rechecked(task: TaskState, event: ev.Rechecked) -> TaskState:
     kept, lost = IntervalSet.of(*event.kept), IntervalSet.of(*event.lost)
-    return {"stored": task.stored - lost, "unproven": task.unproven - kept - lost}
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        stored=task.stored - lost,
+        unproven=task.unproven - kept - lost,
+    )
 
 
-def _attempt_failed(task: TaskState, event: ev.AttemptFailed) -> Fields:
-    # Of a Failed task it is the removal of a session: that is not why the task has failed.
-    fields: Fields = {"fault": task.fault if event.state is State.FAILED else event.fault}
-    if event.waiting_for in (WaitingFor.HOST, WaitingFor.DISK_SPACE):
-        fields["outages"] = event.attempt
-    else:
-        fields["attempts"] = event.attempt
-    if event.delay is not None:
-        fields["wait"] = Wait(event.waiting_for, event.delay, task.seq + 1)
-    return fields
+def _attempt_failed(task: TaskState, event: ev.AttemptFailed) -> TaskState:
+    seq, outage = task.seq + 1, event.waiting_for in (WaitingFor.HOST, WaitingFor.DISK_SPACE)
+    return replace(
+        task,
+        state=event.state,
+        seq=seq,
+        # Of a Failed task it is the removal of a session: that is not why the task has failed.
+        fault=task.fault if event.state is State.FAILED else event.fault,
+        attempts=task.attempts if outage else event.attempt,
+        outages=event.attempt if outage else task.outages,
+        wait=task.wait if event.delay is None else Wait(event.waiting_for, event.delay, seq),
+    )
 
 
-def _restarted(task: TaskState, event: ev.Restarted) -> Fields:
-    return {
-        "restarts": task.restarts + 1,
-        "changes": task.changes + event.changed,
-        "generation": None,
-        "stored": NOTHING,
-        "unproven": NOTHING,
-        "file": None,
-        "intent": None,
-    }
+def _restarted(task: TaskState, event: ev.Restarted) -> TaskState:
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        restarts=task.restarts + 1,
+        changes=task.changes + event.changed,
+        generation=None,
+        stored=NOTHING,
+        unproven=NOTHING,
+        file=None,
+        intent=None,
+    )
 
 
-def _waiting(task: TaskState, event: ev.Waiting) -> Fields:
-    return {"wait": Wait(event.waiting_for, None, task.seq + 1, event.names)}
+def _waiting(task: TaskState, event: ev.Waiting) -> TaskState:
+    seq = task.seq + 1
+    return replace(task, state=event.state, seq=seq, wait=Wait(event.waiting_for, None, seq, event.names))
 
 
-def _wait_ended(_: TaskState, __: ev.WaitEnded) -> Fields:
-    return {"wait": None}
-
-
-def _supplied(task: TaskState, event: ev.Supplied) -> Fields:
+def _supplied(task: TaskState, event: ev.Supplied) -> TaskState:
     waits_on = task.wait is not None and task.wait.waiting_for is not WaitingFor.SUPPLY
-    return {"request": event.request or task.request, "wait": task.wait if waits_on else None}
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        request=event.request or task.request,
+        wait=task.wait if waits_on else None,
+    )
 
 
-def _intended(task: TaskState, event: ev.PublishIntended | ev.CommitIntended) -> Fields:
-    return {"intent": event, "intended": task.seq + 1, "digests": event.digests}
+def _intended(task: TaskState, event: ev.PublishIntended | ev.CommitIntended) -> TaskState:
+    seq = task.seq + 1
+    return replace(task, state=event.state, seq=seq, intent=event, intended=seq, digests=event.digests)
 
 
-def _completed(task: TaskState, event: ev.Completed) -> Fields:
-    fields: Fields = {"digests": event.digests, "wait": None, "fault": None, "result": event.result}
+def _completed(task: TaskState, event: ev.Completed) -> TaskState:
+    stored = task.stored
     if task.is_upload and task.grid is not None:  # the commit brought what was still missing
-        fields["stored"] = IntervalSet.of((0, task.grid.count))
-    return fields
+        stored = IntervalSet.of((0, task.grid.count))
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        stored=stored,
+        digests=event.digests,
+        wait=None,
+        fault=None,
+        result=event.result,
+    )
 
 
-def _source_pinned(_: TaskState, event: ev.SourcePinned) -> Fields:
+def _source_pinned(task: TaskState, event: ev.SourcePinned) -> TaskState:
     known = Generation(size=event.source.size, ranges=True, strong=True, digests=event.digests)
-    return {"source": event.source, "generation": known}
+    return replace(task, state=event.state, seq=task.seq + 1, source=event.source, generation=known)
 
 
-def _session_intended(_: TaskState, __: ev.SessionIntended) -> Fields:
-    return {"opening": True}
+def _session_intended(task: TaskState, event: ev.SessionIntended) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, opening=True)
 
 
-def _session_unopened(task: TaskState, event: ev.SessionUnopened) -> Fields:
-    return {"opening": False, "lost": task.lost + event.lost}
+def _session_unopened(task: TaskState, event: ev.SessionUnopened) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, opening=False, lost=task.lost + event.lost)
 
 
-def _session_opened(task: TaskState, event: ev.SessionOpened) -> Fields:
-    fields: Fields = {
-        "opening": False,
-        "session": event.session,
-        "piece_size": event.piece_size,
-        "stored": IntervalSet.of(*event.held),
-        "attempts": 0,
-        "outages": 0,
-        "left": _others(task.left, event.session.id),  # a server may come back to the same name: it is in use
-    }
-    if event.state is State.CANCELED or task.generation is None:
-        # Canceled, or its source found changed, while it was opened: nobody needs it any more.
-        fields |= {"session": None, "stored": NOTHING, "condemned": _condemned(task, event.session)}
-    return fields
+def _session_opened(task: TaskState, event: ev.SessionOpened) -> TaskState:
+    # Canceled, or its source found changed, while it was opened: nobody needs it any more.
+    needless = event.state is State.CANCELED or task.generation is None
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        opening=False,
+        session=None if needless else event.session,
+        condemned=_condemned(task, event.session) if needless else task.condemned,
+        left=_others(task.left, event.session.id),  # a server may come back to the same name: it is in use
+        piece_size=event.piece_size,
+        stored=NOTHING if needless else IntervalSet.of(*event.held),
+        attempts=0,
+        outages=0,
+    )
 
 
 def _condemned(task: TaskState, session: Session | None) -> tuple[Condemned, ...]:
@@ -297,77 +342,129 @@ def _condemned(task: TaskState, session: Session | None) -> tuple[Condemned, ...
     return (*task.condemned, Condemned(session, task.intent is not None))
 
 
-def _sent(task: TaskState, event: ev.Sent) -> Fields:
-    stored = task.stored | IntervalSet.of(*event.pieces)
-    unproven = task.unproven - IntervalSet.of(*event.pieces)
-    return {"stored": stored, "unproven": unproven, "attempts": 0, "outages": 0, "crashes": 0}
+def _sent(task: TaskState, event: ev.Sent) -> TaskState:
+    sent = IntervalSet.of(*event.pieces)
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        stored=task.stored | sent,
+        unproven=task.unproven - sent,
+        attempts=0,
+        outages=0,
+        crashes=0,
+    )
 
 
-def _session_dropped(task: TaskState, event: ev.SessionDropped) -> Fields:
-    fields: Fields = {
-        "restarts": task.restarts + 1,
-        "changes": task.changes + event.changed,
-        "condemned": _condemned(task, task.session) if event.abort else task.condemned,
-        "session": None,
-        "stored": NOTHING,
-        "unproven": NOTHING,
-        "intent": None,
-        "attempts": 0,
-    }
-    return fields | {"source": None, "generation": None, "piece_size": 0} if event.unpin else fields
+def _session_dropped(task: TaskState, event: ev.SessionDropped) -> TaskState:
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        restarts=task.restarts + 1,
+        changes=task.changes + event.changed,
+        condemned=_condemned(task, task.session) if event.abort else task.condemned,
+        session=None,
+        source=None if event.unpin else task.source,
+        generation=None if event.unpin else task.generation,
+        piece_size=0 if event.unpin else task.piece_size,
+        stored=NOTHING,
+        unproven=NOTHING,
+        intent=None,
+        attempts=0,
+    )
 
 
-def _session_aborted(task: TaskState, event: ev.SessionAborted) -> Fields:
+def _session_aborted(task: TaskState, event: ev.SessionAborted) -> TaskState:
     rest = _others(task.condemned, event.session)
     given_up = tuple(each for each in task.condemned if each not in rest and not event.gone)
-    return {"condemned": rest, "left": task.left + given_up, "wait": None, "attempts": 0, "outages": 0}
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        condemned=rest,
+        left=task.left + given_up,
+        wait=None,
+        attempts=0,
+        outages=0,
+    )
 
 
-def _session_condemned(task: TaskState, event: ev.SessionCondemned) -> Fields:
+def _session_condemned(task: TaskState, event: ev.SessionCondemned) -> TaskState:
     again = tuple(each for each in task.left if each.session.id == event.session)
-    return {"condemned": task.condemned + again, "left": _others(task.left, event.session)}
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        condemned=task.condemned + again,
+        left=_others(task.left, event.session),
+    )
 
 
 def _others(sessions: tuple[Condemned, ...], name: str) -> tuple[Condemned, ...]:
     return tuple(each for each in sessions if each.session.id != name)
 
 
-def _paused(_: TaskState, event: ev.Paused) -> Fields:
-    return {"reason": event.reason, "wait": None}
+def _paused(task: TaskState, event: ev.Paused) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, reason=event.reason, wait=None)
 
 
-def _set_going(_: TaskState, __: ev.Event) -> Fields:
-    return {"attempts": 0, "outages": 0, "changes": 0, "crashes": 0, "wait": None, "reason": ""}
+def _set_going(task: TaskState, event: ev.Resumed | ev.Retried) -> TaskState:
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        attempts=0,
+        outages=0,
+        changes=0,
+        crashes=0,
+        wait=None,
+        reason="",
+    )
 
 
-def _requeued(_: TaskState, __: ev.Requeued) -> Fields:
-    return {"crashes": 0}
+def _requeued(task: TaskState, event: ev.Requeued) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, crashes=0)
 
 
-def _recovered(task: TaskState, event: ev.Recovered) -> Fields:
+def _recovered(task: TaskState, event: ev.Recovered) -> TaskState:
     paused = event.state is State.PAUSED
-    return {
-        "crashes": task.crashes + 1 if event.crashed else task.crashes,
-        "wait": None if paused else task.wait,
-        "reason": event.reason if paused else "",
-    }
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        crashes=task.crashes + event.crashed,
+        wait=None if paused else task.wait,
+        reason=event.reason if paused else "",
+    )
 
 
-def _failed(_: TaskState, event: ev.Failed) -> Fields:
-    return {"fault": event.fault, "wait": None}
+def _failed(task: TaskState, event: ev.Failed) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, fault=event.fault, wait=None)
 
 
-def _canceled(task: TaskState, _: ev.Canceled) -> Fields:
-    if task.is_upload:
-        return {"condemned": _condemned(task, task.session), "session": None, "wait": None}
-    return {"discard": task.run > 0, "wait": None}
+def _canceled(task: TaskState, event: ev.Canceled) -> TaskState:
+    return replace(
+        task,
+        state=event.state,
+        seq=task.seq + 1,
+        condemned=_condemned(task, task.session),
+        session=None,
+        discard=task.run > 0 and not task.is_upload,
+        wait=None,
+    )
 
 
-def _part_discarded(_: TaskState, __: ev.PartDiscarded) -> Fields:
-    return {"discard": False, "wait": None}
+def _part_discarded(task: TaskState, event: ev.PartDiscarded) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, discard=False, wait=None)
 
 
-_EVOLVERS: dict[type[ev.Event], Callable[[TaskState, Any], Fields]] = {
+def _wait_ended(task: TaskState, event: ev.WaitEnded) -> TaskState:
+    return replace(task, state=event.state, seq=task.seq + 1, wait=None)
+
+
+_EVOLVERS: dict[type[ev.Event], Callable[[TaskState, Any], TaskState]] = {
+    ev.Created: _created,
     ev.Admitted: _admitted,
     ev.Started: _started,
     ev.Stored: _stored,
@@ -405,19 +502,12 @@ def evolve(task: TaskState | None, event: ev.Event) -> TaskState:
     Raises:
         JournalDamaged: the first event is not Created, or a later one is.
     """
-    evolver = _EVOLVERS.get(type(event))
-    if evolver is None or task is None:
-        return _begun(task, event)
-    fields = evolver(task, event)
-    fields["state"], fields["seq"] = event.state, task.seq + 1
-    return replace(task, **fields)
+    return _begun(event) if task is None else _EVOLVERS[type(event)](task, event)
 
 
-def _begun(task: TaskState | None, event: ev.Event) -> TaskState:
+def _begun(event: ev.Event) -> TaskState:
     if not isinstance(event, ev.Created):
         raise JournalDamaged(f"the first event is {ev.TAGS[type(event)]}; expected created")
-    if task is not None:
-        raise JournalDamaged(f"task {task.id} is created twice")
     return TaskState(id=event.task, key=event.key, request=event.request, created=event.at, state=event.state)
 
 

@@ -4,10 +4,10 @@ from msgspec import Struct
 
 from meowcat.core import events as ev
 from meowcat.core.errors import Code
-from meowcat.core.machine import State, Trigger, step
+from meowcat.core.machine import Trigger, step
 from meowcat.core.retry import DISK_PROBE_CAP_MS, HOST_PROBE_CAP_MS, Class, backoff, classify, probe_delay
 from meowcat.core.state import Phase, TaskState, evolve
-from meowcat.core.transfers import Upload
+from meowcat.core.transfers import Download, Upload
 from meowcat.core.values import Checksum, Fault, FaultKind, Instant
 from meowcat.core.waits import WaitingFor
 
@@ -31,48 +31,43 @@ class Decision(Struct, frozen=True, gc=False):
 NOTHING_HAPPENED = Decision()
 
 
-class Story:
-    """Events in the making, with the task as it is after them."""
+class Story(Struct, gc=False):
+    """Events in the making, each of which depends on the task as it is after those before it. One alone needs
+    no story.
+    """
 
-    def __init__(self, task: TaskState) -> None:
-        self.task = task
-        self.events: list[ev.Event] = []
-        self._tasks: list[TaskState] = []
+    task: TaskState
+    """After all events so far."""
+    events: list[ev.Event] = []
+    tasks: list[TaskState] = []
 
     def tell(self, event: ev.Event) -> None:
+        self.task = task = evolve(self.task, event)
         self.events.append(event)
-        self.task = evolve(self.task, event)
-        self._tasks.append(self.task)
-
-    def moved(self, trigger: Trigger) -> State:
-        return step(self.task.state, trigger)
+        self.tasks.append(task)
 
     def end(self) -> Decision:
-        return Decision(tuple(self.events), tasks=tuple(self._tasks))
+        return Decision(tuple(self.events), None, tuple(self.tasks))
 
 
-def admitted(story: Story) -> None:
+def admission(task: TaskState) -> ev.Event:
     """A slot was granted."""
-    story.tell(ev.Admitted(state=story.moved(Trigger.ADMIT), run=story.task.run + 1))
+    return ev.Admitted(state=step(task.state, Trigger.ADMIT), run=task.run + 1)
 
 
-def completed(
-    story: Story, path: str, size: int, digests: tuple[Checksum, ...], result: dict[str, str] | None = None
-) -> None:
+def completion(task: TaskState, size: int, digests: tuple[Checksum, ...], result: dict[str, str]) -> ev.Event:
     """The end that was wished for."""
-    task = story.task
-    story.tell(
-        ev.Completed(
-            state=story.moved(Trigger.FINISH),
-            path=path,
-            size=size,
-            digests=digests,
-            url=task.request.url,
-            created=task.created,
-            client_file_sign=task.request.client_file_sign,
-            direction=task.request.direction,
-            result=result or {},
-        )
+    request = task.request
+    return ev.Completed(
+        state=step(task.state, Trigger.FINISH),
+        path=request.to if isinstance(request, Download) else request.source,
+        size=size,
+        digests=digests,
+        url=request.url,
+        created=task.created,
+        client_file_sign=request.client_file_sign,
+        direction=request.direction,
+        result=result,
     )
 
 
@@ -180,7 +175,7 @@ def begin_anew(
 
 
 def fail(story: Story, fault: Fault) -> Story:
-    story.tell(ev.Failed(state=story.moved(Trigger.FAIL), fault=fault))
+    story.tell(ev.Failed(state=step(story.task.state, Trigger.FAIL), fault=fault))
     return story
 
 

@@ -12,15 +12,14 @@ from meowcat.core.story import (
     NOTHING_HAPPENED,
     Decision,
     Story,
-    admitted,
+    admission,
     attempt_failed,
     await_supply,
-    completed,
+    completion,
     failure,
     outage,
     retries,
 )
-from meowcat.core.transfers import Upload
 from meowcat.core.values import Checksum, FaultKind, Instant
 from meowcat.core.waits import WaitingFor
 
@@ -106,10 +105,8 @@ def confirmed(task: TaskState, message: msg.Confirmed, _: Instant) -> Decision:
 
 
 def proved(task: TaskState, message: msg.Proved, _: Instant) -> Decision:
-    story = Story(task)
-    state = story.moved(Trigger.START) if task.state is State.PREPARING else task.state
-    story.tell(ev.Rechecked(state=state, kept=message.kept, lost=message.lost))
-    return story.end()
+    state = step(task.state, Trigger.START) if task.state is State.PREPARING else task.state
+    return Decision((ev.Rechecked(state=state, kept=message.kept, lost=message.lost),))
 
 
 def ready(task: TaskState, message: msg.Ready, _: Instant) -> Decision:
@@ -131,12 +128,11 @@ def committed(task: TaskState, message: msg.Committed, _: Instant) -> Decision:
 
 def _finish(story: Story, result: dict[str, str]) -> None:
     if story.task.state is State.QUEUED:  # finished while the task was on its way back to a slot
-        admitted(story)
+        story.tell(admission(story.task))
     task = story.task
-    assert isinstance(task.request, Upload)  # noqa: S101  # reports of uploads alone come here
     assert task.generation is not None  # noqa: S101  # a session is opened for a source that is known
     size = task.generation.size or 0
-    completed(story, task.request.source, size, _digests(task), result)
+    story.tell(completion(task, size, _digests(task), result))
 
 
 def _digests(task: TaskState) -> tuple[Checksum, ...]:

@@ -6,8 +6,8 @@ probing GET of a `Fetch` goes on as its first part.
 
 from msgspec import Struct
 
-from meowcat.core.machine import ACTIVE, State
-from meowcat.core.state import Phase, TaskState
+from meowcat.core.machine import ACTIVE, TERMINAL, State
+from meowcat.core.state import TaskState
 
 
 class Operation(Struct, frozen=True, gc=False):
@@ -68,33 +68,28 @@ class Wanted(Struct, frozen=True, gc=False):
         return isinstance(self.operation, Settling)
 
 
-_AT_REST = (State.QUEUED, State.PAUSED)
-"""States in which nothing is done but what was intended before."""
-
-
 def wanted(task: TaskState) -> Wanted | None:
     """The operation that the task in this state demands; None when there is nothing to do."""
-    if task.state in _AT_REST and task.intent is None and not task.condemned:
+    if task.state not in ACTIVE and task.intent is None and not task.condemned and not task.discard:
         return None  # asked of each task of a long queue
     operation = _of_upload(task) if task.is_upload else _of_download(task)
     return None if operation is None else Wanted(operation, task.wait is not None)
 
 
 def _of_download(task: TaskState) -> AnyOperation | None:
-    phase = task.phase
-    if phase is Phase.DISCARDING:
-        return Discard()
-    if phase is Phase.PUBLISHING and task.state is not State.FAILED:
+    if task.state in TERMINAL:
+        return Discard() if task.discard else None
+    if task.intent is not None:
         return Publish(task.restarts)
-    if task.state not in ACTIVE:
-        return None
-    return (Verify if phase is Phase.VERIFYING else Fetch)(task.run, task.restarts)
+    return (Verify if task.proven else Fetch)(task.run, task.restarts)
 
 
 def _of_upload(task: TaskState) -> AnyOperation | None:
     if task.condemned:
         return Abort(task.condemned[0].session.id)
-    if task.phase is Phase.PUBLISHING and task.state is not State.FAILED:
+    if task.state in TERMINAL:
+        return None
+    if task.intent is not None:
         return Commit(task.restarts)
     return Send(task.run, task.restarts) if task.state in ACTIVE else None
 

@@ -12,7 +12,9 @@ import pytest
 
 import meowcat
 from meowcat.core.events import EVENT_TYPES
+from meowcat.core.state import evolve
 from meowcat.journal.checkup import check
+from meowcat.journal.codec import decode
 from meowcat.journal.exchange import export_lines, read_export
 from meowcat.journal.locate import locate
 
@@ -92,6 +94,17 @@ def test_a_golden_journal_can_be_opened_and_gone_on_with(copy, expected):
 def test_a_golden_export_reads_back(path):
     with path.open("rb") as lines:
         assert sum(len(batch.records) for batch in read_export(lines)) == expected(path)["records"]
+
+
+@pytest.mark.parametrize("path", sorted(HISTORIES.rglob("transfers.lines")), ids=name_of)
+def test_each_event_of_a_golden_export_brings_its_state_and_is_counted(path):
+    tasks = {}
+    with path.open("rb") as lines:
+        for record in (record for batch in read_export(lines) for record in batch.records):
+            event = decode(record.type, record.version, record.body)
+            tasks[record.task] = evolve(tasks.get(record.task), event)
+            assert tasks[record.task].state is event.state
+            assert tasks[record.task].seq == record.seq
 
 
 def test_the_golden_journals_hold_every_kind_of_event():

@@ -5,9 +5,9 @@ import pytest
 from meowcat.core import events as ev
 from meowcat.core.machine import State
 from meowcat.core.sessions import Capabilities, Session
-from meowcat.core.state import fold
+from meowcat.core.state import Phase, fold
 from meowcat.core.transfers import Download, ProtocolSpec, Upload
-from meowcat.core.values import Fault, FaultKind, FileIdentity, SourceIdentity, TaskId
+from meowcat.core.values import Fault, FaultKind, FileIdentity, Generation, SourceIdentity, TaskId
 from meowcat.core.waits import WaitingFor
 from meowcat.core.wanted import (
     Abort,
@@ -53,6 +53,44 @@ def test_a_slot_is_for_those_that_can_use_it(state):
 def test_publishing_is_wanted_until_its_outcome_is_an_event(state):
     expected = None if state in (State.COMPLETE, State.FAILED, State.CANCELED) else Wanted(Publish(0))
     assert wanted(task(state, INTENT)) == expected
+
+
+HELD = ev.Stored(state=State.RUNNING, pieces=((0, 1),), digests=b"", file=FileIdentity(1, 1))
+BEGUN = ev.Started(state=State.RUNNING, generation=Generation(size=1, ranges=True), piece_size=1 << 20)
+LIVES = {
+    Phase.PROBING: (),
+    Phase.MOVING: (BEGUN,),
+    Phase.VERIFYING: (BEGUN, HELD),
+    Phase.PUBLISHING: (BEGUN, HELD, INTENT),
+}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("phase", LIVES)
+def test_what_is_wanted_of_a_download_is_what_its_phase_says(phase, state):
+    active = state in (State.PREPARING, State.RUNNING)
+    found = task(state, *LIVES[phase])
+    if state in (State.CANCELED, State.COMPLETE):
+        assert found.phase is Phase.DONE
+        assert wanted(found) is None
+        return
+    assert found.phase is phase
+    if phase is Phase.PUBLISHING:
+        expected = None if state is State.FAILED else Publish(0)
+    else:
+        expected = (Verify if phase is Phase.VERIFYING else Fetch)(0, 0) if active else None
+    assert wanted(found) == (expected and Wanted(expected))
+
+
+def test_what_is_wanted_of_a_canceled_download_is_that_its_part_file_goes():
+    admitted = ev.Admitted(state=State.PREPARING, run=1)
+    for events in LIVES.values():
+        found = fold([CREATED, admitted, *events, ev.Canceled(state=State.CANCELED)])
+        assert found.phase is Phase.DISCARDING
+        assert wanted(found) == Wanted(Discard())
+        gone = fold([ev.PartDiscarded(state=State.CANCELED, published=False)], found)
+        assert gone.phase is Phase.DONE
+        assert wanted(gone) is None
 
 
 GOING = (State.QUEUED, State.PREPARING, State.RUNNING)
