@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from meowcat.core import http_fields as fields
 from meowcat.core.errors import BodyTooLarge, InvalidArgument
+from meowcat.core.http_fields import FieldError, Headers, content_codings, content_length, fields_of
 from meowcat.core.http_rules import status_fault
 from meowcat.core.redirect_rules import MAX_HOPS
 from meowcat.core.retry import Class, classify
@@ -80,7 +80,7 @@ def _within(name: str, value: object, least: int, most: int) -> None:
         raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}{hint}")
 
 
-def judge_small(asked: SmallGet, status: int, headers: fields.Headers, now_ms: int) -> Fault | None:
+def judge_small(asked: SmallGet, status: int, headers: Headers, now_ms: int) -> Fault | None:
     """What speaks against reading the body of a reply; None where nothing does.
 
     Raises:
@@ -88,15 +88,16 @@ def judge_small(asked: SmallGet, status: int, headers: fields.Headers, now_ms: i
     """
     if status == _NOT_MODIFIED and asked.conditional:
         return None
+    fields = fields_of(headers)
     if status not in _CONTENT:
-        return status_fault(status, headers, now_ms)
-    codings = fields.content_codings(headers)
+        return status_fault(status, fields, now_ms)
+    codings = content_codings(fields)
     if codings:
         detail = f"content-encoding {', '.join(codings)[:40]!r}: expected none, as was asked for"
         return Fault(kind=FaultKind.REPLY, status=status, detail=detail)
     try:
-        length = fields.content_length(headers)
-    except fields.FieldError as error:
+        length = content_length(fields)
+    except FieldError as error:
         return Fault(kind=FaultKind.REPLY, status=status, detail=str(error))
     if length is not None and length > asked.max_bytes:
         raise too_large(asked, f"{length:,} bytes")

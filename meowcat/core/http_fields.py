@@ -19,16 +19,8 @@ from meowcat.core.values import Checksum
 Headers = Sequence[tuple[str, str]]
 
 
-class Fields(list[tuple[str, str]]):
-    """Header fields of one reply, of which many are asked for: found without a look at each."""
-
-    def __init__(self, headers: Headers) -> None:
-        super().__init__(headers)
-        self.found: dict[str, list[str]] = {field.lower(): [value.strip(" \t")] for field, value in headers}
-        if len(self.found) < len(headers):  # some names stand there several times
-            self.found = {}
-            for field, value in headers:
-                self.found.setdefault(field.lower(), []).append(value.strip(" \t"))
+Fields = dict[str, tuple[str, ...]]
+"""The same, of which many are asked for: by name in lower case, the values of all lines of that name."""
 
 
 class FieldError(ValueError):
@@ -53,8 +45,10 @@ class Unsatisfied(Struct, frozen=True):
     total: int
 
 
-_RANGE = re.compile(r"bytes +(?:([0-9]+)-([0-9]+)/([0-9]+|\*)|\*/([0-9]+))", re.IGNORECASE)
-_ENTITY_TAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\U0010ffff]*"')
+_NUMBER = "([0-9]{1,99})"
+"""Of any value that fits, with a great many zeros before it: `int` takes quadratic time."""
+_RANGE = re.compile(rf"bytes +(?:{_NUMBER}-{_NUMBER}/(?:{_NUMBER}|\*)|\*/{_NUMBER})", re.IGNORECASE)
+_STRONG_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\U0010ffff]+"')
 _BYTE_SEQUENCE = re.compile(r"([a-z*][a-z0-9_.*-]*)[ \t]*=[ \t]*:([A-Za-z0-9+/=]*):")
 _INSTANCE_DIGEST = re.compile(r"([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)")
 _STRONG_AGE_MS = 60_000
@@ -63,31 +57,49 @@ _DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5":
 """Keys of the IANA registries "Hash Algorithms for HTTP Digest Fields" and "HTTP Digest Algorithm Values"."""
 
 
-def values(headers: Headers, name: str) -> list[str]:
-    """The values of all lines called `name`, in order."""
-    if isinstance(headers, Fields):
-        return headers.found.get(name, [])
-    return [value.strip(" \t") for field, value in headers if field.lower() == name]
+def fields_of(headers: Headers) -> Fields:
+    """The fields by name; their values in order, and as they came."""
+    fields: Fields = {name.lower(): (value,) for name, value in headers}
+    return fields if len(fields) == len(headers) else _repeated(headers)
 
 
-def agreed(headers: Headers, name: str) -> str | None:
+def _repeated(headers: Headers) -> Fields:
+    """Where some names stand there several times."""
+    fields: Fields = {}
+    for name, value in headers:
+        fields[name.lower()] = (*fields.get(name.lower(), ()), value)
+    return fields
+
+
+def first(fields: Fields, name: str) -> str | None:
+    """The value of the first line called `name`; None where it is absent."""
+    found = fields.get(name)
+    return None if found is None else found[0].strip(" \t")
+
+
+def agreed(fields: Fields, name: str) -> str | None:
     """The value of a field that can stand only once; None where it is absent, or where lines differ.
 
     A validator that a reply gives twice with different values validates nothing.
     """
-    found = values(headers, name)
-    if len(found) > 1:
-        found = list(set(found))
-    return (found[0] or None) if len(found) == 1 else None
+    found = fields.get(name)
+    if found is None or (len(found) > 1 and _differ(found)):
+        return None
+    return found[0].strip(" \t") or None
 
 
-def tokens(headers: Headers, name: str) -> list[str]:
+def _differ(values: Iterable[str]) -> bool:
+    return len({value.strip(" \t") for value in values}) > 1
+
+
+def members(fields: Fields, name: str) -> list[str]:
+    """The members of a comma-separated list, from all lines."""
+    return [member.strip(" \t") for value in fields.get(name, ()) for member in value.split(",")]
+
+
+def tokens(fields: Fields, name: str) -> list[str]:
     """The members of a comma-separated list of tokens, in lower case, from all lines."""
-    found = values(headers, name)
-    if not found:
-        return []
-    members = (member.strip(" \t").lower() for value in found for member in value.split(","))
-    return [member for member in members if member]
+    return [member.lower() for member in members(fields, name) if member]
 
 
 def number(text: str) -> int | None:
@@ -102,7 +114,7 @@ def number(text: str) -> int | None:
     return int(digits) if int(digits) <= MAX_SIZE else None
 
 
-def content_length(headers: Headers) -> int | None:
+def content_length(fields: Fields) -> int | None:
     """The body's length in bytes; None where it is not said.
 
     A list of equal values is one value (RFC 9110 8.6); with Transfer-Encoding it is not looked at, since the
@@ -111,54 +123,49 @@ def content_length(headers: Headers) -> int | None:
     Raises:
         FieldError: no number, or two different ones.
     """
-    if values(headers, "transfer-encoding"):
+    found = fields.get("content-length")
+    if found is None or "transfer-encoding" in fields:
         return None
-    said_once = values(headers, "content-length")
-    if len(said_once) == 1 and (length := number(said_once[0])) is not None:
+    if len(found) == 1 and (length := number(found[0].strip(" \t"))) is not None:
         return length
-    lengths = {number(member) for member in _members(headers, "content-length")}
+    lengths = {number(member) for member in members(fields, "content-length")}
     if len(lengths) > 1 or None in lengths:
-        said = ", ".join(values(headers, "content-length"))[:60]
-        raise FieldError(f"content-length {said!r}: expected one number from 0 to 2^63-1")
-    return lengths.pop() if lengths else None
+        raise FieldError(f"content-length {', '.join(found)[:60]!r}: expected one number from 0 to 2^63-1")
+    return lengths.pop()
 
 
-def content_range(headers: Headers) -> ContentRange | Unsatisfied | None:
+def content_range(fields: Fields) -> ContentRange | Unsatisfied | None:
     """The one Content-Range (RFC 9110 14.4); None where it is absent.
 
     Raises:
         RangeFieldError: another unit than bytes, a broken or contradicting form, several of them.
     """
-    found = set(values(headers, "content-range"))
-    if not found:
-        return None
-    text = found.pop()
-    match = _RANGE.fullmatch(text)
-    if match is None or found:
-        said = ", ".join([text, *found])[:80]
-        raise RangeFieldError(
-            f"content-range {said!r}: expected one 'bytes FIRST-LAST/TOTAL' or 'bytes */TOTAL'"
-        )
-    first, last, complete, unsatisfied = match.groups()
-    if unsatisfied:
-        return Unsatisfied(_inside(unsatisfied, text))
-    start, stop = _inside(first, text), _inside(last, text) + 1
-    total = None if complete == "*" else _inside(complete, text)
-    if start >= stop or stop > (MAX_SIZE if total is None else total):
-        raise RangeFieldError(f"content-range {text!r}: the range does not lie inside its own total")
-    return ContentRange(start, stop, total)
-
-
-def _inside(digits: str, text: str) -> int:
-    found = number(digits)
+    found = fields.get("content-range")
     if found is None:
-        raise RangeFieldError(f"content-range {text[:80]!r}: expected numbers up to 2^63-1")
-    return found
+        return None
+    text = found[0].strip(" \t")
+    match = _RANGE.fullmatch(text)
+    if match is None or (len(found) > 1 and _differ(found)):
+        said = ", ".join(found)[:80]
+        raise RangeFieldError(
+            f"content-range {said!r}: expected one 'bytes FIRST-LAST/TOTAL' or 'bytes */TOTAL', with numbers "
+            "up to 2^63-1"
+        )
+    begin, last, complete, unsatisfied = match.groups()
+    if unsatisfied is None:
+        start, stop, total = int(begin), int(last) + 1, None if complete is None else int(complete)
+        if start < stop <= (stop if total is None else total) <= MAX_SIZE:
+            return ContentRange(start, stop, total)
+    elif int(unsatisfied) <= MAX_SIZE:
+        return Unsatisfied(int(unsatisfied))
+    raise RangeFieldError(
+        f"content-range {text[:80]!r}: expected a range inside its own total, with numbers up to 2^63-1"
+    )
 
 
-def content_codings(headers: Headers) -> list[str]:
+def content_codings(fields: Fields) -> list[str]:
     """The content codings in the order they were applied, without `identity` (RFC 9110 8.4)."""
-    return [coding for coding in tokens(headers, "content-encoding") if coding != "identity"]
+    return [coding for coding in tokens(fields, "content-encoding") if coding != "identity"]
 
 
 def strong_etag(value: str | None) -> bool:
@@ -166,9 +173,7 @@ def strong_etag(value: str | None) -> bool:
 
     An empty one is not taken as strong: servers that send it send it for everything.
     """
-    return (
-        value is not None and value != '""' and _ENTITY_TAG.fullmatch(value) is not None and value[0] == '"'
-    )
+    return value is not None and _STRONG_TAG.fullmatch(value) is not None
 
 
 def strong_last_modified(last_modified: str | None, date: str | None) -> bool:
@@ -182,31 +187,24 @@ def strong_last_modified(last_modified: str | None, date: str | None) -> bool:
     return modified is not None and sent is not None and sent - modified >= _STRONG_AGE_MS
 
 
-def dictionary_digests(headers: Headers, name: str) -> dict[str, Checksum]:
+def dictionary_digests(fields: Fields, name: str) -> dict[str, Checksum]:
     """The digests of Repr-Digest or Content-Digest (RFC 9530 2, 3), by algorithm.
 
     Members that can't be read, or whose algorithm is unknown, are left out: a digest is an offer.
     """
-    if not values(headers, name):
-        return {}
-    found = (_BYTE_SEQUENCE.match(member) for member in _members(headers, name))
+    found = (_BYTE_SEQUENCE.match(member) for member in members(fields, name))
     return _by_algorithm((match[1], match[2]) for match in found if match)
 
 
-def instance_digests(headers: Headers) -> dict[str, Checksum]:
+def instance_digests(fields: Fields) -> dict[str, Checksum]:
     """The digests of Digest (RFC 3230 4.3.2), by algorithm. It speaks of the whole, also on a 206."""
-    found = (_INSTANCE_DIGEST.fullmatch(member) for member in _members(headers, "digest"))
+    found = (_INSTANCE_DIGEST.fullmatch(member) for member in members(fields, "digest"))
     return _by_algorithm((match[1].lower(), match[2]) for match in found if match)
 
 
-def body_md5(headers: Headers) -> dict[str, Checksum]:
+def body_md5(fields: Fields) -> dict[str, Checksum]:
     """Content-MD5 (RFC 1864): of the body that it stands on, where that is the whole."""
-    found = values(headers, "content-md5")
-    return _by_algorithm(("md5", value) for value in found) if found else {}
-
-
-def _members(headers: Headers, name: str) -> list[str]:
-    return [member.strip(" \t") for value in values(headers, name) for member in value.split(",")]
+    return _by_algorithm(("md5", value.strip(" \t")) for value in fields.get("content-md5", ()))
 
 
 def _by_algorithm(pairs: Iterable[tuple[str, str]]) -> dict[str, Checksum]:

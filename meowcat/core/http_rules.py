@@ -5,14 +5,33 @@ check: bytes have a place only where a valid Content-Range, or a complete 200, g
 two generations are never called the same. Sections are of RFC 9110 unless said otherwise.
 """
 
+import re
 from typing import Final
 
 from msgspec import Struct
 
-from meowcat.core import http_fields as fields
 from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import InvalidArgument
-from meowcat.core.http_fields import Headers, strong_etag, strong_last_modified
+from meowcat.core.http_fields import (
+    ContentRange,
+    FieldError,
+    Fields,
+    Headers,
+    RangeFieldError,
+    Unsatisfied,
+    agreed,
+    body_md5,
+    content_codings,
+    content_length,
+    content_range,
+    dictionary_digests,
+    fields_of,
+    first,
+    instance_digests,
+    strong_etag,
+    strong_last_modified,
+    tokens,
+)
 from meowcat.core.retry import parse_retry_after
 from meowcat.core.values import Checksum, Fault, FaultKind, Generation
 
@@ -40,6 +59,11 @@ _OK: Final = 200
 _PARTIAL: Final = 206
 _PRECONDITION_FAILED: Final = 412
 _RANGE_NOT_SATISFIABLE: Final = 416
+
+_MULTIPART: Final = re.compile(r"[ \t]*multipart/byteranges", re.IGNORECASE)
+_CODINGS: Final = frozenset({"transfer-encoding", "content-encoding"})
+_DIGESTS: Final = frozenset({"repr-digest", "content-digest", "content-md5", "digest"})
+"""Most replies to a range have none of these."""
 
 LARGE: Final = 1 << 20
 """Bytes of a content whose replies are worth a thread each."""
@@ -106,7 +130,7 @@ class Wrong(Struct, frozen=True, tag="wrong"):
 Verdict = Partial | Whole | Empty | Changed | Wrong
 
 
-def judge(asked: Asked, status: int, headers: Headers, now_ms: int | None = None) -> Verdict:
+def judge(asked: Asked, status: int, headers: Headers | Fields, now_ms: int | None = None) -> Verdict:
     """What the reply to a GET or HEAD means. Redirects are followed, or refused, before this is called.
 
     Args:
@@ -116,29 +140,30 @@ def judge(asked: Asked, status: int, headers: Headers, now_ms: int | None = None
         now_ms: the wall clock, needed only for a Retry-After date in a reply that has no Date.
 
     """
+    fields = headers if isinstance(headers, dict) else fields_of(headers)
     try:
         if status == _OK:
-            return _judge_whole(asked, headers)
+            return _judge_whole(asked, fields)
         if status == _PARTIAL and asked.method == "GET":  # 14.2: Range is defined for GET alone
-            return _judge_partial(asked, headers)
+            return _judge_partial(asked, fields)
         if status == _RANGE_NOT_SATISFIABLE and asked.method == "GET":
-            return _judge_unsatisfied(asked, headers)
-    except fields.RangeFieldError as error:
+            return _judge_unsatisfied(asked, fields)
+    except RangeFieldError as error:
         return _wrong(FaultKind.RANGE, status, f"{error}")
-    except fields.FieldError as error:
+    except FieldError as error:
         return _wrong(FaultKind.REPLY, status, f"{error}")
     if status == _PRECONDITION_FAILED and asked.pinned is not None and condition_headers(asked.pinned):
         return Changed("the server says that the content is not the pinned one any more (412)")
-    return Wrong(status_fault(status, headers, now_ms))
+    return Wrong(status_fault(status, fields, now_ms))
 
 
-def _judge_whole(asked: Asked, headers: Headers) -> Verdict:
+def _judge_whole(asked: Asked, fields: Fields) -> Verdict:
     """A 200: the whole content, whatever range was asked for (14.2 lets a server ignore Range)."""
-    coded = _refuse_coding(asked, _OK, headers)
+    coded = _refuse_coding(asked, _OK, fields)
     if coded is not None:
         return coded
-    generation = generation_of(_OK, headers, method=asked.method)
-    placed = fields.content_range(headers)
+    generation = generation_of(_OK, fields, method=asked.method)
+    placed = content_range(fields)
     if placed is not None and not _is_whole(placed, generation.size):
         # 14.4 gives Content-Range no meaning here, but servers that send a part with a 200 do exist.
         return _wrong(FaultKind.RANGE, _OK, "a 200 with the Content-Range of a part; expected 206 for a part")
@@ -152,66 +177,72 @@ def _judge_whole(asked: Asked, headers: Headers) -> Verdict:
     return Whole(generation, generation.size)
 
 
-def _is_whole(placed: fields.ContentRange | fields.Unsatisfied, size: int | None) -> bool:
-    if isinstance(placed, fields.Unsatisfied) or placed.start:
+def _is_whole(placed: ContentRange | Unsatisfied, size: int | None) -> bool:
+    if isinstance(placed, Unsatisfied) or placed.start:
         return False
     return placed.stop == placed.total and size in (None, placed.stop)
 
 
-def _judge_partial(asked: Asked, headers: Headers) -> Verdict:
+def _judge_partial(asked: Asked, fields: Fields) -> Verdict:
     """A 206: one range, which must begin where it was asked for (15.3.7)."""
     if asked.keep_encoding:
         return _wrong(FaultKind.RANGE, _PARTIAL, "a part of a content that was asked for as a whole")
-    media = fields.values(headers, "content-type")
-    if any(value.lower().startswith("multipart/byteranges") for value in media):
+    if any(map(_MULTIPART.match, fields.get("content-type", ()))):
         # 15.3.7.2: only for a request of several ranges, which is never sent.
         return _wrong(
             FaultKind.RANGE, _PARTIAL, "multipart/byteranges for one range; expected that range alone"
         )
-    coded = _refuse_coding(asked, _PARTIAL, headers)
+    coded = _refuse_coding(asked, _PARTIAL, fields)
     if coded is not None:
         return coded
-    placed = fields.content_range(headers)
-    if not isinstance(placed, fields.ContentRange):
-        return _judge_unplaced(asked, placed, headers)
-    return _judge_placed(asked, placed, headers)
+    placed = content_range(fields)
+    if not isinstance(placed, ContentRange):
+        return _judge_unplaced(asked, placed, fields)
+    return _judge_placed(asked, placed, fields)
 
 
-def _judge_unplaced(asked: Asked, placed: fields.Unsatisfied | None, headers: Headers) -> Verdict:
+def _judge_unplaced(asked: Asked, placed: Unsatisfied | None, fields: Fields) -> Verdict:
     """A 206 without a range. Some servers send `bytes */0` for an empty content, which has no ranges."""
-    length = fields.content_length(headers)
+    length = content_length(fields)
     if placed is None or placed.total or length or asked.start:
         return _wrong(FaultKind.RANGE, _PARTIAL, "a 206 without the Content-Range of a part (15.3.7.1)")
-    generation = generation_of(_PARTIAL, headers, size=0)
+    generation = generation_of(_PARTIAL, fields, size=0)
     return _compare(asked, generation, _PARTIAL) or Empty(generation)
 
 
-def _judge_placed(asked: Asked, placed: fields.ContentRange, headers: Headers) -> Verdict:
-    came = f"bytes {placed.start} to {placed.stop - 1}"
-    if placed.start != asked.start:
-        return _wrong(FaultKind.RANGE, _PARTIAL, f"{came}; expected a range that begins at {asked.start}")
-    if asked.stop is not None and placed.stop > asked.stop:  # less is allowed by 15.3.7, more is not
-        return _wrong(FaultKind.RANGE, _PARTIAL, f"{came}; expected nothing beyond {asked.stop - 1}")
-    generation = generation_of(_PARTIAL, headers, size=placed.total)
+def _judge_placed(asked: Asked, placed: ContentRange, fields: Fields) -> Verdict:
+    start, stop = placed.start, placed.stop
+    if start != asked.start:
+        detail = f"{_came(placed)}; expected a range that begins at {asked.start}"
+        return _wrong(FaultKind.RANGE, _PARTIAL, detail)
+    if asked.stop is not None and stop > asked.stop:  # less is allowed by 15.3.7, more is not
+        detail = f"{_came(placed)}; expected nothing beyond {asked.stop - 1}"
+        return _wrong(FaultKind.RANGE, _PARTIAL, detail)
+    generation = generation_of(_PARTIAL, fields, size=placed.total)
     differs = _compare(asked, generation, _PARTIAL)
     if differs is not None:
         return differs
-    length = fields.content_length(headers)
-    if length is not None and length != placed.stop - placed.start:
-        return _wrong(FaultKind.LENGTH, _PARTIAL, f"{came} announced with a Content-Length of {length}")
-    return Partial(generation, placed.start, placed.stop)
+    length = content_length(fields)
+    if length is not None and length != stop - start:
+        detail = f"{_came(placed)} announced with a Content-Length of {length}"
+        return _wrong(FaultKind.LENGTH, _PARTIAL, detail)
+    return Partial(generation, start, stop)
 
 
-def _judge_unsatisfied(asked: Asked, headers: Headers) -> Verdict:
+def _came(placed: ContentRange) -> str:
+    return f"bytes {placed.start} to {placed.stop - 1}"
+
+
+def _judge_unsatisfied(asked: Asked, fields: Fields) -> Verdict:
     """A 416 (15.5.17). None of its verdicts leads to the same request again, so that no loop is possible."""
-    placed = fields.content_range(headers)
-    if not isinstance(placed, fields.Unsatisfied):
+    placed = content_range(fields)
+    if not isinstance(placed, Unsatisfied):
         return _wrong(
             FaultKind.RANGE,
             _RANGE_NOT_SATISFIABLE,
             f"the server has nothing from byte {asked.start} on and does not say how much it has",
         )
-    generation = generation_of(_RANGE_NOT_SATISFIABLE, headers, size=placed.total)
+    generation = generation_of(_RANGE_NOT_SATISFIABLE, fields, size=placed.total)
     pinned = asked.pinned
     if pinned is not None and (_contradict(pinned, generation) or placed.total < asked.start):
         return Changed(f"the content has {placed.total} bytes now, and is not the pinned one any more")
@@ -227,16 +258,14 @@ def _judge_unsatisfied(asked: Asked, headers: Headers) -> Verdict:
     )
 
 
-def status_fault(status: int, headers: Headers, now_ms: int | None) -> Fault:
+def status_fault(status: int, fields: Fields, now_ms: int | None) -> Fault:
     """A status that brings no content, with what it means and how long it asks to wait."""
-    wait = next(iter(fields.values(headers, "retry-after")), None)
-    date = next(iter(fields.values(headers, "date")), None)
     detail = f"the server answered {status}: {_MEANINGS.get(status, 'expected 200 or 206')}"
     return Fault(
         kind=FaultKind.STATUS,
         detail=detail,
         status=status,
-        retry_after=parse_retry_after(wait, date, now_ms),
+        retry_after=parse_retry_after(first(fields, "retry-after"), first(fields, "date"), now_ms),
     )
 
 
@@ -254,17 +283,19 @@ _MEANINGS = {
 """What helps a person on, for the statuses that people meet."""
 
 
-def _refuse_coding(asked: Asked, status: int, headers: Headers) -> Wrong | None:
+def _refuse_coding(asked: Asked, status: int, fields: Fields) -> Wrong | None:
     """8.4: a coding changes what the bytes are, and `Accept-Encoding: identity` was sent (12.5.3).
 
     No TE is sent either, so chunked alone may be used for the transfer (RFC 9112 6.1): of anything else each
     client makes something else, and some hand over the chunks' sizes as if they were content.
     """
-    transfer = fields.tokens(headers, "transfer-encoding")
+    if fields.keys().isdisjoint(_CODINGS):
+        return None
+    transfer = tokens(fields, "transfer-encoding")
     if transfer and transfer != ["chunked"]:
         detail = f"transfer-encoding {', '.join(transfer)[:40]!r}: expected none, or chunked"
         return _wrong(FaultKind.REPLY, status, detail)
-    codings = fields.content_codings(headers)
+    codings = content_codings(fields)
     if not codings or asked.keep_encoding:
         return None
     detail = f"content-encoding {', '.join(codings)[:40]!r}: expected none; keep_encoding takes it as it is"
@@ -329,9 +360,7 @@ def _describe(generation: Generation) -> str:
     return f"{validator[:80]} ({size})"
 
 
-def generation_of(
-    status: int, headers: Headers, *, size: int | None = None, method: str = "GET"
-) -> Generation:
+def generation_of(status: int, fields: Fields, *, size: int | None = None, method: str = "GET") -> Generation:
     """The generation that a 200, 206 or 416 speaks of.
 
     `size` is what Content-Range said; of a 200 it is Content-Length. The 0 of a HEAD is not believed: too
@@ -342,33 +371,33 @@ def generation_of(
     """
     whole = status == _OK
     if whole:
-        size = fields.content_length(headers)
+        size = content_length(fields)
         size = None if size == 0 and method == "HEAD" else size
-    etag = fields.agreed(headers, "etag")
-    modified = fields.agreed(headers, "last-modified")
-    strong = strong_etag(etag) or strong_last_modified(modified, fields.agreed(headers, "date"))
+    etag = agreed(fields, "etag")
+    modified = agreed(fields, "last-modified")
+    strong = strong_etag(etag) or strong_last_modified(modified, agreed(fields, "date"))
     return Generation(
         size=size,
-        ranges=not whole or "bytes" in fields.tokens(headers, "accept-ranges"),  # 14.3
+        ranges=not whole or "bytes" in tokens(fields, "accept-ranges"),  # 14.3
         etag=etag,
         last_modified=modified,
         strong=strong,
-        digests=_whole_digests(status, headers, method),
+        digests=_whole_digests(status, fields, method),
     )
 
 
-def _whole_digests(status: int, headers: Headers, method: str) -> tuple[Checksum, ...]:
+def _whole_digests(status: int, fields: Fields, method: str) -> tuple[Checksum, ...]:
     """Repr-Digest speaks of the whole on any reply (RFC 9530 3), except that a 416 represents an error page.
 
     Digest (RFC 3230 4.3.2) does so as well, but servers that compute it over the part are known: it counts
     on a 200 only, and so do, where the body is the whole, the digests of the body.
     """
-    if status == _RANGE_NOT_SATISFIABLE:
+    if status == _RANGE_NOT_SATISFIABLE or fields.keys().isdisjoint(_DIGESTS):
         return ()
-    offered = fields.dictionary_digests(headers, "repr-digest")
+    offered = dictionary_digests(fields, "repr-digest")
     if status == _OK:
-        body = {d.algorithm: d for d in content_digests(headers)} if method == "GET" else {}
-        offered = fields.instance_digests(headers) | body | offered
+        body = {d.algorithm: d for d in content_digests(fields)} if method == "GET" else {}
+        offered = instance_digests(fields) | body | offered
     return tuple(offered.values())
 
 
@@ -383,14 +412,16 @@ def _without_ranges(generation: Generation) -> Generation:
     )
 
 
-def content_digests(headers: Headers, *, part: bool = False) -> tuple[Checksum, ...]:
+def content_digests(fields: Fields, *, part: bool = False) -> tuple[Checksum, ...]:
     """Digests of the reply's own body: Content-Digest (RFC 9530 2), and Content-MD5 unless it is a `part`.
 
     HTTP has given Content-MD5 up since servers disagree on whether it is of a part or of the whole (RFC 7231,
     Appendix B): OSS sends that of the whole with every range.
     """
-    found = {} if part else fields.body_md5(headers)
-    return tuple((found | fields.dictionary_digests(headers, "content-digest")).values())
+    if fields.keys().isdisjoint(_DIGESTS):
+        return ()
+    found = {} if part else body_md5(fields)
+    return tuple((found | dictionary_digests(fields, "content-digest")).values())
 
 
 def condition_headers(generation: Generation) -> dict[str, str]:

@@ -23,7 +23,7 @@ Overwrite = Literal["never", "replace"]
 Probe = Literal["get", "head"]
 Direction = Literal["download", "upload"]
 
-_OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)
+_OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)  # 2 us each time that they are asked for
 _BOUNDS = (
     ("connections", 1, 256),
     ("piece_size", MIN_PIECE, MAX_PIECE),
@@ -347,9 +347,6 @@ def with_named(present: Request, fresh: Request, names: Iterable[str]) -> Reques
     if named and named <= options:
         return replace(present, **{name: getattr(fresh, name) for name in named})
     return replace(fresh, **{name: getattr(present, name) for name in options - named})
-
-
-_OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)  # 2 us each time that they are asked for
 
 
 def _check_download(request: Download) -> None:

@@ -5,7 +5,7 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
-from meowcat.core.http_fields import Fields
+from meowcat.core.http_fields import fields_of
 from meowcat.core.http_rules import (
     Asked,
     Partial,
@@ -39,10 +39,13 @@ class HttpRange(DownloadProtocol):
     def __init__(self, job: DownloadJob, tools: Tools) -> None:
         super().__init__(job, tools)
         request = self._request = job.request
-        own = _OWN if request.keep_encoding else _OWN | {"accept-encoding"}
-        own = own if request.accept is None else own | {"accept"}
-        self._caller = {name.lower() for name in job.headers}
-        self._kept = {name: value for name, value in job.headers.items() if name.lower() not in own}
+        own = {} if request.keep_encoding else {"Accept-Encoding": "identity"}  # 12.5.3
+        callers = {name.lower() for name in job.headers}
+        if request.accept is not None or "accept" not in callers:
+            own["Accept"] = request.accept or "*/*"
+        self._own = own
+        taken = _OWN.union(map(str.lower, own))
+        self._kept = {name: value for name, value in job.headers.items() if name.lower() not in taken}
         self._route = Route(tools.transport, job.url, self._kept)
 
     @property
@@ -65,9 +68,7 @@ class HttpRange(DownloadProtocol):
         return replace(asked, total=self._request.total_size, keep_encoding=self._request.keep_encoding)
 
     def _headers(self, asked: Asked) -> dict[str, str]:
-        headers = {} if asked.keep_encoding else {"Accept-Encoding": "identity"}  # 12.5.3
-        if self._request.accept is not None or "accept" not in self._caller:
-            headers["Accept"] = self._request.accept or "*/*"
+        headers = self._own.copy()
         if not asked.keep_encoding and (asked.start or asked.stop is not None):
             headers["Range"] = range_header(asked.start, asked.stop)
         if asked.pinned is not None:
@@ -97,16 +98,16 @@ class HttpAnswer:
 
     def __init__(self, reply: HttpReply, asked: Asked, now_ms: int) -> None:
         self._reply = reply
-        self._fields = Fields(reply.headers)
-        self._framed = "content-length" in self._fields.found
+        self._fields = fields_of(reply.headers)
+        self._framed = "content-length" in self._fields
         self.verdict: Verdict = judge(asked, reply.status, self._fields, now_ms)
 
     @property
     def digest(self) -> Checksum | None:
         verdict = self.verdict
         part = isinstance(verdict, Partial) and (verdict.start, verdict.stop) != (0, verdict.generation.size)
-        offered = {each.algorithm: each for each in content_digests(self._fields, part=part)}
-        return next((offered[name] for name in _PREFERRED if name in offered), None)
+        offered = content_digests(self._fields, part=part)
+        return min(offered, key=lambda each: _PREFERRED.index(each.algorithm), default=None)
 
     async def read(self, size: int) -> Chunk:
         return await self._reply.read(size)
