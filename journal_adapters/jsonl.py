@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -35,7 +34,7 @@ from journal_adapters.jsonl_index import GrowingIndex
 from journal_adapters.jsonl_log import Log
 from journal_adapters.jsonl_opening import Following, Past, load
 from journal_adapters.jsonl_reading import Reading, StoredSegment, View
-from journal_adapters.jsonl_state import Ledger, Row, snapshot_of
+from journal_adapters.jsonl_state import Changes, Ledger, snapshot_of
 from journal_adapters.ownership import Lock, refuse_platform
 from meowcat.core.errors import (
     InvalidArgument,
@@ -48,7 +47,7 @@ from meowcat.core.errors import (
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, link, require_sequel
+from meowcat.journal.chain import require_sequel, sequel
 from meowcat.journal.contract import (
     FORMAT,
     MAX_RECORD,
@@ -69,7 +68,7 @@ from meowcat.journal.lines import (
     Segment,
     control_line,
     intact,
-    record_line,
+    record_lines,
     seal_line,
 )
 
@@ -184,19 +183,9 @@ class JSONLJournal:
         ledger = self._ledger
         if not batch:
             return Position(ledger.position)
-        lines: list[Line] = []
-        chain, position, epoch = ledger.chain, ledger.position, self._epoch
-        changes: dict[TaskId, _Change] = {}
-        for entry in batch:
-            position += 1
-            self._follow(entry, position, changes)
-            try:
-                chain = link(chain, entry, epoch, Position(position))
-                lines.append(record_line(entry, epoch, Position(position), chain))
-            except UNFIT as error:
-                raise JournalRejected(f"task {entry.task!r}: no record can hold this: {error}") from error
-        self._store(log, batch, lines, changes, chain, epoch)
-        return Position(position)
+        last = Position(ledger.position)
+        new = sequel(batch, last, self._epoch, ledger.chain, self.max_record)
+        return self._store(log, [record for record, _ in new])
 
     def restore(self, records: Sequence[Record]) -> Position:
         """Take over another journal's records; see RestorableJournal."""
@@ -206,13 +195,9 @@ class JSONLJournal:
             return Position(ledger.position)
         last = Position(ledger.position)
         require_sequel(records, last, Epoch(ledger.recorded), ledger.chain, self.max_record)
-        changes: dict[TaskId, _Change] = {}
-        for record in records:
-            self._follow(record, record.position, changes)
-        lines = [record_line(each, each.epoch, each.position, each.chain) for each in records]
+        last = self._store(log, records)
         self._restored = True
-        self._store(log, records, lines, changes, records[-1].chain, records[-1].epoch)
-        return records[-1].position
+        return last
 
     def reopen(self) -> Position:
         log = self._owned()
@@ -383,64 +368,65 @@ class JSONLJournal:
         self._write(log, [control_line(opening)], durable=True)
         self._publish(log)
 
-    def _follow(self, entry: Entry | Record, position: int, changes: "dict[TaskId, _Change]") -> None:
-        """See that the entry is the next of its task, and note what it changes.
+    def _store(self, log: Log, records: Sequence[Record]) -> Position:
+        """Write a batch of records; then readers may see it. Returns the position of the last."""
+        changes = self._changes(records)
+        try:
+            lines = record_lines(records)
+        except TypeError as error:
+            raise JournalRejected(f"no record can hold this: {error}") from error
+        last = records[-1]
+        offset = self._write(log, lines, last.position, last.chain)
+        index = self._published().current.index
+        assert index is not None  # noqa: S101  # the current segment grows
+        index.extend(offset, records, lines)
+        with self._mutex:
+            self._ledger.extend(changes, last)
+            self._publish(log)
+        return last.position
+
+    def _changes(self, records: Sequence[Record]) -> Changes:
+        """What a batch changes, of which each record is the next of its task.
 
         Raises:
             JournalConflict, JournalRejected.
 
         """
-        if len(entry.body) > self.max_record:
-            raise JournalRejected(f"a record of {len(entry.body)} bytes; at most {self.max_record} fit")
-        task, seq = entry.task, entry.seq
-        before = changes.get(task)
-        row = self._row(task, seq) if before is None else before.row
-        expected = 1 if row is None else row.seq + 1
-        if seq != expected and (row is not None or self._ledger.whole or seq < 1):
-            raise JournalConflict(
-                f"task {task} goes on with record {expected}, not with {seq}: somebody else wrote it"
-            )
-        changes[task] = _Change(Row(position if row is None else row.first, seq), entry.open)
-
-    def _row(self, task: TaskId, seq: int) -> Row | None:
-        row = self._ledger.rows.get(task)
-        if row is not None:
-            return row
-        view = self._published()
-        if seq == 1 and self._reading.is_above(view, task):
-            return None
-        with explained(self._folder, JournalRejected):
-            if seq == 1 and not self._reading.has(view, task):
-                return None
-            return self._reading.find(view, task)
-
-    def _store(
-        self,
-        log: Log,
-        batch: Sequence[Entry | Record],
-        lines: list[Line],
-        changes: "dict[TaskId, _Change]",
-        chain: bytes,
-        epoch: int,
-    ) -> None:
-        """Write a batch of records; then readers may see it."""
-        ledger = self._ledger
-        position = ledger.position + len(lines)
-        offset = self._write(log, lines, position, chain)
-        index = self._published().current.index
-        assert index is not None  # noqa: S101  # the current segment grows
-        for entry, line in zip(batch, lines, strict=True):
-            index.add(offset, entry.task)
-            offset += len(line)
-        with self._mutex:
-            for task, change in changes.items():
-                if change.open:
-                    ledger.rows[task] = change.row
+        rows, view = self._ledger.rows, self._published()
+        highest: str | None = None
+        changes: Changes = {}
+        for record in records:
+            task, seq = record.task, record.seq
+            known = changes.get(task)
+            row = rows.get(task) if known is None else None
+            if known is not None:
+                first, expected = known[0], known[1].seq + 1
+            elif row is not None:
+                first, expected = row.first, row.seq + 1
+            else:
+                if highest is None and seq == 1:
+                    highest = self._reading.highest(view)
+                if seq == 1 and highest is not None and task > highest:
+                    first, expected = record.position, 1
                 else:
-                    ledger.rows.drop(task)
-            ledger.position, ledger.chain, ledger.recorded = position, chain, epoch
-            ledger.epoch = max(ledger.epoch, epoch)
-            self._publish(log)
+                    first, expected = self._sought(view, record)
+            if seq != expected:
+                raise JournalConflict(
+                    f"task {task} goes on with record {expected}, not with {seq}: somebody else wrote it"
+                )
+            changes[task] = first, record
+        return changes
+
+    def _sought(self, view: View, record: Record) -> tuple[int, int]:
+        """The position of the first record of a task that is not among the unfinished, and the `seq` that its
+        next one has."""
+        task, seq = record.task, record.seq
+        with explained(self._folder, JournalRejected):
+            found = self._reading.find(view, task) if seq > 1 or self._reading.has(view, task) else None
+        if found is not None:
+            return found.first, found.seq + 1
+        # What was archived and taken away may have had any number of its records.
+        return record.position, 1 if self._ledger.whole else max(1, seq)
 
     def _write(
         self,
@@ -538,13 +524,6 @@ class JSONLJournal:
         if self._restored:
             raise JournalRejected(f"{self.path}: another journal was taken over: open it again first")
         return log
-
-
-class _Change(NamedTuple):
-    """What a batch makes of a task."""
-
-    row: Row
-    open: bool
 
 
 class _Named(Struct, frozen=True):

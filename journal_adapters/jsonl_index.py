@@ -20,6 +20,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import accumulate
 from mmap import mmap
 from typing import Protocol
 
@@ -28,6 +29,7 @@ import msgspec
 from msgspec import Struct
 
 from meowcat.core.values import TaskId
+from meowcat.journal.contract import Record
 from meowcat.journal.lines import CRC_LENGTH, intact, seal_line
 
 _UNKNOWN = 0
@@ -95,6 +97,23 @@ class GrowingIndex:
             numbers.append(len(self.offsets))
         self.offsets.append(offset)
 
+    def extend(self, offset: int, records: Sequence[Record], lines: Sequence[bytes]) -> None:
+        """The next records, whose lines stand one behind the other from `offset` on."""
+        first = len(self.offsets)
+        self.offsets.extend(accumulate(map(len, lines[:-1]), initial=offset))
+        tasks, high = self.tasks, self.high
+        for number, record in enumerate(records, first):
+            task = record.task
+            numbers = tasks.get(task)
+            if numbers is None:
+                tasks[task] = number
+                high = max(high, task)
+            elif isinstance(numbers, int):
+                tasks[task] = [numbers, number]
+            else:
+                numbers.append(number)
+        self.high = high
+
     def add_damaged(self, offset: int, value: int | None) -> None:
         """The next record, which is damaged: `value` is the hash of its task, or None where it may be
         anybody's.
@@ -127,7 +146,10 @@ class GrowingIndex:
         hashes = [_UNKNOWN] * self.count
         for task, numbers in self.tasks.items():
             value = hash_of(task)
-            for number in _listed(numbers):
+            if isinstance(numbers, int):
+                hashes[numbers] = value
+                continue
+            for number in numbers:
                 hashes[number] = value
         for value, numbers in self._nameless.items():
             for number in numbers:

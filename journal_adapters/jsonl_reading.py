@@ -218,17 +218,19 @@ class Reading:
 
         return find
 
-    def is_above(self, view: View, task: TaskId) -> bool:
-        """Whether a task's id is above all that have records, as a new one's is: then it has none. Quick."""
+    def highest(self, view: View) -> str | None:
+        """A text that no task with a record is above; None where that is not known. A new task's id is above
+        it, as a rule, and then it needs no search."""
         index = view.current.index
-        if index is None or not index.named or task <= index.high:
-            return False
+        if index is None or not index.named:
+            return None
         if self._highest[0] is not view.sealed:
             self._highest = view.sealed, self._high_of(view.sealed)
         high = self._highest[1]
         if high is None:
             self._highest = (), ""
-        return high is not None and task > high
+            return None
+        return max(high, index.high)
 
     def _high_of(self, sealed: tuple[StoredSegment, ...]) -> str | None:
         """A text that no task in these segments is above; None where that is not known of one."""

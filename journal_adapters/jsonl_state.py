@@ -24,6 +24,7 @@ class Row(Struct, frozen=True, gc=False):
 
 _SEQ = 20
 """Bits of a packed row that are the `seq`."""
+_MASK = (1 << _SEQ) - 1
 
 
 class Rows:
@@ -32,14 +33,15 @@ class Rows:
     def __init__(self, rows: Iterable[tuple[TaskId, Row]] = ()) -> None:
         self._packed: dict[TaskId, int | Row] = {}
         for task, row in rows:
-            self[task] = row
+            self.put(task, row.first, row.seq)
 
     def get(self, task: TaskId) -> Row | None:
         packed = self._packed.get(task)
         return None if packed is None else _unpacked(packed)
 
-    def __setitem__(self, task: TaskId, row: Row) -> None:
-        self._packed[task] = (row.first << _SEQ | row.seq) if row.seq < 1 << _SEQ else row
+    def put(self, task: TaskId, first: int, seq: int) -> None:
+        """The row of the task is this."""
+        self._packed[task] = first << _SEQ | seq if seq <= _MASK else Row(first, seq)
 
     def drop(self, task: TaskId) -> None:
         """Know nothing of the task, which may not be among them."""
@@ -53,19 +55,22 @@ class Rows:
 
     def listed(self) -> list[tuple[str, int, int]]:
         """What a snapshot has of them: without a Row for each, of which there may be a million."""
-        mask = (1 << _SEQ) - 1
         return [
-            (task, row >> _SEQ, row & mask) if isinstance(row, int) else (task, row.first, row.seq)
+            (task, row >> _SEQ, row & _MASK) if isinstance(row, int) else (task, row.first, row.seq)
             for task, row in self._packed.items()
         ]
 
 
 def _unpacked(packed: int | Row) -> Row:
-    return packed if isinstance(packed, Row) else Row(packed >> _SEQ, packed & (1 << _SEQ) - 1)
+    return packed if isinstance(packed, Row) else Row(packed >> _SEQ, packed & _MASK)
 
 
 Find = Callable[[TaskId], Row | None]
 """The row of a task that is not among the unfinished; None for a task without records."""
+
+
+Changes = dict[TaskId, tuple[int, Record]]
+"""Of each task that a batch is about, the position of its first record, and its last record."""
 
 
 class Ledger:
@@ -100,10 +105,21 @@ class Ledger:
     def place(self, position: int, task: TaskId, seq: int, row: Row | None, *, open_: bool) -> None:
         """A record of the task at `position`, which had `row` before it."""
         if open_:
-            self.rows[task] = Row(position if row is None else row.first, seq)
+            self.rows.put(task, position if row is None else row.first, seq)
         elif row is not None:
             self.rows.drop(task)
         self.position = position
+
+    def extend(self, changes: Changes, last: Record) -> None:
+        """A batch of records, of which `last` is the last."""
+        rows = self.rows
+        for task, (first, record) in changes.items():
+            if record.open:
+                rows.put(task, first, record.seq)
+            else:
+                rows.drop(task)
+        self.position, self.chain, self.recorded = last.position, last.chain, last.epoch
+        self.epoch = max(self.epoch, last.epoch)
 
     def set_cursor(self, name: str, position: int | None) -> None:
         if position is None:

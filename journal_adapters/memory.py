@@ -23,7 +23,7 @@ from meowcat.core.errors import (
     UnknownJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, crc, intact, mark, require_sequel, seal
+from meowcat.journal.chain import checksum, crc, intact, mark, require_sequel, sequel
 from meowcat.journal.contract import GENESIS, MAX_RECORD, Damage, Entry, Epoch, Owner, Record, Sync
 
 
@@ -83,15 +83,9 @@ class MemoryJournal:
         store = self._owned()
         if self._restored:
             raise JournalRejected("records were restored; close the journal and open it again")
-        records: list[tuple[Record, int]] = []
-        chain = store.records[-1][0].chain if store.records else GENESIS
-        for position, entry in enumerate(batch, len(store.records) + 1):
-            if len(entry.body) > self.max_record:
-                raise JournalRejected(f"a record of {len(entry.body)} bytes; at most {self.max_record} fit")
-            record, checksum = _sealed(chain, entry, self._epoch, Position(position))
-            chain = record.chain
-            records.append((record, checksum))
-        return self._store(records)
+        last, chain = Position(len(store.records)), store.records[-1][0].chain if store.records else GENESIS
+        new = sequel(batch, last, self._epoch, chain, self.max_record)
+        return self._store([(record, checksum(form, record.chain)) for record, form in new])
 
     def restore(self, records: Sequence[Record]) -> Position:
         """Store records of another journal as they are; see RestorableJournal."""
@@ -144,8 +138,8 @@ class MemoryJournal:
 
     def cursors(self) -> Mapping[str, Position]:
         cursors = self._usable().cursors
-        for name, (position, checksum) in cursors.items():
-            if mark(name, position) != checksum:
+        for name, (position, written) in cursors.items():
+            if mark(name, position) != written:
                 raise JournalDamaged(f"the cursor {name!r} is damaged: forget it, and set it anew")
         return {name: position for name, (position, _) in cursors.items()}
 
@@ -160,8 +154,8 @@ class MemoryJournal:
         self._owned().snapshots[name] = position, body, mark(name, position, body)
 
     def get_snapshot(self, name: str) -> tuple[Position, bytes] | None:
-        position, body, checksum = self._usable().snapshots.get(name, (Position(0), b"", None))
-        return (position, body) if mark(name, position, body) == checksum else None
+        position, body, written = self._usable().snapshots.get(name, (Position(0), b"", None))
+        return (position, body) if mark(name, position, body) == written else None
 
     def close(self) -> None:
         if self._owner and self._epoch == self.store.epoch and self._pid == os.getpid():
@@ -184,18 +178,9 @@ class MemoryJournal:
         return store
 
 
-def _sealed(previous: bytes, entry: Entry, epoch: Epoch, position: Position) -> tuple[Record, int]:
-    try:
-        chain, checksum = seal(previous, entry, epoch, position)
-    except UNFIT as error:
-        raise JournalRejected(f"task {entry.task!r}: no record can hold this: {error}") from error
-    fields = (entry.task, entry.seq, epoch, entry.open, entry.type, entry.version, entry.at, entry.body)
-    return Record(position, *fields, chain), checksum
-
-
-def _checked(record: Record, checksum: int, place: int) -> Record | Damage:
+def _checked(record: Record, written: int, place: int) -> Record | Damage:
     """The record, or the damage where it should be: a scan must be able to go on behind it."""
     position = Position(place + 1)
-    if intact(record, checksum) and record.position == position:
+    if intact(record, written) and record.position == position:
         return record
     return Damage(f"record {position} is damaged: wrong CRC", position, record.task)

@@ -60,7 +60,7 @@ from meowcat.core.errors import (
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, crc, mark, require_sequel, seal
+from meowcat.journal.chain import UNFIT, checksum, crc, mark, require_sequel, sequel
 from meowcat.journal.contract import MAX_RECORD, Compaction, Damage, Entry, Epoch, Owner, Record, Sync
 
 CHECKPOINT_AFTER = 8 << 20
@@ -172,12 +172,16 @@ class SQLiteJournal:
         writer = self._writable()
         if self._restored:
             raise JournalRejected(f"{self.path}: records were restored; close it and open it again")
-        rows, tail = self._rows(batch)
+        tail = self._tail
+        records, rows = [], []
+        for record, form in sequel(batch, tail.last, tail.epoch, tail.chain, self.max_record):
+            records.append(record)
+            rows.append((*astuple(record), checksum(form, record.chain)))
         if not rows:
             return tail.last
         self._checkpoint_when_due(writer)
-        self._store(rows, batch, tail)
-        return tail.last
+        self._store(records, rows, replace(tail, last=record.position, chain=record.chain))
+        return record.position
 
     def restore(self, records: Sequence[Record]) -> Position:
         """Store records of another journal as they are; see RestorableJournal."""
@@ -190,7 +194,7 @@ class SQLiteJournal:
         self._checkpoint_when_due(writer)
         end = records[-1]
         tail = replace(tail, last=end.position, chain=end.chain, epoch=max(tail.epoch, end.epoch))
-        self._store([_row(each) for each in records], records, tail)
+        self._store(records, [_row(each) for each in records], tail)
         self._restored = True
         return tail.last
 
@@ -366,42 +370,20 @@ class SQLiteJournal:
         if stored != epoch:
             raise JournalFenced(f"{self.path}: epoch {stored} owns the journal; this is {epoch}")
 
-    def _rows(self, batch: Sequence[Entry]) -> tuple[list[Row], Tail]:
-        """The batch as rows, and the tail after it but for the number of unfinished tasks.
-
-        Raises:
-            JournalRejected: an entry that no record can hold.
-
-        """
-        rows: list[Row] = []
-        tail = self._tail
-        chain, epoch = tail.chain, tail.epoch
-        for position, entry in enumerate(batch, tail.last + 1):
-            if len(entry.body) > self.max_record:
-                raise JournalRejected(f"a record of {len(entry.body)} bytes; at most {self.max_record} fit")
-            try:
-                chain, checksum = seal(chain, entry, epoch, Position(position))
-            except UNFIT as error:
-                raise JournalRejected(f"task {entry.task!r}: no record can hold this: {error}") from error
-            head = (position, entry.task, entry.seq, epoch, entry.open, entry.type, entry.version, entry.at)
-            rows.append((*head, entry.body, chain, checksum))
-        return rows, replace(tail, last=Position(tail.last + len(rows)), chain=chain)
-
-    def _store(self, rows: list[Row], batch: Sequence[Entry | Record], tail: Tail) -> None:
-        """Store rows and all that sums them up, in one transaction."""
+    def _store(self, records: Sequence[Record], rows: Sequence[Row], tail: Tail) -> None:
+        """Store records, which have these rows, and all that sums them up, in one transaction; `tail` is the
+        tail after it but for the number of unfinished tasks."""
         with self._transaction() as change:
             self._found = None
             if self._reads.fresh:
-                for entry in batch:
-                    self._reads.fresh.pop(entry.task, None)
-            known = stored(self._reads.query, to_find(batch, self._sums, self._archived.high))
-            sums = Sums(change.writer, self._sums, known)
-            for row, entry in zip(rows, batch, strict=True):
-                sums.add(entry, row[0])
+                for record in records:
+                    self._reads.fresh.pop(record.task, None)
+            found = stored(self._reads.query, to_find(records, self._sums, self._archived.high))
+            sums = Sums(change.writer, self._sums, found, records)
             insert(change.writer, "INSERT INTO record", rows)
             change.tail = replace(tail, unfinished=tail.unfinished + sums.store())
         sums.keep()
-        self._unchecked += sum(len(entry.body) for entry in batch) + _OVERHEAD * len(rows)
+        self._unchecked += sum([len(each.body) for each in records]) + _OVERHEAD * len(rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[_Change]:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from meowcat.core.errors import JournalConflict, JournalDamaged
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.chain import UNFIT, mark
-from meowcat.journal.contract import GENESIS, Damage, Entry, Epoch, Record
+from meowcat.journal.contract import GENESIS, Damage, Epoch, Record
 
 Row = tuple[Any, ...]
 
@@ -140,7 +140,7 @@ def insert(writer: sqlite3.Connection, verb: str, rows: Sequence[Row]) -> None:
     writer.executemany(f"{verb} VALUES {one}", rows[whole:])
 
 
-def to_find(batch: Iterable[Entry | Record], kept: Mapping[TaskId, TaskSum], archived: str) -> list[TaskId]:
+def to_find(batch: Iterable[Record], kept: Mapping[TaskId, TaskSum], archived: str) -> list[TaskId]:
     """The tasks in a batch whose sums have to be looked for, once for all of them: what goes on and is not
     `kept`, and what begins with an id that is not above all of those that were archived.
     """
@@ -154,34 +154,40 @@ class Sums:
     """The sums of the tasks in a batch, as they are before it and will be after it."""
 
     def __init__(
-        self, writer: sqlite3.Connection, kept: dict[TaskId, TaskSum], found: Mapping[TaskId, TaskSum]
+        self,
+        writer: sqlite3.Connection,
+        kept: dict[TaskId, TaskSum],
+        found: Mapping[TaskId, TaskSum],
+        records: Iterable[Record],
     ) -> None:
-        """Take what is known of tasks already: `keep` adds to `kept`, and `found` has those `to_find`."""
-        self._writer = writer
-        self._kept = kept
-        self._found = found
-        self._before: dict[TaskId, TaskSum | None] = {}
-        self._after: dict[TaskId, TaskSum] = {}
-
-    def add(self, entry: Entry | Record, position: Position) -> None:
-        """Take the next record.
+        """Sum the batch up, with what is known of its tasks already: `keep` adds to `kept`, and `found` has
+        those `to_find`.
 
         Raises:
-            JournalConflict: it does not follow on the task's last one.
+            JournalConflict: a record does not follow on its task's last one.
 
         """
-        task = entry.task
-        known = self._after.get(task)
-        if known is None:
-            known = self._kept.get(task) or self._found.get(task)
-            self._before[task] = known
-        expected = known.seq + 1 if known else 1
-        if entry.seq != expected:
-            raise JournalConflict(
-                f"task {task}: record {entry.seq} does not follow on its last; {expected} would"
-            )
-        first = known.first if known else position
-        self._after[task] = TaskSum(task, first, entry.seq, entry.open)
+        self._writer = writer
+        self._kept = kept
+        self._before: dict[TaskId, TaskSum | None] = {}
+        last: dict[TaskId, tuple[Position, Record]] = {}
+        """Of each task the position of its first record, and its last record."""
+        for record in records:
+            task = record.task
+            known = last.get(task)
+            if known is not None:
+                first, expected = known[0], known[1].seq + 1
+            else:
+                before = self._before[task] = kept.get(task) or found.get(task)
+                first, expected = (record.position, 1) if before is None else (before.first, before.seq + 1)
+            if record.seq != expected:
+                raise JournalConflict(
+                    f"task {task}: record {record.seq} does not follow on its last; {expected} would"
+                )
+            last[task] = first, record
+        self._after = {
+            task: TaskSum(task, first, record.seq, record.open) for task, (first, record) in last.items()
+        }
 
     def store(self) -> int:
         """Write them; returns by how many there are more unfinished tasks.

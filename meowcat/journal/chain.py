@@ -7,7 +7,7 @@ later. The CRC stands beside each record so that damage can be pinned to it with
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import google_crc32c
 
@@ -28,8 +28,18 @@ def canonical(entry: Entry | Record, epoch: Epoch, position: Position) -> bytes:
 
     """
     task, kind, body = entry.task.encode(), entry.type.encode(), entry.body
-    lengths = len(task), len(kind), len(body)
-    head = _pack(FORMAT, position, epoch, entry.seq, entry.at, entry.version, entry.open, *lengths)
+    head = _pack(
+        FORMAT,
+        position,
+        epoch,
+        entry.seq,
+        entry.at,
+        entry.version,
+        entry.open,
+        len(task),
+        len(kind),
+        len(body),
+    )
     return b"".join((head, task, kind, body))
 
 
@@ -65,24 +75,70 @@ def link(previous: bytes, entry: Entry | Record, epoch: Epoch, position: Positio
     return hashlib.sha256(previous + canonical(entry, epoch, position)).digest()
 
 
+def checksum(form: bytes, chain: bytes) -> int:
+    """CRC32C (RFC 3720 B.4) over a record's canonical bytes and its chain value."""
+    found: int = google_crc32c.value(form + chain)
+    return found
+
+
 def crc(entry: Entry | Record, epoch: Epoch, position: Position, chain: bytes) -> int:
-    """CRC32C (RFC 3720 B.4) over the record and its chain value."""
-    checksum: int = google_crc32c.value(canonical(entry, epoch, position) + chain)
-    return checksum
+    """The checksum of a record and its chain value."""
+    return checksum(canonical(entry, epoch, position), chain)
 
 
 def seal(previous: bytes, entry: Entry, epoch: Epoch, position: Position) -> tuple[bytes, int]:
     """`link` and `crc` of a new record, at the price of one."""
     form = canonical(entry, epoch, position)
     chain = hashlib.sha256(previous + form).digest()
-    return chain, google_crc32c.value(form + chain)
+    return chain, checksum(form, chain)
+
+
+def sequel(
+    entries: Iterable[Entry], last: Position, epoch: Epoch, chain: bytes, max_record: int
+) -> Iterator[tuple[Record, bytes]]:
+    """The records that `entries` become in a journal that ends with `last`, each with its canonical bytes.
+
+    Args:
+        entries: to be appended.
+        last: the position of the last record there; 0 in an empty journal.
+        epoch: of the ownership under which they are appended.
+        chain: the chain value of the last record, or GENESIS.
+        max_record: bytes that a body may have.
+
+    Raises:
+        JournalRejected: one of them is no record.
+
+    """
+    position = last
+    for entry in entries:
+        position = Position(position + 1)
+        body = entry.body
+        try:
+            form = canonical(entry, epoch, position)
+        except UNFIT as error:
+            raise JournalRejected(f"task {entry.task!r}: no record can hold this: {error}") from error
+        if len(body) > max_record:
+            raise JournalRejected(f"a record of {len(body)} bytes; at most {max_record} fit")
+        chain = hashlib.sha256(chain + form).digest()
+        record = Record(
+            position,
+            entry.task,
+            entry.seq,
+            epoch,
+            entry.open,
+            entry.type,
+            entry.version,
+            entry.at,
+            body,
+            chain,
+        )
+        yield record, form
 
 
 def intact(record: Record, checksum: int) -> bool:
     """Whether the record is the one that `checksum` was computed for."""
     try:
-        form = canonical(record, record.epoch, record.position)
-        return google_crc32c.value(form + record.chain) == checksum  # type: ignore[no-any-return]  # untyped
+        return crc(record, record.epoch, record.position, record.chain) == checksum
     except UNFIT:  # a damaged column can come back as another type
         return False
 

@@ -21,7 +21,7 @@ from meowcat.journal.lines import (
     Segment,
     control_line,
     parse,
-    record_line,
+    record_lines,
 )
 
 _NONE = "0" * 64
@@ -55,7 +55,7 @@ def export_lines(journal: Journal) -> Iterator[Line]:
             if record.position != last + 1:
                 raise JournalDamaged(f"records {last + 1} to {record.position - 1} are not in the journal")
             last, chain = record.position, record.chain
-            yield record_line(record, record.epoch, record.position, record.chain)
+        yield from record_lines(records)
         if records:
             yield control_line(Commit(len(records), last, chain.hex()))
     # Its owner may have gone on since: a cursor behind the end would skip what the copy records there.

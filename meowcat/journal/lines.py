@@ -10,6 +10,8 @@ canonicalised. Lines of five kinds are told apart by their first key: `segment`,
 record), `cursor` and `commit`. `docs/journal-format.md` is the norm.
 """
 
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import NewType
 
 import google_crc32c
@@ -18,7 +20,7 @@ from msgspec import Raw, Struct
 
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.contract import FORMAT, Entry, Epoch, Owner, Record, Sync
+from meowcat.journal.contract import FORMAT, Epoch, Owner, Record, Sync
 
 Line = NewType("Line", bytes)
 """With its CRC and its line feed."""
@@ -94,9 +96,27 @@ class _RecordLine(Struct, forbid_unknown_fields=True):
     base64: bytes | msgspec.UnsetType = msgspec.UNSET
 
 
+class _Written(Struct, gc=False):
+    """What is written of a record, in this order; a body or its base64."""
+
+    position: int
+    task: str
+    seq: int
+    epoch: int
+    open: bool
+    at: int
+    type: str
+    version: int
+    body: Raw | msgspec.UnsetType
+    base64: bytes | msgspec.UnsetType
+    chain: str
+
+
 _decode_record = msgspec.json.Decoder(_RecordLine).decode
 _encode = msgspec.json.encode
-_parses = msgspec.json.Decoder(Raw).decode
+_encode_written = msgspec.json.Encoder().encode
+_values_of = msgspec.json.Decoder(list[Raw]).decode
+_first_of = itemgetter(slice(1))
 
 
 def seal_line(body: bytes) -> Line:
@@ -105,42 +125,56 @@ def seal_line(body: bytes) -> Line:
     return Line(b'%b,"crc":"%08x"}\n' % (head, google_crc32c.value(head)))
 
 
-def record_line(entry: Entry | Record, epoch: Epoch, position: Position, chain: bytes) -> Line:
-    """A record's line. Its body stands in it byte for byte where it is a JSON object without control
+def record_lines(records: Sequence[Record]) -> list[Line]:
+    """The lines of records. A body stands in its line byte for byte where it is a JSON object without control
     characters, as every event is; anything else stands as `base64`.
+
+    Raises:
+        TypeError: a field of another type, that passes for a number or a text elsewhere.
+
     """
-    body = entry.body
-    form = b'"body":%b' % body if _stands_as_it_is(body) else b'"base64":%b' % _encode(body)
-    head = (
-        b'{"position":%d,"task":%b,"seq":%d,"epoch":%d,"open":%b,"at":%d,"type":%b,"version":%d,%b,"chain":"%b"'
-        % (
-            position,
-            _encode(entry.task),
-            entry.seq,
-            epoch,
-            b"true" if entry.open else b"false",
-            entry.at,
-            _encode(entry.type),
-            entry.version,
-            form,
-            chain.hex().encode(),
+    lines = []
+    for each, raw in zip(records, _standing([each.body for each in records]), strict=True):
+        body, base64 = (msgspec.UNSET, each.body) if raw is None else (raw, msgspec.UNSET)
+        written = _Written(
+            each.position,
+            each.task,
+            each.seq,
+            each.epoch,
+            bool(each.open),
+            each.at,
+            each.type,
+            each.version,
+            body,
+            base64,
+            each.chain.hex(),
         )
-    )
-    return Line(b'%b,"crc":"%08x"}\n' % (head, google_crc32c.value(head)))
+        lines.append(seal_line(_encode_written(written)))
+    return lines
 
 
-def _stands_as_it_is(body: bytes) -> bool:
-    if not (body.startswith(b"{") and body.endswith(b"}")):
-        return False
-    if b"\n" in body or b"\r" in body or b"\t" in body:
-        return False
+def _standing(bodies: list[bytes]) -> Sequence[Raw | None]:
+    """Of each body the JSON object that it is, as it may stand in a line, or None."""
+    together = _objects(bodies)
+    if together is not None:
+        return together
+    return [None if (alone := _objects([each])) is None else alone[0] for each in bodies]
+
+
+def _objects(bodies: list[bytes]) -> list[Raw] | None:
+    """All of `bodies`, if each may stand in a line. They are looked at together, in half of the time: as a
+    list they must be JSON, and its values be what the bodies are."""
+    text = b"[%b]" % b",".join(bodies)
+    if b"\n" in text or b"\r" in text or b"\t" in text or set(map(_first_of, bodies)) != {b"{"}:
+        return None
     try:
-        _parses(body)  # the form alone: no value is made, and other control characters are none of JSON's
-        if not body.isascii():
-            body.decode()
+        # The form alone: no value is made, and other control characters are none of JSON's.
+        objects = _values_of(text)
+        if not text.isascii():
+            text.decode()
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        return False
-    return True
+        return None
+    return objects if list(map(bytes, objects)) == bodies else None
 
 
 def control_line(value: Segment | Opening | Cursor | Commit) -> Line:

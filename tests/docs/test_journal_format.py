@@ -6,21 +6,23 @@ from pathlib import Path
 
 import google_crc32c
 import pytest
+from msgspec.structs import replace
 
 from meowcat.journal.chain import canonical, link
-from meowcat.journal.contract import GENESIS, Entry, Owner
-from meowcat.journal.lines import Commit, Cursor, Opening, Segment, control_line, record_line
+from meowcat.journal.contract import GENESIS, Owner, Record
+from meowcat.journal.lines import Commit, Cursor, Opening, Segment, control_line, record_lines
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal-format.md").read_text(encoding="utf-8")
-RECORD = Entry("t1", 1, True, "created", 1, 1_700_000_000_000, b'{"a":1}')
-CHAIN = link(GENESIS, RECORD, 1, 1)
+UNCHAINED = Record(1, "t1", 1, 1, True, "created", 1, 1_700_000_000_000, b'{"a":1}', b"")
+CHAIN = link(GENESIS, UNCHAINED, 1, 1)
+RECORD = replace(UNCHAINED, chain=CHAIN)
 
 
 @pytest.mark.parametrize(
     "line",
     [
         control_line(Segment(1, "ab" * 16, 1, 1, 1, "00" * 32, "00" * 32)),
-        record_line(RECORD, 1, 1, CHAIN),
+        *record_lines([RECORD]),
         control_line(Opening(1, 1_700_000_000_000, Owner(4711, "host.example", "app"), "power")),
         control_line(Cursor("sink", 1)),
         control_line(Commit(1, 1, CHAIN.hex())),

@@ -19,7 +19,7 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.chain import link
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import GENESIS, Entry, Owner, Record
-from meowcat.journal.lines import Commit, Segment, control_line, parse, record_line
+from meowcat.journal.lines import Commit, Segment, control_line, parse, record_lines
 
 PATHS = {"sqlite": "transfers.db", "jsonl": "transfers.jsonl"}
 
@@ -125,7 +125,7 @@ def forge(where, old, new):
             if isinstance(said, Record):
                 said = replace(said, body=said.body.replace(old, new))
                 chain = link(chain, said, said.epoch, said.position)
-                lines.append(record_line(said, said.epoch, said.position, chain))
+                lines += record_lines([replace(said, chain=chain)])
             elif isinstance(said, Commit | Segment):
                 lines.append(control_line(replace(said, chain=chain.hex())))
             else:

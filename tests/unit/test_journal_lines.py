@@ -5,7 +5,7 @@ import json
 import google_crc32c
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meowcat.core.errors import JournalDamaged
@@ -18,7 +18,7 @@ from meowcat.journal.lines import (
     control_line,
     intact,
     parse,
-    record_line,
+    record_lines,
 )
 
 CHAIN = bytes(range(32))
@@ -71,10 +71,20 @@ def record_of(entry, epoch=4, position=17):
 
 @given(ENTRIES)
 def test_a_record_comes_back_to_the_byte(entry):
-    line = record_line(entry, 4, 17, CHAIN)
+    (line,) = record_lines([record_of(entry)])
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert parse(line) == record_of(entry)
+
+
+@given(st.lists(ENTRIES))
+@example([Entry("t", 1, True, "created", 1, 5, body) for body in (b'{"a":[{}', b"{}]}", b"{},{}")])
+@example([Entry("t", 1, True, "created", 1, 5, body) for body in (b'{"a":1}', b'{"a":2},"base64":{}')])
+def test_records_that_are_written_together_come_back_as_if_each_were_alone(entries):
+    records = [record_of(entry) for entry in entries]
+    lines = record_lines(records)
+    assert [parse(line) for line in lines] == records
+    assert lines == [line for record in records for line in record_lines([record])]
 
 
 @given(ENTRIES)
@@ -82,7 +92,7 @@ def test_a_line_is_strict_json_that_ends_in_the_crc_of_what_is_before_it(entry):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    line = record_line(entry, 4, 17, CHAIN)
+    (line,) = record_lines([record_of(entry)])
     document = json.loads(line, parse_constant=refuse)
     before, _, _ = line.rpartition(b',"crc":')
     assert int(document["crc"], 16) == google_crc32c.value(before)
@@ -93,7 +103,7 @@ def test_a_line_is_strict_json_that_ends_in_the_crc_of_what_is_before_it(entry):
 
 def test_an_event_stands_in_its_line_as_it_is():
     body = b'{"type":"paused","state":"Paused","reason":"asked to"}'
-    line = record_line(Entry("t", 1, True, "paused", 1, 5, body), 1, 1, CHAIN)
+    (line,) = record_lines([record_of(Entry("t", 1, True, "paused", 1, 5, body))])
     assert b'"body":' + body in line
 
 
@@ -107,7 +117,7 @@ def test_every_other_line_comes_back(value):
 @pytest.mark.parametrize(
     "line",
     [
-        record_line(Entry("task", 1, True, "created", 1, 5, b'{"a":1}'), 1, 1, CHAIN),
+        *record_lines([record_of(Entry("task", 1, True, "created", 1, 5, b'{"a":1}'))]),
         *map(control_line, CONTROLS),
     ],
     ids=["Record", *(type(value).__name__ for value in CONTROLS)],
