@@ -69,14 +69,15 @@ class Codec:
         self._versions = {tag: event.version for tag, event in events.items()}
         check_chain(self._versions, upcasters)
         self._upcasters = upcasters
-        self._tags = {event: tag for tag, event in events.items()}
-        self._encoder = msgspec.json.Encoder()
+        self._heads = {event: (tag, event.version) for tag, event in events.items()}
+        self._encode = msgspec.json.Encoder().encode
         self._decoders = {tag: msgspec.json.Decoder(event) for tag, event in events.items()}
         self._current = {(tag, self._versions[tag]): decoder for tag, decoder in self._decoders.items()}
 
     def encode(self, event: Event) -> tuple[str, int, bytes]:
         """The event's tag, version and body."""
-        return self._tags[type(event)], event.version, self._encoder.encode(event)
+        tag, version = self._heads[type(event)]
+        return tag, version, self._encode(event)
 
     def decode(self, tag: str, version: int, body: bytes) -> Event:
         """The event that was encoded, in its current version.

@@ -18,11 +18,10 @@ from meowcat.journal.contract import Damage, Entry, Journal, Record
 class Batch:
     """What one caller wants stored together, and what became of it."""
 
-    __slots__ = ("entries", "outcome", "over", "size", "waiter")
+    __slots__ = ("entries", "outcome", "over", "waiter")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        self.size = len(entries[0].body) if len(entries) == 1 else sum(len(entry.body) for entry in entries)
         self.over = False
         self.waiter: object = None
         """What the caller waits on; see Writer."""

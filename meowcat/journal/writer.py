@@ -38,11 +38,10 @@ _FINAL = (JournalFenced, JournalForked, JournalClosed)
 class _Call(Generic[T]):
     """Another piece of work for the journal, between two groups."""
 
-    __slots__ = ("outcome", "over", "size", "waiter", "work")
+    __slots__ = ("outcome", "over", "waiter", "work")
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
-        self.size = 0
         self.over = False
         self.waiter: object = None
         self.outcome: T | Exception | None = None
@@ -220,13 +219,16 @@ class Writer:
             self._finish(group)
 
     def _next_group(self) -> list[Batch | _Call[object]]:
+        if len(self._waiting) == 1:  # as a rule: what goes alone is not measured
+            return [self._waiting.popleft()]
         group: list[Batch | _Call[object]] = []
         records = size = 0
         while self._waiting:
             job = self._waiting[0]
             if isinstance(job, _Call):
                 return group or [self._waiting.popleft()]
-            records, size = records + len(job.entries), size + job.size
+            records += len(job.entries)
+            size += sum([len(entry.body) for entry in job.entries])
             if group and (records > self._max_records or size > self._max_bytes):
                 break
             group.append(self._waiting.popleft())

@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Protocol
 
 import anyio
@@ -71,18 +72,23 @@ class _Step(Struct, eq=False):
     after: TaskState
 
 
+_body_of = attrgetter("body")
+
+
 def entries_of(
     task: TaskState | None, events: Sequence[Event], at: int, folded: Sequence[TaskState] = ()
 ) -> tuple[list[Entry], TaskState]:
     """The journal entries of events that follow on `task`, and the task after them. `folded` is the task
     after each of them, where whoever decided has it."""
     entries = []
-    for number, event in enumerate(events):
-        task = folded[number] if folded else evolve(task, event)
+    for event, after in zip(events, folded or _folded(task, events), strict=True):
         kind, version, body = encode(event)
-        entries.append(Entry(task.id, task.seq, task.open, kind, version, at, body))
-    assert task is not None  # noqa: S101  # there is at least one event
-    return entries, task
+        entries.append(Entry(after.id, after.seq, after.open, kind, version, at, body))
+    return entries, after
+
+
+def _folded(task: TaskState | None, events: Sequence[Event]) -> list[TaskState]:
+    return [task := evolve(task, event) for event in events]
 
 
 class Dispatcher:
@@ -265,7 +271,7 @@ class Dispatcher:
         return None
 
     def _fit(self, entries: Sequence[Entry]) -> bool:
-        return max([len(entry.body) for entry in entries]) <= self._max_record
+        return max(map(len, map(_body_of, entries))) <= self._max_record
 
     def _with_more(self, step: _Step, source: Live, now: Instant) -> _Step:
         """With what the same operation has reported behind it, as far as all of it makes events."""
