@@ -62,7 +62,9 @@ class Intake:
             needs = (*request.needs, *download_needs_of(protocol, spec))
             request = replace(request, url=url, protocol=spec, needs=needs)
         check(request)
-        config = self.config
+        config, accept = self.config, request.accept or None
+        if accept is None and request.protocol is None and not _names_accept(request.headers):
+            accept = config.accept
         request = replace(
             request,
             to=os.path.abspath(request.to),  # noqa: PTH100  # symlinks stay as they are
@@ -70,7 +72,7 @@ class Intake:
             piece_size=request.piece_size or config.piece_size,
             retries=config.retries if request.retries is None else request.retries,
             digest=self._digest_for(request),
-            accept=self._accept_for(request),
+            accept=accept,
         )
         sealed, secrets = seal(request)
         return sealed, secrets, request.key or request.to
@@ -95,16 +97,13 @@ class Intake:
         place = identity(url) if protocol.owns_url else f"{identity(url)} {request.source}"
         return sealed, secrets, request.key or place
 
-    def _accept_for(self, request: Download) -> str | None:
-        if request.accept or request.protocol is not None:
-            return request.accept or None
-        headers = request.headers
-        own = headers and any(name.lower() == "accept" for name in headers)
-        return None if own else self.config.accept
-
     def _digest_for(self, request: Request) -> str | None:
         chosen = request.digest or self.config.digest or self.digest
         return None if chosen == NO_DIGEST else chosen
+
+
+def _names_accept(headers: Mapping[str, str]) -> bool:
+    return bool(headers) and any(name.lower() == "accept" for name in headers)
 
 
 def supplied(

@@ -59,8 +59,9 @@ def seal(request: Transfer) -> tuple[Transfer, Secrets]:
         InvalidArgument: the URL is not an http or https URL with a host.
     """
     stored, left_out = seal_url(request.url)
-    if stored == request.url and _is_bare(request):
-        return request, NOTHING_SECRET
+    bare = not request.headers and not request.needs and request.plan is None
+    if bare and stored == request.url and (isinstance(request, Download) or request.origin != "bytes"):
+        return request, NOTHING_SECRET  # nothing may have to be left out: so are most of a queue
     hidden = {name: value for name, value in request.headers.items() if not harmless_header(name)}
     kept = {name: value for name, value in request.headers.items() if name not in hidden}
     needs = ["url"] if left_out else []
@@ -76,13 +77,6 @@ def seal(request: Transfer) -> tuple[Transfer, Secrets]:
     # A URL that sealing does not change holds masks and no secrets: it was sealed before.
     url = request.url if left_out and stored != request.url else ""
     return sealed, Secrets(url, hidden, data, request.plan)
-
-
-def _is_bare(request: Request) -> bool:
-    """Whether a request has nothing beside its URL that may have to be left out: so have most of a queue."""
-    if request.headers or request.needs or request.plan is not None:
-        return False
-    return isinstance(request, Download) or request.origin != "bytes"
 
 
 def missing(needs: tuple[str, ...], secrets: Secrets | None) -> tuple[str, ...]:

@@ -108,15 +108,9 @@ class Registry:
             return None
         row = self._rows.get(task.id)
         if row is None:
-            row = self._add(task)
-        else:
-            row = self._placed(row, task.request)
-            row.state = task.state
-        wait, needs = task.wait, task.request.needs
-        if wait is None and not needs:
-            row.lack = _NOTHING
-        else:
-            row.lack = Lack(needs, wait is not None, wait is not None and wait.delay is None)
+            return self.add(task)
+        row = self._placed(row, task.request)
+        row.state, row.lack = task.state, _lack_of(task)
         return row
 
     def _placed(self, row: Row, request: Request) -> Row:
@@ -127,15 +121,30 @@ class Registry:
             self._rows[row.task] = row
         return row
 
-    def _add(self, task: TaskState) -> Row:
+    def add(self, task: TaskState) -> Row:
+        """The row of a task that has none, and has not ended."""
         self._arrivals += 1
         request = task.request
         host = sys.intern(host_of(request.url))  # one text for all tasks of a host
         row = self._rows[task.id] = Row(
-            -request.priority, self._arrivals, task.id, request.direction, host, _digest(task.key), task.state
+            -request.priority,
+            self._arrivals,
+            task.id,
+            request.direction,
+            host,
+            _digest(task.key),
+            task.state,
+            _lack_of(task),
         )
         self._keys[row.key] = task.id  # also of a canceled one, while its part file stands in the way
         return row
+
+
+def _lack_of(task: TaskState) -> Lack:
+    wait, needs = task.wait, task.request.needs
+    if wait is None and not needs:
+        return _NOTHING
+    return Lack(needs, wait is not None, wait is not None and wait.delay is None)
 
 
 @lru_cache(_DIGESTS)

@@ -354,12 +354,13 @@ class Runtime:
             entries += added
             tasks.append(task)
         await self._appends.append(entries)
+        scheduler, rest = self.reconciler.scheduler, self.dispatcher.rest
         for task in tasks:
-            row = self.registry.note(task)
+            row = self.registry.add(task)
             self.bus.announce(task)
-            if row is not None and wants_slot(task):
-                self.dispatcher.rest(task)
-                self.reconciler.scheduler.request(row)
+            if wants_slot(task):
+                rest(task)
+                scheduler.request(row)
         self.reconciler.grant()
         return tasks
 
