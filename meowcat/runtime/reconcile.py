@@ -58,10 +58,10 @@ AT_ONCE = {"limit_rate", "priority"}
 ANSWER_WITHIN = 0.15
 """Seconds that a pause or cancel waits for its operation to fall silent, after its event is durable."""
 
-_OF_HOSTS = frozenset(
-    {ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.Completed, ev.AttemptFailed}
-)
-"""Events that a host's answer leads to, and that of its absence."""
+_HEEDED = frozenset({ev.AttemptFailed, ev.Waiting, ev.Supplied})
+"""Events that lead to more than what the state demands."""
+_ANSWERS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.Completed})
+"""Events that a host's answer leads to: they do so, too, where it is held or silent."""
 
 Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
 """Makes an operation for a task; it runs when `run` is called."""
@@ -109,22 +109,10 @@ class Reconciler:
         """A message of the actor was dealt with; its events are durable."""
         task, live = actor.task, actor.live
         assert task is not None  # noqa: S101  # the dispatcher loads before it decides
-        anew = False
-        for event in events:
-            kind = type(event)
-            if kind in _OF_HOSTS:
-                self._heed_host(task, event)
-            elif isinstance(event, ev.Waiting):
-                self._tell_lack(actor.id, event.names)
-            elif kind is ev.Supplied:
-                self._heed_supply(task)
-                anew = anew or _begins_anew(event)
-        if anew:
-            # Byte work begins again with what was supplied; what has ended since then, too, may have
-            # failures in the mailbox that are of before.
-            for each in (live, *(envelope.source for envelope in actor.mailbox)):
-                if each is not None:
-                    each.cancel()
+        if events:
+            self._registry.note(task)
+            if not (self.scheduler.calm and _HEEDED.isdisjoint(map(type, events))):
+                self._heed(actor, task, events)
         self.reconcile(actor)
         if answer is None:
             return
@@ -133,11 +121,30 @@ class Reconciler:
         else:
             answer.give(task)
 
-    def _heed_supply(self, task: TaskState) -> None:
+    def _heed(self, actor: Actor, task: TaskState, events: Sequence[ev.Event]) -> None:
+        """What follows from the events themselves."""
+        for event in events:
+            if isinstance(event, ev.AttemptFailed):
+                self._heed_failure(task, event)
+            elif isinstance(event, ev.Waiting):
+                self._tell_lack(actor.id, event.names)
+            elif isinstance(event, ev.Supplied):
+                self._heed_supply(actor, task, event)
+            elif type(event) in _ANSWERS:
+                self._heed_answer(task, event)
+
+    def _heed_supply(self, actor: Actor, task: TaskState, event: ev.Supplied) -> None:
         self._traffic.limit_task(task.id, task.request.limit_rate)
-        row = self._registry.note(task)
+        row = self._registry.get(task.id)
         if row is not None and self.scheduler.holds_slot(task.id):
             self.scheduler.request(row)  # it may be another host's
+        if event.names and set(event.names) <= AT_ONCE:
+            return
+        # Byte work begins again with what was supplied; what has ended since then, too, may have failures in
+        # the mailbox that are of before.
+        for each in (actor.live, *(envelope.source for envelope in actor.mailbox)):
+            if each is not None:
+                each.cancel()
 
     def _tell_lack(self, task: TaskId, names: tuple[str, ...]) -> None:
         """Who awaits a result would otherwise wait without a word, for a name that was misspelt, say. A queue
@@ -153,20 +160,17 @@ class Reconciler:
             await live.ended()
         answer.give(task)
 
-    def _heed_host(self, task: TaskState, event: ev.Event) -> None:
-        """A failure may hold a host back for everybody; an answer of it lets everybody go on."""
+    def _heed_failure(self, task: TaskState, event: ev.AttemptFailed) -> None:
+        """It may hold a host back for everybody."""
+        if event.delay is not None and event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
+            self._hold_host(host_of(task.request.url), self._clock.ticks() + event.delay)
+
+    def _heed_answer(self, task: TaskState, event: ev.Event) -> None:
+        """An answer of a host lets everybody go on."""
         host = host_of(task.request.url)
-        if isinstance(event, ev.AttemptFailed):
-            if event.delay is not None and event.waiting_for in (WaitingFor.SERVER, WaitingFor.HOST):
-                self._hold_host(host, self._clock.ticks() + event.delay)
-            return
         if isinstance(event, ev.Stored | ev.Sent):
             self.scheduler.brought(host)
-        if (
-            self.scheduler.is_held(host)
-            and _is_answer(event)
-            and self.scheduler.release_host(host, task.id, self._clock.ticks())
-        ):
+        if _is_answer(event) and self.scheduler.release_host(host, task.id, self._clock.ticks()):
             self._nudge(host)
 
     def _hold_host(self, host: str, until: int) -> None:
@@ -208,7 +212,6 @@ class Reconciler:
         """Start, go on with or stop the actor's operation; ask for a slot or give it back."""
         task = actor.task
         assert task is not None  # noqa: S101  # only loaded actors are reconciled
-        self._registry.note(task)
         want = wanted(task)
         if self.closing and want is not None and not want.settling:
             want = None
@@ -372,11 +375,6 @@ def _is_answer(event: ev.Event) -> bool:
     if isinstance(event, ev.SessionOpened):
         return event.session.capabilities.asks
     return not isinstance(event, ev.Completed) or event.direction == "upload"
-
-
-def _begins_anew(event: ev.Event) -> bool:
-    """Whether something was supplied that does not hold for what runs already."""
-    return isinstance(event, ev.Supplied) and not (event.names and set(event.names) <= AT_ONCE)
 
 
 def _does(live: Live, operation: AnyOperation) -> bool:

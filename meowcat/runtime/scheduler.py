@@ -7,7 +7,7 @@ it is set aside, and looked at again when something has changed there.
 No I/O and no clock of its own: the reconciler asks, gives back, and says what time it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 
 from msgspec import Struct
@@ -55,33 +55,30 @@ class _Line:
 
 
 class _Host:
-    """Everything that is known of a host that tasks wait for or work on, or that asked to be left alone."""
+    """A host that tasks wait for or work on."""
 
-    __slots__ = ("aside", "at_work", "hold", "lines", "look", "probe", "silent")
+    __slots__ = ("aside", "at_work", "lines", "silent")
 
     def __init__(self, directions: Mapping[Direction, object]) -> None:
         self.lines: dict[Direction, _Line] = {each: _Line() for each in directions}
         self.at_work: dict[TaskId, Demand] = {}
         self.silent: set[TaskId] = set()
         """Of those at work, the ones to which nothing comes."""
-        self.hold: HostHold | None = None
-        """What it asked for, or what not reaching it has led to."""
+        self.aside = False
+        """Whether nobody can be let in now: it is not looked at before something changes."""
+
+
+class _Held:
+    """A host that asked to be left alone, or that could not be reached."""
+
+    __slots__ = ("hold", "look", "probe")
+
+    def __init__(self) -> None:
+        self.hold: HostHold = FREE
         self.look: int | None = None
         """When it is next seen whether what it asked for can be forgotten."""
         self.probe: TaskId | None = None
         """The one task that may try first."""
-        self.aside = False
-        """Whether nobody can be let in now: it is not looked at before something changes."""
-
-    @property
-    def forgotten(self) -> bool:
-        """Whether there is nothing to remember of it."""
-        return self.hold is None and not self.busy
-
-    @property
-    def busy(self) -> bool:
-        """Whether tasks work on it, or are in line for it."""
-        return bool(self.at_work) or any(line.length for line in self.lines.values())
 
 
 class Scheduler:
@@ -108,14 +105,15 @@ class Scheduler:
         self._heads: dict[Direction, list[tuple[Demand, str]]] = {each: [] for each in slots}
         """A heap of the first of each line; one that its line has not `listed` is passed over."""
         self._hosts: dict[str, _Host] = {}
+        self._held: dict[str, _Held] = {}
         self._in_line: dict[TaskId, Demand] = {}
         self._at_work: dict[TaskId, Demand] = {}
+        """A task has a slot, or stands in line, or neither."""
         self._probing: dict[TaskId, str] = {}
         self._untried: list[str] = []
         """See `untried`."""
         self._stalled: set[str] = set()
         """Hosts that let all of their tasks wait when something last came from them, or nothing."""
-        self._lengths: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._busy: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._lent: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._ends: list[tuple[int, str]] = []
@@ -131,7 +129,7 @@ class Scheduler:
             if at_work.host != demand.host:  # its URL was replaced meanwhile
                 self._end_probe(demand.task)
                 self._stop(at_work)
-                self._begin(demand)
+                self._begin(demand, self._host(demand.host))
             return
         known = self._in_line.get(demand.task)
         if known is demand:
@@ -141,7 +139,6 @@ class Scheduler:
         host = self._host(demand.host)
         line = host.lines[demand.direction]
         self._in_line[demand.task] = demand
-        self._lengths[demand.direction] += 1
         line.length += 1
         heappush(line.places, demand)
         if not host.aside and (line.listed is None or demand < line.listed):
@@ -150,37 +147,36 @@ class Scheduler:
     def withdraw(self, task: TaskId) -> None:
         """Leave the line, or give the slot back."""
         self._end_probe(task)
-        waiting = self._in_line.get(task)
-        if waiting is not None:
-            self._leave(waiting)
-        at_work = self._at_work.get(task)
-        if at_work is not None:
-            self._stop(at_work)
+        demand = self._at_work.get(task)
+        if demand is not None:
+            self._stop(demand)
+            return
+        demand = self._in_line.get(task)
+        if demand is not None:
+            self._leave(demand)
 
     def _end_probe(self, task: TaskId) -> None:
         """Where the task was to try a held host, somebody else may."""
-        probed = self._probing.pop(task, None)
-        if probed is not None:
-            host = self._hosts[probed]
-            assert host.hold is not None  # noqa: S101  # only what is held is probed
-            host.hold, host.probe = probe_over(host.hold, answered=False), None
+        if task in self._probing:
+            probed = self._probing.pop(task)
+            held = self._held[probed]  # only what is held is probed
+            held.hold, held.probe = probe_over(held.hold, answered=False), None
             self._untried.append(probed)
             self._look_again(probed)
 
     def _leave(self, demand: Demand) -> None:
         """Out of the line; its place in the heap is passed over when it comes up."""
         del self._in_line[demand.task]
-        self._lengths[demand.direction] -= 1
         host = self._hosts[demand.host]
         line = host.lines[demand.direction]
         line.length -= 1
         if len(line.places) > 2 * line.length + LEFT_OVERS:
             line.places = [each for each in line.places if self._in_line.get(each.task) is each]
             heapify(line.places)
-        self._forget(demand.host, host)
+        self._forget_if_idle(demand.host, host)
 
-    def _begin(self, demand: Demand) -> None:
-        self._at_work[demand.task] = self._host(demand.host).at_work[demand.task] = demand
+    def _begin(self, demand: Demand, host: _Host) -> None:
+        self._at_work[demand.task] = host.at_work[demand.task] = demand
         self._busy[demand.direction] += 1
 
     def _stop(self, demand: Demand) -> None:
@@ -189,8 +185,9 @@ class Scheduler:
             self._speak(demand, host)
         del self._at_work[demand.task], host.at_work[demand.task]
         self._busy[demand.direction] -= 1
-        self._look_again(demand.host)
-        self._forget(demand.host, host)
+        if host.aside:
+            self._look_again(demand.host)
+        self._forget_if_idle(demand.host, host)
 
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)
@@ -198,8 +195,8 @@ class Scheduler:
             host = self._hosts[name] = _Host(self._slots)
         return host
 
-    def _forget(self, name: str, host: _Host) -> None:
-        if host.forgotten:
+    def _forget_if_idle(self, name: str, host: _Host) -> None:
+        if not host.at_work and not any(line.length for line in host.lines.values()):
             del self._hosts[name]
 
     # Grants
@@ -209,61 +206,48 @@ class Scheduler:
         while self._ends and self._ends[0][0] <= now:
             self._end_hold(*heappop(self._ends))
         for direction, heads in self._heads.items():
-            if heads:
-                for demand in list(self._eligible(direction, now)):
-                    self._granted(demand.task)
+            while heads and self._has_slot(direction):
+                listed, name = heappop(heads)
+                host = self._hosts.get(name)
+                if host is None or host.lines[direction].listed is not listed:
+                    continue  # of before
+                line = host.lines[direction]
+                if self._in_line.get(listed.task) is not listed:  # that one has left
+                    self._list_first(name, line)
+                elif self._has_room(host, listed, now):
+                    del self._in_line[listed.task]
+                    line.length -= 1
+                    self._begin(listed, host)
+                    self._list_first(name, line)
+                    self._granted(listed.task)
+                else:
+                    self._set_aside(host)
 
     def _end_hold(self, at: int, name: str) -> None:
         """A hold has ended at `at`, or it is to be seen whether anybody still has to do with the host."""
         self._look_again(name)
-        host = self._hosts.get(name)
-        if host is None or host.hold is None or at not in (host.hold.until, host.look):
+        held = self._held.get(name)
+        if held is None or at not in (held.hold.until, held.look):
             return  # it was made longer since
-        if at == host.look and not host.busy:
-            host.hold = None
-            self._forget(name, host)
+        if at == held.look and name not in self._hosts:
+            del self._held[name]
         else:
-            host.look = at + REMEMBERED_MS
-            heappush(self._ends, (host.look, name))
-
-    def _eligible(self, direction: Direction, now: int) -> Iterator[Demand]:
-        """Take from the lines whom a slot can be given to."""
-        heads = self._heads[direction]
-        while heads and self._has_slot(direction):
-            first, name = heappop(heads)
-            host = self._hosts.get(name)
-            if host is None or host.lines[direction].listed is not first:
-                continue  # of before
-            line = host.lines[direction]
-            line.listed = None
-            demand = self._first(line)
-            if demand is None:
-                continue
-            if demand is not first:  # that one has left
-                self._list(name, line, demand)
-                continue
-            if not self._has_room(host, demand, now):
-                self._set_aside(host)
-                continue
-            heappop(line.places)
-            self._begin(demand)
-            self._leave(demand)
-            following = self._first(line)
-            if following is not None:
-                self._list(name, line, following)
-            yield demand
+            held.look = at + REMEMBERED_MS
+            heappush(self._ends, (held.look, name))
 
     def _has_slot(self, direction: Direction) -> bool:
         """Whether a slot is free. Those of silent tasks count as free, but at most as many as there are."""
         slots = self._slots[direction]
         return self._busy[direction] - min(self._lent[direction], slots) < slots
 
-    def _first(self, line: _Line) -> Demand | None:
-        """The first who is still in line."""
+    def _list_first(self, name: str, line: _Line) -> None:
+        """List the first who is still in line, if there is anybody."""
         places = line.places
         while places and self._in_line.get(places[0].task) is not places[0]:
             heappop(places)
-        return places[0] if places else None
+        line.listed = None
+        if places:
+            self._list(name, line, places[0])
 
     def _list(self, name: str, line: _Line, demand: Demand) -> None:
         line.listed = demand
@@ -277,22 +261,21 @@ class Scheduler:
     def _look_again(self, name: str) -> None:
         """Something has changed at the host: somebody may be let in."""
         host = self._hosts.get(name)
-        if host is None or not host.aside:
-            return
-        host.aside = False
-        for line in host.lines.values():
-            first = self._first(line)
-            if first is not None:
-                self._list(name, line, first)
+        if host is not None and host.aside:
+            host.aside = False
+            for line in host.lines.values():
+                self._list_first(name, line)
 
     def _has_room(self, host: _Host, demand: Demand, now: int) -> bool:
-        count, window = len(host.at_work), self._window(demand.host)
-        full = (
-            (self._per_host is not None and count >= self._per_host)
-            or (window is not None and count >= window)
-            or (count >= 1 and demand.host in self._stalled)
-        )
-        return not full and (host.hold is None or self.may_send(demand.task, demand.host, now))
+        count, name = len(host.at_work), demand.host
+        if self._per_host is not None and count >= self._per_host:
+            return False
+        window = self._window(name)
+        if window is not None and count >= window:
+            return False
+        if count and name in self._stalled:
+            return False
+        return self.may_send(demand.task, name, now)
 
     def holds_slot(self, task: TaskId) -> bool:
         return task in self._at_work
@@ -319,7 +302,7 @@ class Scheduler:
 
     def counts(self, direction: Direction) -> tuple[int, int]:
         """Tasks with a slot, and tasks in line."""
-        return self._busy[direction], self._lengths[direction]
+        return self._busy[direction], sum(host.lines[direction].length for host in self._hosts.values())
 
     # Hosts
 
@@ -360,22 +343,29 @@ class Scheduler:
         known = self._hosts.get(host)
         return 0 if known is None else len(known.silent)
 
+    @property
+    def calm(self) -> bool:
+        """Whether there is no host that anything of note is known of: none is held, and none is silent."""
+        return not self._held and not self._stalled
+
     def hold_host(self, name: str, until: int) -> bool:
         """No request to the host before `until` (monotonic ms), and then one task's first.
 
         Returns:
             Whether it was free, or on trial, until now.
         """
-        host = self._host(name)
-        before = host.hold
-        host.hold = hold(before or FREE, until)
-        if host.probe is not None:
-            del self._probing[host.probe]
-            host.probe = None
-        if before is None or before.until != host.hold.until:
-            host.look = None
-            heappush(self._ends, (host.hold.until or 0, name))
-        return before is None or before.probing
+        held = self._held.get(name)
+        if held is None:
+            held = self._held[name] = _Held()
+        before = held.hold
+        held.hold = hold(before, until)
+        if held.probe is not None:
+            del self._probing[held.probe]
+            held.probe = None
+        if before.until != held.hold.until:
+            held.look = None
+            heappush(self._ends, (held.hold.until or 0, name))
+        return before is FREE or before.probing
 
     def release_host(self, name: str, task: TaskId, now: int) -> bool:
         """The host has answered `task`: everybody may, unless that request was from before the hold.
@@ -383,16 +373,13 @@ class Scheduler:
         Returns:
             Whether the host was held and is free now.
         """
-        host = self._hosts.get(name)
-        if host is None or host.hold is None:
+        held = self._held.get(name)
+        if held is None or (held.probe != task and now < (held.hold.until or 0)):
             return False
-        if host.probe != task and now < (host.hold.until or 0):
-            return False
-        if host.probe is not None:
-            del self._probing[host.probe]
-        host.hold = host.probe = None
+        if held.probe is not None:
+            del self._probing[held.probe]
+        del self._held[name]
         self._look_again(name)
-        self._forget(name, host)
         return True
 
     def untried(self) -> list[str]:
@@ -401,28 +388,23 @@ class Scheduler:
         untried, self._untried = self._untried, []
         return untried
 
-    def is_held(self, host: str) -> bool:
-        """Whether the host is left alone, or tried by one task only."""
-        known = self._hosts.get(host)
-        return known is not None and known.hold is not None
-
     def held_until(self, host: str) -> int | None:
         """Until when no request may go to the host (monotonic ms); None where it is not held."""
-        known = self._hosts.get(host)
-        return None if known is None or known.hold is None else known.hold.until
+        held = self._held.get(host)
+        return None if held is None else held.hold.until
 
     def may_send(self, task: TaskId, name: str, now: int) -> bool:
         """Whether the task may start a request to its host at `now` (monotonic ms)."""
-        host = self._hosts.get(name)
-        if host is None or host.hold is None or host.probe == task:
+        held = self._held.get(name)
+        if held is None or held.probe == task:
             return True
-        start = may_start(host.hold, now)
-        host.hold = start.hold
+        start = may_start(held.hold, now)
+        held.hold = start.hold
         if start.probe:
-            host.probe = task
+            held.probe = task
             self._probing[task] = name
         return start.allowed
 
     def hosts(self) -> tuple[str, ...]:
         """Those that tasks wait for or work on, or that are held."""
-        return tuple(self._hosts)
+        return tuple({**self._hosts, **self._held})
