@@ -11,7 +11,7 @@ import anyio
 from msgspec import Struct, field
 
 from meowcat.core.errors import Code, InvalidTaskState, MeowcatError, TaskNotFound
-from meowcat.core.messages import Faulted, Message
+from meowcat.core.messages import Message
 from meowcat.core.state import TaskState
 from meowcat.core.story import Refusal
 from meowcat.core.values import TaskId
@@ -62,14 +62,14 @@ class Live(Job):
     Args:
         actor: whose it is, and who has none when it is over.
         operation: what it does.
-        post: takes what it reports.
+        put: takes what it reports.
         over: told of its end.
     """
 
     __slots__ = (
         "_event",
         "_over",
-        "_post",
+        "_put",
         "actor",
         "defect",
         "held",
@@ -83,7 +83,7 @@ class Live(Job):
         self,
         actor: "Actor",
         operation: AnyOperation,
-        post: Callable[["Live", Message], None],
+        put: Callable[["Actor", "Envelope"], None],
         over: Callable[["Live"], None],
     ) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Live(Job):
         """Whether it was ever told to start no request: it may have ended for that, without a word."""
         self.is_over = False
         self.defect: Exception | None = None
-        self._post = post
+        self._put = put
         self._over = over
         self._event: anyio.Event | None = None
         """Made by the first who waits: as a rule nobody does."""
@@ -104,7 +104,7 @@ class Live(Job):
     def report(self, message: Message) -> None:
         """Put a message into the task's mailbox."""
         self.reported = True
-        self._post(self, message)
+        self._put(self.actor, Envelope(message, None, self))
 
     async def run(self) -> None:
         try:
@@ -136,19 +136,12 @@ class Envelope(Struct, eq=False):
     source: Live | None = None
     """The operation that reports it."""
 
-    @property
-    def stale(self) -> bool:
-        """Whether it is a failure of an operation that was stopped since: what it lacked may be there now."""
-        return self.source is not None and self.source.canceled and isinstance(self.message, Faulted)
-
 
 class Actor(Struct, eq=False):
     id: TaskId
     task: TaskState | None = None
     """None until it was read from the journal."""
     mailbox: deque[Envelope] = field(default_factory=deque)
-    ready: bool = False
-    """Whether the dispatcher has it on its list."""
     live: Live | None = None
     stale: bool = False
     """Whether somebody else has recorded a step of the task: it is read anew before the next message."""
@@ -160,4 +153,4 @@ class Actor(Struct, eq=False):
     @property
     def idle(self) -> bool:
         """Whether nothing would be lost if the actor were dropped."""
-        return not self.mailbox and self.live is None and not self.ready
+        return not self.mailbox and self.live is None

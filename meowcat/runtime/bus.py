@@ -122,7 +122,8 @@ class Bus:
         feed = self._feeds.get(task.id)
         if feed is not None:
             feed.publish(task)
-        self.announce(task)
+        if self._observers:
+            self.announce(task)
 
     def announce(self, task: TaskState) -> None:
         """Publish a task that is new: nobody can have a feed of it yet."""

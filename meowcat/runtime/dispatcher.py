@@ -8,9 +8,8 @@ anything else happens.
 """
 
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import islice
 from operator import attrgetter
 from typing import Protocol
 
@@ -30,13 +29,13 @@ from meowcat.core.errors import (
     TaskQuarantined,
 )
 from meowcat.core.events import Event
-from meowcat.core.messages import Message
+from meowcat.core.messages import Faulted, Message
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Instant, TaskId
 from meowcat.journal.codec import encode
 from meowcat.journal.contract import Entry
 from meowcat.journal.writer import Writer
-from meowcat.runtime.actor import Actor, Answer, Envelope, Live, as_error
+from meowcat.runtime.actor import Actor, Answer, Envelope, as_error
 from meowcat.runtime.world import Clock
 from meowcat.transfer.signal import Signal
 
@@ -68,7 +67,6 @@ class _Step(Struct, eq=False):
     messages: int
     """How many of its mailbox are dealt with."""
     events: Sequence[Event]
-    entries: list[Entry]
     after: TaskState
 
 
@@ -120,7 +118,9 @@ class Dispatcher:
         self._lost = lost
         self.actors: dict[TaskId, Actor] = {}
         self._rested: OrderedDict[TaskId, TaskState] = OrderedDict()
-        self._ready: deque[Actor] = deque()
+        self._ready: list[Actor] = []
+        """Those with messages, but for those whose first message is being looked at: they come back to it
+        after that, if there is another one."""
         self._wake = Signal()
         self._refusals = 0
         self.refusal = ""
@@ -133,20 +133,22 @@ class Dispatcher:
         """Whether the journal takes no records now: no byte work may start."""
         return self._refusals > 0 or self.broken is not None
 
-    def post(
-        self, task: TaskId, message: Message, answer: Answer | None = None, source: Live | None = None
-    ) -> None:
-        """Put a message into a task's mailbox; `source` is the operation that reports it."""
-        if self.broken is not None:
-            if answer is not None:
-                answer.refuse(self.broken)
-            return
-        actor = self.actors.get(task)
-        if actor is None:
-            actor = self.actors[task] = Actor(task, self._rested.pop(task, None))
-        actor.mailbox.append(Envelope(message, answer, source))
-        if not actor.ready:
-            self._list(actor)
+    def post(self, task: TaskId, message: Message, answer: Answer | None = None) -> None:
+        """Put a message into a task's mailbox."""
+        if self.broken is None:
+            actor = self.actors.get(task)
+            if actor is None:
+                actor = self.actors[task] = Actor(task, self._rested.pop(task, None))
+            self.put(actor, Envelope(message, answer))
+        elif answer is not None:
+            answer.refuse(self.broken)
+
+    def put(self, actor: Actor, envelope: Envelope) -> None:
+        """Put a message into the mailbox of an actor that is at work."""
+        if self.broken is None:
+            if not actor.mailbox:
+                self._list(actor)
+            actor.mailbox.append(envelope)
 
     def adopt(self, task: TaskState) -> Actor:
         """An actor whose state is in hand and need not be read."""
@@ -185,11 +187,9 @@ class Dispatcher:
                 self._rested.popitem(last=False)
 
     def _list(self, actor: Actor) -> None:
-        if not actor.ready:
-            actor.ready = True
-            self._ready.append(actor)
-            if len(self._ready) == 1:
-                self._wake.set()
+        if not self._ready:
+            self._wake.set()
+        self._ready.append(actor)
 
     async def run(self) -> None:
         """Turn until canceled or broken."""
@@ -200,19 +200,16 @@ class Dispatcher:
             await self._turn()
 
     async def _turn(self) -> None:
-        ready = [self._ready.popleft() for _ in range(len(self._ready))]
-        for actor in ready:
-            actor.ready = False
-        # What came while an actor was looked at may have been dealt with along with what was looked at.
-        ready = [actor for actor in ready if actor.mailbox]
+        ready, self._ready = self._ready, []
         unknown = [actor for actor in ready if actor.task is None or actor.stale]
         if unknown:
             failed = await self._load_all(unknown)
             ready = [actor for actor in ready if actor.id not in failed]
         now = self._clock.now()
-        steps = [step for actor in ready if (step := self._consider(actor, now)) is not None]
+        entries: list[Entry] = []
+        steps = [step for actor in ready if (step := self._consider(actor, now, entries)) is not None]
         if steps:
-            await self._commit(steps)
+            await self._commit(steps, entries)
         self._turned()
 
     async def _load_all(self, actors: Sequence[Actor]) -> set[TaskId]:
@@ -246,72 +243,71 @@ class Dispatcher:
                 answer.refuse(error)
         self.dismiss(actor)
 
-    def _consider(self, actor: Actor, now: Instant) -> _Step | None:
-        """Decide on the first message; what makes no event is answered at once."""
-        envelope = actor.mailbox[0]
-        if envelope.stale:
-            self._done(actor, ())
-            return None
-        try:
-            decision = decide(actor.task, envelope.message, now)
-        except Exception as defect:  # a defect in a rule must not end the loop of all other tasks
-            log.exception("task %s: no decision on %s", actor.id, type(envelope.message).__name__)
-            self._done(
-                actor, (), MeowcatError(f"no decision on {type(envelope.message).__name__}: {defect!r}")
-            )
-            return None
-        if decision.events:
-            entries, after = entries_of(actor.task, decision.events, now.at, decision.tasks)
-            if self._fit(entries):
-                step = _Step(actor, 1, decision.events, entries, after)
-                return step if envelope.source is None else self._with_more(step, envelope.source, now)
-            self._done(actor, (), JournalRejected("a record of the command is larger than the journal takes"))
-            return None
-        self._done(actor, (), as_error(decision.refusal) if decision.refusal else None)
-        return None
+    def _consider(self, actor: Actor, now: Instant, entries: list[Entry]) -> _Step | None:
+        """Decide on the first message, and on what the same operation has reported behind it, as far as that
+        makes events, too. Adds to `entries`. A first message that makes no event is answered at once."""
+        task, source = actor.task, actor.mailbox[0].source
+        step, error = None, None
+        for envelope in actor.mailbox:
+            message = envelope.message
+            if envelope.source is not source or (
+                # Of an operation that was stopped since: what it lacked may be there now.
+                source is not None and source.canceled and isinstance(message, Faulted)
+            ):
+                break
+            try:
+                decision = decide(task, message, now)
+            except Exception as defect:  # a defect in a rule must not end the loop of all other tasks
+                if step is None:
+                    log.exception("task %s: no decision on %s", actor.id, type(message).__name__)
+                error = MeowcatError(f"no decision on {type(message).__name__}: {defect!r}")
+                break
+            if not decision.events:
+                error = as_error(decision.refusal) if decision.refusal else None
+                break
+            added, task = entries_of(task, decision.events, now.at, decision.tasks)
+            if not self._fit(added):
+                error = JournalRejected("a record of the command is larger than the journal takes")
+                break
+            entries += added
+            if step is None:
+                step = _Step(actor, 1, decision.events, task)
+            else:
+                step.messages += 1
+                step.events = (*step.events, *decision.events)
+                step.after = task
+            if source is None:
+                break
+        if step is None:
+            self._came_to_nothing(actor, error)
+        return step
 
     def _fit(self, entries: Sequence[Entry]) -> bool:
         return max(map(len, map(_body_of, entries))) <= self._max_record
 
-    def _with_more(self, step: _Step, source: Live, now: Instant) -> _Step:
-        """With what the same operation has reported behind it, as far as all of it makes events."""
-        for envelope in islice(step.actor.mailbox, 1, None):
-            if envelope.source is not source or envelope.stale:
-                break
-            try:
-                decision = decide(step.after, envelope.message, now)
-            except Exception:  # noqa: BLE001  # it is told when the message is the first
-                break
-            if not decision.events:
-                break
-            entries, after = entries_of(step.after, decision.events, now.at, decision.tasks)
-            if not self._fit(entries):
-                break
-            step.messages += 1
-            step.events = (*step.events, *decision.events)
-            step.entries += entries
-            step.after = after
-        return step
-
     def _took(self, step: _Step) -> None:
         """The step's events are durable."""
-        for _ in range(step.messages - 1):  # reports of operations, which wait for no answer
-            step.actor.mailbox.popleft()
-        step.actor.task = step.after
-        self._done(step.actor, step.events)
+        actor = step.actor
+        actor.task = step.after
+        answer = actor.mailbox.popleft().answer
+        for _ in range(step.messages - 1):  # reports of an operation, which wait for no answer
+            actor.mailbox.popleft()
+        if actor.mailbox:
+            self._list(actor)
+        self._applied(actor, step.events, answer)
 
-    def _done(self, actor: Actor, events: Sequence[Event], error: MeowcatError | None = None) -> None:
-        """The first message is dealt with, and the actor has the task that follows."""
+    def _came_to_nothing(self, actor: Actor, error: MeowcatError | None) -> None:
+        """The first message leads to no event."""
         answer = actor.mailbox.popleft().answer
         if answer is not None and error is not None:
             answer.refuse(error)
             answer = None
         if actor.mailbox:
             self._list(actor)
-        self._applied(actor, events, answer)
+        self._applied(actor, (), answer)
 
-    async def _commit(self, steps: list[_Step]) -> None:
-        entries = [entry for step in steps for entry in step.entries]
+    async def _commit(self, steps: Sequence[_Step], entries: Sequence[Entry]) -> None:
+        """`entries` are those of the steps."""
         try:
             if self._writer.idle:
                 self._writer.append_now(entries)
@@ -334,7 +330,7 @@ class Dispatcher:
                 self._took(step)
             self._accepted()
 
-    async def _put_back(self, steps: list[_Step], rejected: JournalRejected) -> None:
+    async def _put_back(self, steps: Sequence[_Step], rejected: JournalRejected) -> None:
         """Nothing was stored: the messages wait at the head of their mailboxes until something can be."""
         self._refusals += 1
         least, most = REFUSED_PAUSE
@@ -353,7 +349,7 @@ class Dispatcher:
         for step in steps:
             self._list(step.actor)
 
-    async def _resolve(self, steps: list[_Step], uncertain: JournalError) -> None:
+    async def _resolve(self, steps: Sequence[_Step], uncertain: JournalError) -> None:
         """Stored or not? Reopen, read, and go on from what is true."""
         self._refusals += 1
         self.refusal = str(uncertain)
@@ -384,7 +380,7 @@ class Dispatcher:
     async def _stored(self, step: _Step) -> bool:
         (found,) = await self._load([step.actor.id])
         if isinstance(found, TaskState):
-            return found.seq >= step.entries[-1].seq
+            return found.seq >= step.after.seq
         if isinstance(found, TaskNotFound | TaskQuarantined):
             return False  # the next look at the task says which
         raise found

@@ -222,7 +222,7 @@ class Reconciler:
         self._claim_slot(actor, task)
         if task.wait is not None:
             self._watch_wait(actor, task, task.wait)
-        if actor.idle and not self.scheduler.holds_slot(task.id):
+        if actor.live is None and not actor.mailbox and not self.scheduler.holds_slot(task.id):
             self.dispatcher.dismiss(actor)
 
     def _steer(self, live: Live, task: TaskState, want: Wanted | None) -> None:
@@ -245,6 +245,8 @@ class Reconciler:
         return self.scheduler.holds_slot(task.id) and not self._must_hold(task, want)
 
     def _may_send(self, task: TaskState) -> bool:
+        if self.scheduler.calm:
+            return True
         return self.scheduler.may_send(task.id, host_of(task.request.url), self._clock.ticks())
 
     def _claim_slot(self, actor: Actor, task: TaskState) -> None:
@@ -293,7 +295,7 @@ class Reconciler:
     # Operations
 
     def _begin(self, actor: Actor, task: TaskState, want: Wanted) -> None:
-        live = Live(actor, want.operation, self._reported, self._ended)
+        live = Live(actor, want.operation, self.dispatcher.put, self._ended)
         try:
             live.running = self._start_operation(task, want, live.report)
         except MeowcatError as refused:
@@ -307,18 +309,10 @@ class Reconciler:
         actor.live = live
         self.pool.start(live)
 
-    def _reported(self, live: Live, message: msg.Message) -> None:
-        self.dispatcher.post(live.actor.id, message, source=live)
-
     def _ended(self, live: Live) -> None:
-        actor, operation = live.actor, type(live.operation).__name__
-        if live.defect is not None:
-            log.error("task %s: %s broke", actor.id, operation, exc_info=live.defect)
-            fault = _defect(live.operation, f"{type(live.defect).__name__} in {operation}")
-            self._reported(live, fault)
-        elif not live.reported and not live.canceled and not live.held:
-            fault = _defect(live.operation, f"{operation} ended without a word")
-            self._reported(live, fault)
+        actor = live.actor
+        if live.defect is not None or not (live.reported or live.canceled or live.held):
+            self._tell_defect(live)
         if actor.task is not None and actor.task.state not in ACTIVE:
             self.scheduler.withdraw(actor.id)  # set going again, it stands in line like anybody else
         if actor.mailbox:
@@ -326,6 +320,14 @@ class Reconciler:
         self.reconcile(actor)
         self.grant()
         self._over()
+
+    def _tell_defect(self, live: Live) -> None:
+        operation = type(live.operation).__name__
+        detail = f"{operation} ended without a word"
+        if live.defect is not None:
+            log.error("task %s: %s broke", live.actor.id, operation, exc_info=live.defect)
+            detail = f"{type(live.defect).__name__} in {operation}"
+        live.report(_defect(live.operation, detail))
 
     # Time
 

@@ -426,10 +426,10 @@ class Runtime:
             self.bus.publish(task)
             if task.state not in ACTIVE:
                 actor.feed = None
-            elif actor.feed is None and task.generation is not None and task.intent is None:
+                if not task.open:
+                    self._forget(actor.id)
+            elif actor.feed is None and task.intent is None and task.generation is not None:
                 actor.feed = self.bus.watch(task)  # bytes are on their way
-            if not task.open:
-                self._forget(actor.id)
             if log.isEnabledFor(logging.DEBUG):
                 for event in events:
                     log.debug("task %s: %s", actor.id, type(event).__name__)
@@ -509,6 +509,8 @@ class Runtime:
 
     def missing(self, row: Row) -> tuple[str, ...]:
         """What the task needs and nobody has supplied since the journal was opened."""
+        if not row.lack.needs:
+            return ()
         plugins = self._world.plugins
         return tuple(
             name for name in missing(row.lack.needs, self.secrets.get(row.id)) if not plugins.has(name)

@@ -127,8 +127,7 @@ class Scheduler:
         at_work = self._at_work.get(demand.task)
         if at_work is not None:
             if at_work.host != demand.host:  # its URL was replaced meanwhile
-                self._end_probe(demand.task)
-                self._stop(at_work)
+                self.withdraw(demand.task)
                 self._begin(demand, self._host(demand.host))
             return
         known = self._in_line.get(demand.task)
@@ -146,7 +145,8 @@ class Scheduler:
 
     def withdraw(self, task: TaskId) -> None:
         """Leave the line, or give the slot back."""
-        self._end_probe(task)
+        if task in self._probing:
+            self._end_probe(task)
         demand = self._at_work.get(task)
         if demand is not None:
             self._stop(demand)
@@ -156,13 +156,12 @@ class Scheduler:
             self._leave(demand)
 
     def _end_probe(self, task: TaskId) -> None:
-        """Where the task was to try a held host, somebody else may."""
-        if task in self._probing:
-            probed = self._probing.pop(task)
-            held = self._held[probed]  # only what is held is probed
-            held.hold, held.probe = probe_over(held.hold, answered=False), None
-            self._untried.append(probed)
-            self._look_again(probed)
+        """Who was to try a held host does not: somebody else may."""
+        probed = self._probing.pop(task)
+        held = self._held[probed]  # only what is held is probed
+        held.hold, held.probe = probe_over(held.hold, answered=False), None
+        self._untried.append(probed)
+        self._look_again(probed)
 
     def _leave(self, demand: Demand) -> None:
         """Out of the line; its place in the heap is passed over when it comes up."""

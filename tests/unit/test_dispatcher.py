@@ -13,7 +13,7 @@ from meowcat.core.transfers import Download
 from meowcat.core.values import FileIdentity, Generation, TaskId
 from meowcat.core.wanted import Fetch
 from meowcat.journal.writer import Writer
-from meowcat.runtime.actor import Actor, Answer, Live
+from meowcat.runtime.actor import Actor, Answer, Envelope, Live
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
 from meowcat.runtime.world import Clock
 from meowcat.testing.journal_suite import OWNER
@@ -37,7 +37,8 @@ def anyio_backend():
 
 
 async def turn_over(finds, first, meanwhile):
-    """Post `first` for a task that is at rest, and `meanwhile` while it is read, which `finds` what is given.
+    """Put `first` into the mailbox of a task that is at rest, and `meanwhile` while it is read, which `finds`
+    what is given.
 
     Returns:
         The dispatcher after that.
@@ -48,7 +49,7 @@ async def turn_over(finds, first, meanwhile):
 
     async def load(tasks):
         if meanwhile:
-            dispatcher.post(*meanwhile.pop())
+            dispatcher.put(actor, meanwhile.pop())
         return [finds for _ in tasks]
 
     def nothing(*_):
@@ -57,7 +58,8 @@ async def turn_over(finds, first, meanwhile):
     meanwhile = [meanwhile]
     writer = Writer(journal, "process")
     dispatcher = Dispatcher(writer, Clock(), 1 << 20, load, nothing, nothing, nothing, nothing)
-    dispatcher.post(*first)
+    actor = dispatcher.actors[TASK] = Actor(TASK)
+    dispatcher.put(actor, first)
     async with anyio.create_task_group() as group:
         group.start_soon(dispatcher.run)
         await anyio.wait_all_tasks_blocked()
@@ -68,7 +70,7 @@ async def turn_over(finds, first, meanwhile):
 
 async def test_a_report_that_comes_while_the_task_is_read_is_taken_with_the_one_before():
     live = Live(Actor(TASK), Fetch(run=1, restarts=0), None, None)
-    dispatcher = await turn_over(AT_WORK, (TASK, PROBED, None, live), (TASK, FLUSHED, None, live))
+    dispatcher = await turn_over(AT_WORK, Envelope(PROBED, None, live), Envelope(FLUSHED, None, live))
     actor = dispatcher.actors[TASK]
     assert actor.task.generation == PROBED.generation
     assert actor.task.stored
@@ -77,7 +79,7 @@ async def test_a_report_that_comes_while_the_task_is_read_is_taken_with_the_one_
 
 async def test_a_command_that_comes_while_no_task_is_found_is_refused_with_the_one_before():
     answers = [Answer(), Answer()]
-    await turn_over(TaskNotFound("none"), *((TASK, msg.Pause(), answer) for answer in answers))
+    await turn_over(TaskNotFound("none"), *(Envelope(msg.Pause(), answer) for answer in answers))
     for answer in answers:
         with pytest.raises(TaskNotFound, match="none"):
             await answer.wait()
