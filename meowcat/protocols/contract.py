@@ -104,8 +104,7 @@ class Tools:
     """By endpoint (`host_of`): by how many milliseconds its clock is ahead of ours, once it has told."""
 
 
-@dataclass(frozen=True)
-class DownloadJob:
+class DownloadJob(Struct, frozen=True):
     """One download, as its protocol sees it."""
 
     task: TaskId

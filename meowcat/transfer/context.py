@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.seal import Secrets
@@ -119,8 +121,7 @@ class World:
     """How small files go to the disk; without it they go there like large ones."""
 
 
-@dataclass(frozen=True)
-class Errand:
+class Errand(Struct, frozen=True, eq=False):
     """What one operation is given about its task."""
 
     task: TaskState

@@ -21,21 +21,25 @@ def operation_for(world: World, errand: Errand, operation: AnyOperation) -> Runn
         InvalidArgument: the task needs a secret that `errand` does not have.
 
     """
+    if isinstance(operation, Fetch):
+        return _fetch(world, errand, operation)
+    if isinstance(operation, Publish):
+        return PublishOperation(world, errand)
+    if isinstance(operation, Verify):
+        return VerifyOperation(world, errand, operation)
     if isinstance(operation, Send):
         return SendOperation(world, errand, operation)
     if isinstance(operation, Commit):
         return CommitOperation(world, errand)
     if isinstance(operation, Abort):
         return AbortOperation(world, errand, operation)
-    request = errand.task.request
-    assert isinstance(request, Download)  # noqa: S101  # no upload demands any of these
-    if isinstance(operation, Fetch):
-        protocol = download_protocol_for(world, errand, request)
-        if world.rounds is not None and is_fresh(errand, protocol):
-            return SmallDownload(world, world.rounds, errand, operation, protocol)
-        return FetchOperation(world, errand, operation, protocol)
-    if isinstance(operation, Verify):
-        return VerifyOperation(world, errand, operation)
-    if isinstance(operation, Publish):
-        return PublishOperation(world, errand)
     return DiscardOperation(world, errand)
+
+
+def _fetch(world: World, errand: Errand, operation: Fetch) -> Running:
+    request = errand.task.request
+    assert isinstance(request, Download)  # noqa: S101  # only downloads are fetched
+    protocol = download_protocol_for(world, errand, request)
+    if world.rounds is not None and is_fresh(errand, protocol):
+        return SmallDownload(world, world.rounds, errand, operation, protocol)
+    return FetchOperation(world, errand, operation, protocol)

@@ -130,10 +130,10 @@ class Rounds:
 
     async def brief(self, call: Callable[[], T]) -> T:
         """Make a blocking call of some microseconds that makes nothing durable."""
-        if not self._workers.threaded or perf_counter() < self._inline_from:
+        began = perf_counter()
+        if began < self._inline_from or not self._workers.threaded:
             with anyio.CancelScope(shield=True):
                 return await self._workers.run(call, self._several)
-        began = perf_counter()
         try:
             return call()
         finally:

@@ -11,6 +11,7 @@ operation goes on as the one that publishes. Anything else is handed over, with 
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 
 from blake3 import blake3
@@ -51,27 +52,28 @@ def is_fresh(errand: Errand, protocol: DownloadProtocol) -> bool:
 class SmallDownload:
     """`wanted.Fetch` of an unknown content, and the `wanted.Publish` that follows; see `context.Running`."""
 
+    _hold = False
+    _large: FetchOperation | None = None
+    _part: PartFile | None = None
+    _size = 0
+    _reported = False
+    _publishing = False
+    _over = False
+
     def __init__(
         self, world: World, rounds: Rounds, errand: Errand, operation: Fetch, protocol: DownloadProtocol
     ) -> None:
-        task = errand.task
-        assert isinstance(task.request, Download)  # noqa: S101  # only downloads are fetched
+        request = errand.task.request
+        assert isinstance(request, Download)  # noqa: S101  # only downloads are fetched
         self._world = world
         self._rounds = rounds
         self._errand = errand
         self._operation = operation
         self._protocol = protocol
-        self._request: Download = task.request
-        self._folder = os.path.dirname(task.request.to)
-        self._task = task
-        self._hold = False
-        self._large: FetchOperation | None = None
-        self._part: PartFile | None = None
-        self._size = 0
-        self._reported = False
-        self._publishing = False
+        self._request: Download = request
+        self._folder = os.path.dirname(request.to)
+        self._task = errand.task
         self._moved = Signal()
-        self._over = False
 
     # Of the runtime
 
@@ -109,18 +111,29 @@ class SmallDownload:
 
     async def _fetch(self) -> None:
         await self._rounds.brief(self._check)
-        first = _First(self._protocol, self._first())
+        piece = self._request.piece_size or DEFAULT_PIECE
+        asked = Asked(0, min(FIRST_PIECES * piece, FIRST_BYTES), None)  # as a `FetchOperation` asks first
+        entered: Asking | None = None
         try:
             async with self._errand.requests.turn():
                 if self._hold:
                     return  # while its turn was waited for
-                answer = await first.enter()
-                if isinstance(answer.verdict, Wrong):
-                    raise Refused(answer.verdict.fault)
+                asking = self._protocol.ask(asked)
+                answer = await asking.__aenter__()
+                entered = asking
                 size = size_of(answer.verdict)
                 if size is not None:
                     await self._take(answer, size)
                     return
+            entered, first = None, _First(self._protocol, asked, asking, answer)
+            await self._go_on(first)
+        finally:
+            if entered is not None:
+                await entered.__aexit__(*sys.exc_info())
+
+    async def _go_on(self, first: "_First") -> None:
+        """As an operation that can do all."""
+        try:
             self._large = FetchOperation(self._world, self._errand, self._operation, first)
             self._large.update(self._task, hold=self._hold)
             await self._large.run()
@@ -132,26 +145,20 @@ class SmallDownload:
         check_place(self._world.disk, self._request.to, self._request.overwrite)
         return True
 
-    def _first(self) -> Asked:
-        """What a `FetchOperation` asks for first."""
-        piece = self._request.piece_size or DEFAULT_PIECE
-        return Asked(0, min(FIRST_PIECES * piece, FIRST_BYTES), None)
-
     async def _take(self, answer: Answer, size: int) -> None:
         """Take a small content to the disk, and report it."""
         await self._world.budget.take(size)
         try:
             content = await read_whole(answer, size)
             check_body(answer, content)
-            await self._store(content)
+            await self._keep(content)
         finally:
             self._world.budget.give(size)
         assert self._part is not None  # noqa: S101  # stored
         self._size = size
         generation = answer.verdict.generation  # type: ignore[union-attr]  # a verdict that has a size has one
         piece = choose_piece_size(size, self._request.piece_size)
-        pieces = [content[start : start + piece] for start in range(0, size, piece)]
-        digests = b"".join([blake3(each).digest() for each in pieces])
+        digests = [blake3(content[start : start + piece]).digest() for start in range(0, size, piece)]
         run, restarts = self._operation.run, self._operation.restarts
         # Together, so that one append has both.
         self._errand.report(Probed(run=run, restarts=restarts, generation=generation))
@@ -159,48 +166,46 @@ class SmallDownload:
             Flushed(
                 run=run,
                 restarts=restarts,
-                pieces=((0, len(pieces)),) if pieces else (),
-                digests=digests,
+                pieces=((0, len(digests)),) if digests else (),
+                digests=b"".join(digests),
                 file=self._part.identity,
                 size=0 if isinstance(answer.verdict, Empty) else None,
             )
         )
         self._reported = True
 
-    async def _store(self, content: bytes | memoryview) -> None:
-        world, to = self._world, self._request.to
-
-        def store() -> PartFile:
-            self._part = PartFile.store(world.disk, to, self._task.id, world.durability, content)
-            return self._part
-
+    async def _keep(self, content: bytes | memoryview) -> None:
         try:
-            await self._rounds.do(store, self._folder, holds_bytes=True)
+            await self._rounds.do(partial(self._store, content), self._folder, holds_bytes=True)
         except FileFault:
             if self._part is not None:  # it could not be made durable, so nothing of it counts
                 with suppress(FileFault):
                     await self._rounds.brief(self._part.remove)
             raise
 
+    def _store(self, content: bytes | memoryview) -> PartFile:
+        world = self._world
+        self._part = PartFile.store(world.disk, self._request.to, self._task.id, world.durability, content)
+        return self._part
+
     # Publishing
 
     async def _publish(self) -> None:
         """The intent is durable."""
-        intent, part, request = self._task.intent, self._part, self._request
-        assert isinstance(intent, PublishIntended)  # noqa: S101  # publishing is wanted because of it
-        assert part is not None  # noqa: S101  # stored
-
-        def rename() -> bool:
-            rename_part(self._world.disk, part, request.to, self._size, request.overwrite)
-            part.close()
-            return True
-
+        assert isinstance(self._task.intent, PublishIntended)  # noqa: S101  # publishing is wanted because of it
         try:
-            await self._rounds.do(rename, self._folder)
+            await self._rounds.do(self._rename, self._folder)
         except FileFault as failure:
             self._errand.report(PublishFailed(fault=failure.fault))
         else:
             self._errand.report(Published())
+
+    def _rename(self) -> bool:
+        part, request = self._part, self._request
+        assert part is not None  # noqa: S101  # stored
+        rename_part(self._world.disk, part, request.to, self._size, request.overwrite)
+        part.close()
+        return True
 
 
 class _First(DownloadProtocol):
@@ -208,21 +213,15 @@ class _First(DownloadProtocol):
 
     tag = ""
 
-    def __init__(self, protocol: DownloadProtocol, asked: Asked) -> None:
+    def __init__(self, protocol: DownloadProtocol, asked: Asked, asking: Asking, answer: Answer) -> None:
         super().__init__(protocol.job, protocol.tools)
         self._protocol = protocol
         self._asked = asked
-        self._asking: Asking | None = None
-        """Entered and not left: what was never entered must not be left."""
-        self._answer: Answer
-
-    async def enter(self) -> Answer:
-        asking = self._protocol.ask(self._asked)
-        self._answer = await asking.__aenter__()
-        self._asking = asking
-        return self._answer
+        self._asking: Asking | None = asking
+        self._answer = answer
 
     async def leave(self) -> None:
+        """End it, unless somebody has asked the same, and ends it himself."""
         asking, self._asking = self._asking, None
         if asking is not None:
             await asking.__aexit__(*sys.exc_info())
@@ -258,15 +257,19 @@ class _Entered:
 
 
 def size_of(verdict: Verdict) -> int | None:
-    """The size of a content that is small and comes whole; None where it is not, or that is not certain."""
-    if isinstance(verdict, Empty):
-        return 0
-    if isinstance(verdict, Whole):
+    """The size of a content that is small and comes whole; None where it is not, or that is not certain.
+
+    Raises:
+        Refused: it does not come at all.
+    """
+    if isinstance(verdict, Partial):
+        size = verdict.stop if verdict.start == 0 and verdict.stop == verdict.generation.size else None
+    elif isinstance(verdict, Whole):
         size = verdict.length
-    elif isinstance(verdict, Partial) and verdict.start == 0 and verdict.stop == verdict.generation.size:
-        size = verdict.stop
+    elif isinstance(verdict, Wrong):
+        raise Refused(verdict.fault)
     else:
-        return None
+        size = 0 if isinstance(verdict, Empty) else None
     return size if size is not None and size <= SMALL else None
 
 
