@@ -1,7 +1,7 @@
 """The system calls on files that transfers need, and nothing else: a simulated disk can stand in.
 
 Everything of `meowcat.transfer` that touches a file goes through a `Disk`. Its methods raise `OSError`, as
-the calls they stand for do; `guarded` is the one place where that becomes a `FileFault`.
+the calls they stand for do; `fault_of` is the one place where that becomes a `FileFault`.
 """
 # ruff: noqa: PTH104, PTH108, PTH116, PTH208  # these are the system calls themselves, and pathlib would rewrite the paths
 
@@ -25,7 +25,7 @@ from meowcat.transfer.part_names import PartNames
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Buffer", "Disk", "FileFault", "FileStatus", "OsDisk", "guarded", "lacks"]
+__all__ = ["Buffer", "Disk", "FileFault", "FileStatus", "OsDisk", "fault_of", "guarded", "lacks"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -188,7 +188,12 @@ class guarded:  # noqa: N801  # used like a function; a generator in its place t
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
-            raise FileFault(_kind(error, self._gone), f"{self._path}: {_reason(error)}") from error
+            raise fault_of(error, self._path, self._gone) from error
+
+
+def fault_of(error: OSError, path: str, gone: FaultKind = FaultKind.LOCAL_REMOVED) -> FileFault:
+    """What `guarded` makes of it; for what is done for each small file, where entering a block is felt."""
+    return FileFault(_kind(error, gone), f"{path}: {_reason(error)}")
 
 
 def _kind(error: OSError, gone: FaultKind) -> FaultKind:

@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
-from meowcat.transfer.disk import PART, Buffer, Disk, FileFault, FileStatus, guarded
+from meowcat.transfer.disk import PART, Buffer, Disk, FileFault, FileStatus, fault_of, guarded
 
 __all__ = [
     "Durability",
@@ -49,14 +49,16 @@ def part_path(target: str, task: TaskId) -> str:
     A name that would exceed 255 bytes is cut, and what was cut is replaced by a digest, so that two long
     names that begin alike stay two.
     """
-    folder, stem = _folder_and_stem(target)
-    return f"{folder}/{stem}.{task}{_SUFFIX}"
+    folder, _, name = _part_name(target, task)
+    return f"{folder}/{name}"
 
 
-def _folder_and_stem(target: str) -> tuple[str, str]:
-    """The folder of a part file, "" for the root, and what its name begins with."""
-    folder, _, name = target.rpartition("/")
-    return folder, _shortened(name) if _exceeds(name, _STEM_BYTES) else name
+def _part_name(target: str, task: TaskId) -> tuple[str, str, str]:
+    """Of a part file the folder, "" for the root; what its name begins with; and the name."""
+    folder, _, stem = target.rpartition("/")
+    if _exceeds(stem, _STEM_BYTES):
+        stem = _shortened(stem)
+    return folder, stem, f"{stem}.{task}{_SUFFIX}"
 
 
 def _exceeds(name: str, room: int) -> bool:
@@ -103,10 +105,12 @@ def check_place(disk: Disk, target: str, overwrite: Overwrite) -> None:
             FaultKind.IO,
             f"{target!r} is no name for a file: expected 1 to {NAME_BYTES} bytes after the folder",
         )
-    with guarded(target, gone=FaultKind.FILE_NOT_FOUND):
+    try:
         standing = disk.stat(target)
         if standing is not None:
             _check_standing(target, disk.stat(target, follow=True) or standing, overwrite)
+    except OSError as error:
+        raise fault_of(error, target, FaultKind.FILE_NOT_FOUND) from error
 
 
 def _check_standing(target: str, standing: FileStatus, overwrite: Overwrite) -> None:
@@ -167,11 +171,12 @@ class PartFile:
                 one open; DISK_FULL; FILE_NOT_FOUND without the folder; IO.
 
         """
-        path = part_path(target, task)
+        folder, stem, name = _part_name(target, task)
+        path = f"{folder}/{name}"
         with guarded(path, gone=FaultKind.FILE_NOT_FOUND):
             fd, created = _open_or_create(disk, path)
             try:
-                _refuse_others(disk, target, task)
+                _refuse_others(disk, target, folder, stem, name)
                 if fresh and not created:
                     disk.ftruncate(fd, 0)
                 if durability == "power":
@@ -200,17 +205,15 @@ class PartFile:
             FileFault: as `open`.
 
         """
-        path = part_path(target, task)
-        with guarded(path, gone=FaultKind.FILE_NOT_FOUND):
-            try:
-                fd = disk.open(path, _FLAGS | os.O_CREAT | os.O_EXCL)
-            except FileExistsError:
+        folder, stem, name = _part_name(target, task)
+        path = f"{folder}/{name}"
+        try:
+            part = cls._make(disk, path, durability)
+            if part is None:
                 part = cls.open(disk, target, task, durability, fresh=True, size=len(content))
-            else:
-                part = cls._lock_new(disk, path, fd, durability)
             try:
                 if part.created:
-                    _refuse_others(disk, target, task)
+                    _refuse_others(disk, target, folder, stem, name)
                 part.put(0, content)
                 if durability == "process":
                     part.flush()
@@ -221,10 +224,17 @@ class PartFile:
                 finally:
                     part.close()
                 raise
+        except OSError as error:
+            raise fault_of(error, path, FaultKind.FILE_NOT_FOUND) from error
         return part
 
     @classmethod
-    def _lock_new(cls, disk: Disk, path: str, fd: int, durability: Durability) -> Self:
+    def _make(cls, disk: Disk, path: str, durability: Durability) -> Self | None:
+        """A new file, locked; None where something stands there. May raise an OSError."""
+        try:
+            fd = disk.open(path, _FLAGS | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return None
         try:
             _take_lock(disk, path, fd)
             return cls(disk, path, fd, durability, created=True)
@@ -265,15 +275,15 @@ class PartFile:
 
     def put(self, offset: int, data: Buffer) -> None:
         """`write` of a file that nobody else has seen yet. May raise an OSError."""
-        view = memoryview(data).cast("B")
-        stop = offset + len(view)
-        while view:
-            written = self._disk.pwrite(self._open_fd(), view, stop - len(view))
+        rest = memoryview(data).cast("B")
+        while rest:
+            written = self._disk.pwrite(self._open_fd(), rest, offset)
             if written <= 0:
-                raise FileFault(FaultKind.IO, f"{self.path}: a write of {len(view)} bytes wrote nothing")
-            view = view[written:]
+                raise FileFault(FaultKind.IO, f"{self.path}: a write of {len(rest)} bytes wrote nothing")
+            offset += written
+            rest = rest[written:]
         with self._lock:
-            self._high = max(self._high, stop)
+            self._high = max(self._high, offset)
 
     def read(self, offset: int, size: int) -> bytes:
         """The bytes there; fewer than `size` at the end of the file only."""
@@ -302,15 +312,15 @@ class PartFile:
         if self._broken is not None:
             detail = f"an earlier sync failed, and nothing can be synced here any more ({self._broken})"
             raise FileFault(self._broken.fault.kind, detail)
+        fd = self._open_fd()
         try:
-            with guarded(self.path):
-                if self.durability == "power":
-                    self._disk.fdatasync(self._open_fd())
-                else:
-                    self._disk.check_writes(self._open_fd())
-        except FileFault as fault:
-            self._broken = fault
-            raise
+            if self.durability == "power":
+                self._disk.fdatasync(fd)
+            else:
+                self._disk.check_writes(fd)
+        except OSError as error:
+            self._broken = fault_of(error, self.path)
+            raise self._broken from error
 
     def flush_system(self) -> None:
         """`flush` of every file on the same file system, whoever wrote it. May raise an OSError for which
@@ -359,11 +369,12 @@ class PartFile:
         In a forked child nothing is left to do: its copy was closed at the fork (`OsDisk`), and unlocking
         there would take the lock from the parent.
         """
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            if os.getpid() == self._owner:
-                with guarded(self.path):
-                    let_go(self._disk, fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0 and os.getpid() == self._owner:
+            try:
+                let_go(self._disk, fd)
+            except OSError as error:
+                raise fault_of(error, self.path) from error
 
     def _open_fd(self) -> int:
         if self._fd < 0:
@@ -437,16 +448,15 @@ def _take_lock(disk: Disk, path: str, fd: int) -> None:
         raise FileFault(FaultKind.TARGET_OWNED, detail)
 
 
-def _refuse_others(disk: Disk, target: str, task: TaskId) -> None:
-    """See that no other task than this one has a part file for `target`.
+def _refuse_others(disk: Disk, target: str, folder: str, stem: str, own: str) -> None:
+    """See that no other task than this one, whose part file is called `own`, has one for `target`.
 
     The caller's own part file stands by now, so that of two tasks that begin at once at least one finds the
     other. Whether the other is at work is not asked: trying its lock could make it believe that it lost it.
     """
-    folder, stem = _folder_and_stem(target)
-    for name in disk.part_names(folder or "/", stem, f"{stem}.{task}{_SUFFIX}"):
+    for name in disk.part_names(folder or "/", stem, own):
         owner = name[len(stem) + 1 : -len(_SUFFIX)]
-        if owner == task or len(owner) != _ID_LENGTH or name != f"{stem}.{owner}{_SUFFIX}":
+        if name == own or len(owner) != _ID_LENGTH or name != f"{stem}.{owner}{_SUFFIX}":
             continue
         if _ID_LETTERS.issuperset(owner):
             detail = (

@@ -25,7 +25,7 @@ from typing import Literal
 
 from meowcat.core.transfers import Overwrite
 from meowcat.core.values import FaultKind, FileIdentity, TaskId
-from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded, lacks
+from meowcat.transfer.disk import Disk, FileFault, FileStatus, fault_of, guarded, lacks
 from meowcat.transfer.files import Durability, PartFile, let_go, open_part, part_path
 
 __all__ = ["Outcome", "discard", "outcome", "publish", "rename_part"]
@@ -84,15 +84,18 @@ def rename_part(disk: Disk, part: PartFile, target: str, size: int, overwrite: O
     """`publish` for who has held the part file open and locked since its bytes became durable. The target's
     name is durable only after a sync of its folder, which is the caller's.
     """
-    with guarded(part.path):
-        if not _agrees(disk.stat(part.path), part.identity, size):
+    path, power = part.path, part.durability == "power"
+    try:
+        if not _agrees(disk.stat(path), part.identity, size):
             raise FileFault(
-                FaultKind.LOCAL_REMOVED, f"{part.path} is not the file of {size} bytes that was verified"
+                FaultKind.LOCAL_REMOVED, f"{path} is not the file of {size} bytes that was verified"
             )
         if overwrite == "replace":
-            _move(disk, part.path, target, part.identity, overwrite, part.durability == "power")
+            _move(disk, path, target, part.identity, overwrite, power)
         else:  # the file has one name yet, so that of another stands there or none
-            _move_new(disk, part.path, target, part.durability == "power")
+            _move_new(disk, path, target, power)
+    except OSError as error:
+        raise fault_of(error, path) from error
 
 
 def outcome(disk: Disk, target: str, task: TaskId, identity: FileIdentity, size: int) -> Outcome:
