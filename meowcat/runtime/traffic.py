@@ -4,6 +4,7 @@ An operation has a `Share` of it. A host's requests wait in one line, first come
 is held, while one request tries it, and while its window is full. The bounds of the whole engine come after
 that, so that what waits for one host takes nothing from the others.
 """
+# ruff: noqa: SLF001  # a turn is a part of its share
 
 from collections import deque
 from collections.abc import Callable
@@ -31,11 +32,12 @@ REMEMBERED_MS = 600_000
 class _Gate:
     """One host: its limit, its window, and who waits for a request to it."""
 
-    __slots__ = ("__weakref__", "bucket", "host", "line", "narrowings", "under_way", "window")
+    __slots__ = ("__weakref__", "buckets", "host", "line", "narrowings", "under_way", "window")
 
-    def __init__(self, host: str, bucket: Bucket) -> None:
+    def __init__(self, host: str, buckets: tuple[Bucket, Bucket]) -> None:
         self.host = host
-        self.bucket = bucket
+        self.buckets = buckets
+        """The limits of whoever works on it: its own, and that of all hosts."""
         self.window: Window | None = None
         """None while it has never said that it gets too much, or takes all that there may be again."""
         self.narrowings = 0
@@ -110,7 +112,7 @@ class Traffic:
         gate = self._gates.get(host)
         if gate is None:
             rate = self._own_rates.get(host, self._per_host)
-            gate = self._gates[host] = _Gate(host, Bucket(rate, self._clock))
+            gate = self._gates[host] = _Gate(host, (Bucket(rate, self._clock), self._bucket))
         return gate
 
     # Limits
@@ -128,16 +130,13 @@ class Traffic:
         self._own_rates[host] = rate
         gate = self._gates.get(host)
         if gate is not None:
-            gate.bucket.set_rate(rate)
+            gate.buckets[0].set_rate(rate)
 
     def limit_task(self, task: TaskId, rate: int | None) -> None:
         """Bytes a second of a task that is at work, from now on."""
         share = self._shares.get(task)
         if share is not None:
             share.limit(rate)
-
-    def buckets(self, gate: _Gate) -> tuple[Bucket, Bucket]:
-        return gate.bucket, self._bucket
 
     # Requests
 
@@ -170,18 +169,24 @@ class Traffic:
 
     def exit(self, gate: _Gate, narrowings: int, *, well: bool, fault: Fault | None) -> None:
         """A request is over. `narrowings`: what the gate's count was when it began."""
-        now = int(self._clock() * 1000)
         if fault is not None and too_many(fault):
             if gate.narrowings == narrowings:
-                gate.window = narrowed(gate.window, gate.under_way, now)
-                gate.narrowings += 1
-                self._kept[gate.host] = gate
-                if len(self._kept) > self._most_kept:
-                    self._forget_windows(now)
+                self._narrow(gate)
         elif well and gate.window is not None:
-            self._widen(gate, answered(gate.window, gate.under_way, now))
+            self._widen(gate, answered(gate.window, gate.under_way, self._now()))
         self._budget.release()
         self._leave(gate)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _narrow(self, gate: _Gate) -> None:
+        now = self._now()
+        gate.window = narrowed(gate.window, gate.under_way, now)
+        gate.narrowings += 1
+        self._kept[gate.host] = gate
+        if len(self._kept) > self._most_kept:
+            self._forget_windows(now)
 
     def _widen(self, gate: _Gate, window: Window) -> None:
         wider = gate.window is None or window.most > gate.window.most
@@ -204,7 +209,8 @@ class Traffic:
 
     def _leave(self, gate: _Gate) -> None:
         gate.under_way -= 1
-        self._serve(gate)
+        if gate.line:
+            self._serve(gate)
 
     def _serve(self, gate: _Gate) -> None:
         while gate.line and self._has_room(gate):
@@ -255,7 +261,7 @@ class Share:
         self._clock = clock
         self._own: Bucket | None = None
         """Made when there is a limit first: most tasks have none."""
-        self._buckets: tuple[Bucket, ...] = traffic.buckets(gate)
+        self._buckets: tuple[Bucket, ...] = gate.buckets
         self._moved = 0.0
         """When the last byte came or went, or the first of its requests began."""
         self._flowed = False
@@ -319,28 +325,6 @@ class Share:
         """One request: entered when its turn has come. What is raised through it is how the host took it."""
         return _Turn(self)
 
-    async def _begin(self) -> int:
-        if not self._turns:
-            self._moved = self._clock()
-        self._turns += 1
-        try:
-            if not self._traffic.enter(self._gate):
-                await self._traffic.stand_in_line(self._gate)
-            self._ours += 1
-            try:
-                await self._traffic.begin(self._gate)
-            finally:
-                self._ours -= 1
-        except BaseException:  # raised again: there is no request
-            self._turns -= 1
-            raise
-        return self._gate.narrowings
-
-    def _end(self, narrowings: int, error: BaseException | None) -> None:
-        self._turns -= 1
-        fault = getattr(error, "fault", None)
-        self._traffic.exit(self._gate, narrowings, well=error is None, fault=fault)
-
     def silent(self, now: float) -> bool:
         """Whether the host lets it wait."""
         if self._flowed:
@@ -359,9 +343,28 @@ class _Turn(AbstractAsyncContextManager[None]):
         self._narrowings = 0
 
     async def __aenter__(self) -> None:
-        self._narrowings = await self._share._begin()  # noqa: SLF001  # a part of it
+        share = self._share
+        traffic, gate = share._traffic, share._gate
+        if not share._turns:
+            share._moved = share._clock()
+        share._turns += 1
+        try:
+            if not traffic.enter(gate):
+                await traffic.stand_in_line(gate)
+            share._ours += 1
+            try:
+                await traffic.begin(gate)
+            finally:
+                share._ours -= 1
+        except BaseException:  # raised again: there is no request
+            share._turns -= 1
+            raise
+        self._narrowings = gate.narrowings
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._share._end(self._narrowings, error)  # noqa: SLF001  # a part of it
+        share = self._share
+        share._turns -= 1
+        fault = None if error is None else getattr(error, "fault", None)
+        share._traffic.exit(share._gate, self._narrowings, well=error is None, fault=fault)

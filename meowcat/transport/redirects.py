@@ -37,6 +37,7 @@ class Route:
         self.url = url
         self.headers = dict(headers or {})
         self.max_hops = max_hops
+        self.begin = Hop(url, same_origin=True)
         self.pinned: Hop | None = None
 
     def open(
@@ -73,25 +74,23 @@ class Following:
 
     async def __aenter__(self) -> HttpReply:
         """Raises TransportFault: REDIRECT, REPLY, or what the transport raises."""
-        pinned = self._route.pinned
+        route = self._route
+        pinned = route.pinned
         if pinned is not None:
             reply = await self._enter(pinned)
             if reply.status not in STALE and not is_redirect(self._method, reply.status):
                 return reply
             await self._leave(reply)
-            if self._route.pinned is pinned:  # another part may have found the new way already
-                self._route.pinned = None
-        return await self._follow()
+            if route.pinned is pinned:  # another part may have found the new way already
+                route.pinned = None
+        reply = await self._enter(route.begin)
+        return await self._follow(reply) if is_redirect(self._method, reply.status) else reply
 
-    async def _follow(self) -> HttpReply:
-        hop = Hop(self._route.url, same_origin=True)
-        visited = [hop.url]
-        while True:
-            reply = await self._enter(hop)
-            if not is_redirect(self._method, reply.status):
-                if len(visited) > 1 and reply.status in _CONTENT:
-                    self._route.pinned = hop
-                return reply
+    async def _follow(self, reply: HttpReply) -> HttpReply:
+        hop = self._route.begin
+        visited: list[str] = []
+        while is_redirect(self._method, reply.status):
+            visited.append(hop.url)
             try:
                 location = next((value for name, value in reply.headers if name.lower() == "location"), None)
                 verdict = next_hop(location, hop.url, visited, self._route.max_hops)
@@ -100,15 +99,18 @@ class Following:
             if isinstance(verdict, Fault):
                 raise TransportFault(verdict)
             hop = Hop(verdict.url, hop.same_origin and verdict.same_origin)
-            visited.append(hop.url)
+            reply = await self._enter(hop)
+        if reply.status in _CONTENT:
+            self._route.pinned = hop
+        return reply
 
     async def _enter(self, hop: Hop) -> HttpReply:
-        headers = {**self._route.headers, **self._headers} if hop.same_origin else self._headers
+        route = self._route
+        headers = {**route.headers, **self._headers} if hop.same_origin else self._headers
         self.url = hop.url
-        self._exchange = self._route.transport.send(
-            HttpRequest(self._method, hop.url, headers, large=self._large)
-        )
-        return await self._exchange.__aenter__()
+        request = HttpRequest(self._method, hop.url, headers, large=self._large)
+        exchange = self._exchange = route.transport.send(request)
+        return await exchange.__aenter__()
 
     async def _leave(self, reply: HttpReply) -> None:
         assert self._exchange is not None  # noqa: S101  # entered just before

@@ -145,48 +145,49 @@ class ReqwestReply:
     """The head of a reply, and its body as it comes."""
 
     def __init__(self, response: Response, request: HttpRequest, timeout: float | None) -> None:
+        self._response = response
         self._reader = response.body_reader
         self._url = request.url
         self._timeout = timeout
         self.status: int = response.status
         self.headers: Headers = list(response.headers.items())
-        self.version: str = response.version.removesuffix(".0")
         self.ended = False
         self._rest = memoryview(b"")
         """What came and was not asked for yet."""
 
+    @property
+    def version(self) -> str:
+        return self._response.version.removesuffix(".0")
+
     async def read(self, size: int) -> Chunk:
         """A view of the client's own memory: no copy is made."""
+        if self.ended:
+            return b""
         try:
-            chunk = await self._read(size)
+            if self._timeout is not None:
+                return await self._read_some(size, self._timeout)
+            whole = await cancelable(self._reader.read(size))
         except PyreqwestError as error:
             fault = judge(error, self._url, begun=True)
         except TimeoutError:
             fault = describe(FaultKind.TIMEOUT, self._url)
         else:
-            if chunk is None:
-                self.ended = True
-                return b""
-            return chunk
+            # It waits for all of it, and a body that breaks off raises: who gets less has come to the end.
+            self.ended = whole is None or len(whole) < size
+            return b"" if whole is None else memoryview(whole)
         # Outside of the handlers, so that the client's error with its URL is not even the context.
         raise TransportFault(fault)
 
-    async def _read(self, size: int) -> memoryview | None:
+    async def _read_some(self, size: int, silence: float) -> Chunk:
         """Piece by piece where silence is judged here. A read of some size waits for all of it, and would
         take a server for silent that sends a blank now and then while it is at work, as S3 does during a
         commit."""
-        if self._timeout is None:
-            if self.ended:
-                return None
-            whole = await cancelable(self._reader.read(size))
-            # It waits for all of it, and a body that breaks off raises: who gets less has come to the end.
-            self.ended = whole is None or len(whole) < size
-            return None if whole is None else memoryview(whole)
         while not self._rest:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(silence):
                 piece = await cancelable(self._reader.read_chunk())
             if piece is None:
-                return None
+                self.ended = True
+                return b""
             self._rest = memoryview(piece)
         chunk, self._rest = self._rest[:size], self._rest[size:]
         return chunk
@@ -210,17 +211,17 @@ class ReqwestExchange:
         self._closed_by: float | None = None
 
     async def __aenter__(self) -> HttpReply:
-        self._streamed = prepare(self._client, self._request)
+        streamed = self._streamed = prepare(self._client, self._request)
         self._closed_by = asyncio.get_running_loop().time() + self._read
         try:
-            response = await cancelable(self._streamed.__aenter__())
+            response = await cancelable(streamed.__aenter__())
         except PyreqwestError as error:
-            self._closed_by = None
             fault = judge(error, self._request.url, begun=False)
         else:
             self._closed_by = None
-            self._reply = ReqwestReply(response, self._request, None)
-            return self._reply
+            reply = self._reply = ReqwestReply(response, self._request, None)
+            return reply
+        self._closed_by = None
         raise TransportFault(fault)
 
     async def __aexit__(self, *exc: object) -> None:
@@ -338,13 +339,13 @@ def prepare(
     """
     try:
         builder = client.request(request.method, request.url).headers(dict(request.headers))
-        named = {name.lower() for name in request.headers}
-        if body is None and request.method in {"POST", "PUT", "PATCH"} and "content-length" not in named:
-            builder = builder.header("Content-Length", "0")  # RFC 9110 8.6
+        length = request.body_length
         if body is not None:
             builder = builder.body_stream(body)  # type: ignore[arg-type]  # it takes each chunk by itself
-            if request.body_length is not None and "content-length" not in named:
-                builder = builder.header("Content-Length", str(request.body_length))
+        else:
+            length = 0 if request.method in {"POST", "PUT", "PATCH"} else None  # RFC 9110 8.6
+        if length is not None and "content-length" not in {name.lower() for name in request.headers}:
+            builder = builder.header("Content-Length", str(length))
         if deadline is not None:
             builder = builder.timeout(timedelta(seconds=deadline))
         return builder.streamed_read_buffer_limit(0).build_streamed()
