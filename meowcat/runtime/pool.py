@@ -51,13 +51,13 @@ class Job(ABC):
         self.end()
 
 
-class _Idle:
-    """One that waits for a job."""
+class _Idle(Signal):
+    """One that waits for a job, or for the end."""
 
-    __slots__ = ("called", "job")
+    __slots__ = ("job",)
 
     def __init__(self) -> None:
-        self.called = Signal()
+        super().__init__()
         self.job: Job | None = None
 
 
@@ -73,7 +73,7 @@ class Pool:
         if self._idle:
             idle = self._idle.pop()
             idle.job = job
-            idle.called.set()
+            idle.set()
         else:
             self._tasks.start_soon(self._work, job)
 
@@ -102,7 +102,7 @@ class Pool:
         idle = _Idle()
         self._idle.append(idle)
         try:
-            await idle.called.wait()
+            await idle.wait()
         except anyio.get_cancelled_exc_class():
             if idle.job is not None:  # it was started, so it has to end: those who wait for it hear of it
                 idle.job.leave()
@@ -113,4 +113,4 @@ class Pool:
         """Keep no coroutine any longer; jobs that run go on."""
         self._closed = True
         while self._idle:
-            self._idle.pop().called.set()
+            self._idle.pop().set()
