@@ -36,7 +36,6 @@ LOCAL = frozenset(
 
 _CREATED, _CAME, _REMOVED, _LEFT, _ONLY_FOLDERS = 0x100, 0x80, 0x200, 0x40, 0x01000000
 _GONE = _REMOVED | _LEFT
-_NEWS = _CREATED | _CAME | _GONE
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _HEAD = struct.Struct("iIII")
 _HEAD_SIZE = _HEAD.size
@@ -49,8 +48,7 @@ Names = Callable[[str], list[str]]
 class _Folder:
     """What is known of a watched folder."""
 
-    def __init__(self, path: str, watch: int, place: tuple[int, int]) -> None:
-        self.path = path
+    def __init__(self, watch: int, place: tuple[int, int]) -> None:
         self.watch = watch
         self.place = place
         """Device and inode: the path may lead to another folder tomorrow."""
@@ -62,7 +60,6 @@ class _Folder:
 
     def note(self, name: str) -> None:
         self.names.setdefault(stem_of(name), set()).add(name)
-        self.came.add(name)
 
     def forget(self, name: str) -> None:
         self.came.discard(name)
@@ -89,8 +86,7 @@ class PartNames:
         self._lock = threading.Lock()
         self._asked: OrderedDict[str, float] = OrderedDict()
         self._folders: OrderedDict[str, _Folder] = OrderedDict()
-        self._watched: dict[int, _Folder] = {}
-        """The same, by their watches."""
+        self._paths: dict[int, str] = {}
         self._calls = _inotify()
         self._fd = -1
 
@@ -135,20 +131,20 @@ class PartNames:
                 return None
             weakref.finalize(self, _close, self._fd)
         watch = self._calls.add(self._fd, os.fsencode(folder))
-        if watch < 0 or watch in self._watched:  # no room; or another path to a folder that is watched
+        if watch < 0 or watch in self._paths:  # no room; or another path to a folder that is watched
             return None
-        known = self._folders[folder] = self._watched[watch] = _Folder(folder, watch, place)
+        known = _Folder(watch, place)
+        self._folders[folder], self._paths[watch] = known, folder
         while len(self._folders) > MOST_FOLDERS:
             self._drop(next(iter(self._folders)))
         for name in self._listing(folder):
             if os.fsencode(name).endswith(self._suffix):
                 known.note(name)
-        known.came.clear()
         return known
 
     def _drop(self, folder: str) -> None:
         known = self._folders.pop(folder)
-        self._watched.pop(known.watch, None)
+        self._paths.pop(known.watch, None)
         assert self._calls is not None  # noqa: S101  # a folder was watched
         self._calls.remove(self._fd, known.watch)
 
@@ -163,24 +159,27 @@ class PartNames:
             while at < stop:
                 watch, mask, _, size = _HEAD.unpack_from(block, at)
                 at += _HEAD_SIZE + size
-                if not mask & _NEWS:
-                    self._heed_loss(watch, mask)
-                    continue
                 name = block[at - size : at].rstrip(b"\0")
-                known = self._watched.get(watch)  # None: given up a moment ago
-                if known is not None and name.endswith(self._suffix):
-                    (known.forget if mask & _GONE else known.note)(os.fsdecode(name))
+                if name.endswith(self._suffix) or not name:
+                    self._heed(watch, mask, os.fsdecode(name))
             if stop < _READ // 2:
                 return
 
-    def _heed_loss(self, watch: int, mask: int) -> None:
-        """Events were lost, or a folder."""
-        known = self._watched.get(watch)
+    def _heed(self, watch: int, mask: int, name: str) -> None:
+        folder = self._paths.get(watch)
         if mask & _OVERFLOW:
             for each in tuple(self._folders):
                 self._drop(each)
-        elif known is not None and mask & _IGNORED:  # it is gone
-            del self._watched[watch], self._folders[known.path]
+        elif folder is None:
+            return  # given up a moment ago
+        elif mask & _IGNORED:  # the folder is gone
+            del self._paths[watch], self._folders[folder]
+        elif name and mask & _GONE:
+            self._folders[folder].forget(name)
+        elif name:
+            known = self._folders[folder]
+            known.note(name)
+            known.came.add(name)
 
 
 def stem_of(name: str) -> str:

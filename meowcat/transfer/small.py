@@ -6,9 +6,7 @@ that it was started, stored and is to be published. The part file stays open and
 operation goes on as the one that publishes. Anything else is handed over, with the reply in hand, to a
 `FetchOperation`, which can do all.
 """
-# ruff: noqa: PTH120  # paths are the user's, byte for byte; pathlib would rewrite them
 
-import os
 import sys
 from contextlib import suppress
 from functools import partial
@@ -45,8 +43,9 @@ SMALL = 256 * 1024
 def is_fresh(errand: Errand, protocol: DownloadProtocol) -> bool:
     """Whether nothing is known of the content, and nothing keeps it from being read in one go."""
     task = errand.task
-    known = task.generation is not None or task.file is not None or bool(task.stored)
-    return not known and not protocol.looks_first and errand.throttle.rate is None
+    if task.generation is not None or task.file is not None or task.stored:
+        return False
+    return not protocol.looks_first and errand.throttle.rate is None
 
 
 class SmallDownload:
@@ -71,7 +70,7 @@ class SmallDownload:
         self._operation = operation
         self._protocol = protocol
         self._request: Download = request
-        self._folder = os.path.dirname(request.to)
+        self._folder = request.to.rpartition("/")[0] or "/"
         self._task = errand.task
         self._moved = Signal()
 
