@@ -92,26 +92,34 @@ class Rounds:
         self._inline_from = 0.0
         """When jobs may be done on the loop again, by `perf_counter`."""
 
-    async def do(self, call: Callable[[], T], folder: str, *, holds_bytes: bool = False) -> T:
-        """Make a blocking call that changes names in `folder`; durable on return as far as `durability`
-        asks for that.
-
-        Once begun it is seen through, also when canceled.
+    async def do(self, call: Callable[[], T], folder: str | None = None, *, holds_bytes: bool = False) -> T:
+        """Make a blocking call of some microseconds. Once begun it is seen through, also when canceled.
 
         Args:
             call: must not return None.
-            folder: an absolute path.
+            folder: an absolute path, where it changes names in one: they are durable on return as far as
+                `durability` asks for that.
             holds_bytes: whether it returns a PartFile whose bytes have to be durable as well.
 
         Raises:
             FileFault: a sync failed: nothing may be relied on. And whatever `call` raises.
         """
-        if self._syncs:
+        if folder is not None and self._syncs:
             with anyio.CancelScope(shield=True):
                 job = _Job(call, folder, holds_bytes=holds_bytes)
                 await self._join(job)
                 return job.result()
-        return await self.brief(call)
+        began = perf_counter()
+        if began < self._inline_from or not self._workers.threaded:
+            with anyio.CancelScope(shield=True):
+                return await self._workers.run(call, self._several)
+        try:
+            return call()
+        finally:
+            ended = perf_counter()
+            self._average += (ended - began - self._average) * _WEIGHT
+            if self._average > STALL:
+                self._average, self._inline_from = STALL / 2, ended + RESPITE
 
     def check_folder(self, folder: str) -> None:
         """See that files can be made in the folder, unless it was looked at a moment ago.
@@ -127,20 +135,6 @@ class Rounds:
         if len(self._looked_at) >= FOLDERS:
             self._looked_at.clear()
         self._looked_at[folder] = now + LOOK_LASTS
-
-    async def brief(self, call: Callable[[], T]) -> T:
-        """Make a blocking call of some microseconds that makes nothing durable."""
-        began = perf_counter()
-        if began < self._inline_from or not self._workers.threaded:
-            with anyio.CancelScope(shield=True):
-                return await self._workers.run(call, self._several)
-        try:
-            return call()
-        finally:
-            ended = perf_counter()
-            self._average += (ended - began - self._average) * _WEIGHT
-            if self._average > STALL:
-                self._average, self._inline_from = STALL / 2, ended + RESPITE
 
     async def _join(self, job: _Job[T]) -> None:
         self._waiting.append(job)  # type: ignore[arg-type]  # a round does not look at results

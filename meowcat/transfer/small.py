@@ -109,7 +109,7 @@ class SmallDownload:
     # Fetching
 
     async def _fetch(self) -> None:
-        await self._rounds.brief(self._check)
+        await self._rounds.do(self._check)
         piece = self._request.piece_size or DEFAULT_PIECE
         asked = Asked(0, min(FIRST_PIECES * piece, FIRST_BYTES), None)  # as a `FetchOperation` asks first
         entered: Asking | None = None
@@ -179,7 +179,7 @@ class SmallDownload:
         except FileFault:
             if self._part is not None:  # it could not be made durable, so nothing of it counts
                 with suppress(FileFault):
-                    await self._rounds.brief(self._part.remove)
+                    await self._rounds.do(self._part.remove)
             raise
 
     def _store(self, content: bytes | memoryview) -> PartFile:

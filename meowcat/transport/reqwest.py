@@ -212,7 +212,7 @@ class ReqwestExchange:
 
     async def __aenter__(self) -> HttpReply:
         streamed = self._streamed = prepare(self._client, self._request)
-        self._closed_by = asyncio.get_running_loop().time() + self._read
+        self._closed_by = time.monotonic() + self._read
         try:
             response = await cancelable(streamed.__aenter__())
         except PyreqwestError as error:
@@ -231,7 +231,7 @@ class ReqwestExchange:
     async def dead(self) -> None:
         """See the class."""
         if self._closed_by is not None:
-            await asyncio.sleep(self._closed_by + 0.1 - asyncio.get_running_loop().time())
+            await asyncio.sleep(self._closed_by + 0.1 - time.monotonic())
 
 
 class ReqwestUpload:

@@ -222,12 +222,12 @@ async def test_a_disk_that_keeps_the_loop_waiting_gets_threads_for_a_while(disk,
         now[0] += 0.05
         return "done"
 
-    assert await rounds.brief(slow) == "done"
+    assert await rounds.do(slow) == "done"
     assert workers.trips == 0
-    await rounds.brief(slow)
+    await rounds.do(slow)
     assert workers.trips == 1
     now[0] += module.RESPITE
-    await rounds.brief(lambda: "quick")
+    await rounds.do(lambda: "quick")
     assert workers.trips == 1
 
 
@@ -241,10 +241,10 @@ async def test_a_single_stall_is_forgiven(disk, monkeypatch):
         now[0] += 0.02
         return True
 
-    await rounds.brief(stalled)
+    await rounds.do(stalled)
     for _ in range(40):
-        await rounds.brief(lambda: True)
-    await rounds.brief(stalled)
+        await rounds.do(lambda: True)
+    await rounds.do(stalled)
     assert workers.trips == 0
 
 
