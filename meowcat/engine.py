@@ -15,6 +15,7 @@ from meowcat.config import MOST_RATE, Config
 from meowcat.control.place import place_for
 from meowcat.control.server import ControlServer
 from meowcat.core import messages as msg
+from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import (
     AuditError,
     EngineClosed,
@@ -36,6 +37,7 @@ from meowcat.core.transfers import (
     ProtocolSpec,
     Request,
     Upload,
+    check,
 )
 from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
@@ -128,8 +130,8 @@ class Engine:
         self._credentials = Credentials(credentials, self.clock.wall)
         self._refreshers = Refreshers(refreshers, completions)
         self._protocols = Protocols.with_own(protocols)
-        intake = Intake(self.config, self._protocols, AUDIT_DIGEST if audit else None)
-        self._submissions = Submissions(intake, self._opened)
+        self._intake = Intake(self.config, self._protocols, AUDIT_DIGEST if audit else None)
+        self._submissions = Submissions(self._intake, self._opened)
         self._sources = Sources(sources)
         self._audit = audit
         self._disk = disk
@@ -325,6 +327,42 @@ class Engine:
         """
         asked = SmallGet(url, max_bytes, headers or {}, max_redirects)
         return await self._opened().fetches.fetch(asked)
+
+    async def name_of(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        protocol: Settings | ProtocolSpec | None = None,
+    ) -> str:
+        """What the file of `url` is to be called: a name that is safe in any folder, and never a path.
+
+        A task needs its target before its first byte, so the server is asked first: Content-Disposition of
+        HEAD, or of a GET of one byte where HEAD is refused (RFC 6266). Where it says nothing, or can't be
+        asked within 10 s, the name is the last segment of the URL, or else `download`. No control or
+        invisible characters, no separators of any system, no leading dots, no device names of Windows; at
+        most 200 bytes of UTF-8. Whether such a file is there already is for the download to see, by its
+        `overwrite`.
+
+        It is no task, and limited as `fetch` is. Another time the server may say another name: keep what a
+        download was submitted with.
+
+        Args:
+            url: http or https; or what `protocol` takes.
+            headers: of the caller's own; all of them are dropped where a redirect leads to another origin.
+            protocol: how a download asks for it: by `S3(…)` and its kin an object is called by its key, and
+                no server is asked.
+
+        Raises:
+            InvalidArgument: a URL that can't be had, or headers that can't be sent.
+            FetchQueueFull, EngineClosed: as `fetch`.
+        """
+        fetches = self._opened().fetches
+        asked = self._intake.reached(Download(url, "name", headers=headers or {}, protocol=protocol))
+        check(asked)
+        if asked.protocol is not None and asked.plan is None:
+            return file_name(None, asked.url)
+        return await fetches.name(asked)
 
     async def submit(self, request: Request, *, paused: bool = False) -> Task:
         """Record a transfer and put it in line; durable on return.

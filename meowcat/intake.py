@@ -55,12 +55,8 @@ class Intake:
         raise InvalidArgument(f"request: expected a meowcat.Download or a meowcat.Upload, got a {kind}")
 
     def _download(self, request: Download) -> Sealed:
-        spec = request.protocol
-        if spec is not None:
-            protocol = download_protocol_of(self.protocols, spec)
-            url, spec = protocol.resolve(request.url, spec, request.plan)
-            needs = (*request.needs, *download_needs_of(protocol, spec))
-            request = replace(request, url=url, protocol=spec, needs=needs)
+        if request.protocol is not None:
+            request = self.reached(request)
         check(request)
         config, accept = self.config, request.accept or None
         if accept is None and request.protocol is None and not _names_accept(request.headers):
@@ -76,6 +72,20 @@ class Intake:
         )
         sealed, secrets = seal(request)
         return sealed, secrets, request.key or request.to
+
+    def reached(self, request: Download) -> Download:
+        """With the http(s) URL that its protocol makes of the one that was given, and what it needs.
+
+        Raises:
+            InvalidArgument: a protocol that nobody registered, or a URL that it does not take.
+        """
+        spec = request.protocol
+        if spec is None:
+            return request
+        protocol = download_protocol_of(self.protocols, spec)
+        url, spec = protocol.resolve(request.url, spec, request.plan)
+        needs = (*request.needs, *download_needs_of(protocol, spec))
+        return replace(request, url=url, protocol=spec, needs=needs)
 
     def _upload(self, request: Upload) -> Sealed:
         protocol = upload_protocol_of(self.protocols, request.protocol)

@@ -268,6 +268,7 @@ class Engine(Blocking[AsyncEngine]):
             timeout,
         )
 
+    name_of = awaited(AsyncEngine.name_of)
     submit = _handled(AsyncEngine.submit)
     submit_nowait = _handled(AsyncEngine.submit_nowait)
     submit_many = awaited(AsyncEngine.submit_many)

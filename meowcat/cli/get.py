@@ -24,7 +24,7 @@ from meowcat.cli.options import (
 from meowcat.cli.quantities import size_option
 from meowcat.cli.running import Stop, Watched, run_until_done
 from meowcat.cli.signers import required
-from meowcat.cli.targets import Wanted, settle_paths, stands, wanted_of
+from meowcat.cli.targets import NAMES_AT_ONCE, Wanted, settle_paths, stands, wanted_of
 from meowcat.cli.transferring import opening_for, transfer
 from meowcat.core.events import Created
 from meowcat.core.machine import State
@@ -34,7 +34,6 @@ from meowcat.core.urls import identity
 from meowcat.core.values import TaskId
 from meowcat.engine import Engine
 from meowcat.protocols.credentials import Provider
-from meowcat.transport.contract import Transport
 
 _EXAMPLES = """\b
 Examples:
@@ -153,13 +152,13 @@ def _order(context: click.Context, urls: tuple[str, ...], options: dict[str, Any
 
 
 async def _get(order: Order, display: Display, stop: Stop) -> Exit:
-    config = order.engine.config(limit_rate=order.fields["limit_rate"])
+    config = order.engine.config(limit_rate=order.fields["limit_rate"], max_fetches=NAMES_AT_ONCE)
     opening = await opening_for(order.journal, config, order.credentials, display)
     return await transfer(opening, partial(_submit, order), display, stop, paused=order.paused)
 
 
-async def _submit(order: Order, engine: Engine, transport: Transport) -> list[Watched]:
-    paths = await settle_paths(order.wanted, engine.tasks(), transport, order.headers)
+async def _submit(order: Order, engine: Engine) -> list[Watched]:
+    paths = await settle_paths(order.wanted, engine.tasks(), partial(engine.name_of, headers=order.headers))
     requests = [
         Download(
             url=each.url,

@@ -31,7 +31,6 @@ from meowcat.core.transfers import ProtocolSpec, Upload
 from meowcat.engine import Engine
 from meowcat.protocols.credentials import Provider
 from meowcat.protocols.form_upload import FormUpload
-from meowcat.transport.contract import Transport
 
 _EXAMPLES = """\b
 Examples:
@@ -163,7 +162,7 @@ async def _put(order: Order, display: Display, stop: Stop) -> Exit:
     config = order.engine.config(limit_rate=order.fields["limit_rate"])
     opening = await opening_for(order.journal, config, order.credentials, display)
 
-    async def submit(engine: Engine, _: Transport) -> list[Watched]:
+    async def submit(engine: Engine) -> list[Watched]:
         requests = order.requests
         done = {} if order.again or order.paused else await delivered(engine, requests, order.parcels)
         missing = [number for number in range(len(requests)) if number not in done]

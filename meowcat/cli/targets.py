@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,9 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.info import TaskInfo
 from meowcat.core.transfers import ProtocolSpec, parse_checksum
 from meowcat.core.urls import check_url, identity
-from meowcat.transport.contract import HttpRequest, Transport, TransportFault
-from meowcat.transport.redirects import open_following
 
-NAME_TIMEOUT = 10.0
-"""Seconds that a server may take to say a file's name before the URL's own is taken."""
-_ASK_AT_ONCE = 8
-_CONTENT = range(200, 300)
+NAMES_AT_ONCE = 8
+"""Servers that are asked for names at once."""
 
 
 @dataclass(frozen=True)
@@ -144,23 +140,23 @@ def _listed(source: str) -> Iterable[tuple[str, str | None]]:
 async def settle_paths(
     wanted: Sequence[Wanted],
     known: AsyncIterator[TaskInfo],
-    transport: Transport,
-    headers: Mapping[str, str],
+    name_of: Callable[[str], Awaitable[str]],
 ) -> list[Path]:
-    """The target of each; where a server names the file, the name that an unfinished task has already.
+    """The target of each; where a server names the file (`name_of`), the name that an unfinished task has
+    already.
 
     Raises:
         click.UsageError: two would get the same path.
     """
     remembered = await _remembered(known) if any(each.path is None for each in wanted) else {}
     paths: list[Path] = [each.folder for each in wanted]
-    slots = anyio.CapacityLimiter(_ASK_AT_ONCE)
+    slots = anyio.CapacityLimiter(NAMES_AT_ONCE)
 
     async def settle(index: int, each: Wanted) -> None:
         found = each.path or remembered.get((each.mark, each.folder))
         if found is None:
             async with slots:
-                found = each.folder / await _name(each.url, transport, headers)
+                found = each.folder / await name_of(each.url)
         paths[index] = found
 
     async with anyio.create_task_group() as asking:
@@ -191,22 +187,3 @@ async def _remembered(known: AsyncIterator[TaskInfo]) -> dict[tuple[str | None, 
         if info.client_file_sign is not None:
             found[info.client_file_sign, Path(info.path).parent] = Path(info.path)
     return found
-
-
-async def _name(url: str, transport: Transport, headers: Mapping[str, str]) -> str:
-    """The name that Content-Disposition gives, else the URL's: never a path. Whatever fails here is for the
-    transfer itself to meet again, and to judge."""
-    disposition = None
-    request = HttpRequest("HEAD", url, {"Accept": "*/*", "Accept-Encoding": "identity"})
-    with anyio.move_on_after(NAME_TIMEOUT):
-        try:
-            async with open_following(transport, request, headers) as reply:
-                if reply.status in _CONTENT:
-                    disposition = _disposition(reply.headers)
-        except TransportFault:
-            pass  # see above: the URL's own name serves
-    return file_name(disposition, url)
-
-
-def _disposition(headers: Iterable[tuple[str, str]]) -> str | None:
-    return next((value for name, value in headers if name.lower() == "content-disposition"), None)

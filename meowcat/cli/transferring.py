@@ -14,10 +14,8 @@ from meowcat.config import Config
 from meowcat.core.errors import JournalOwned
 from meowcat.engine import Engine
 from meowcat.protocols.credentials import Provider
-from meowcat.transport.contract import Timeouts, Transport
-from meowcat.transport.defaults import transport_for
 
-Submit = Callable[[Engine, Transport], Awaitable[list[Watched]]]
+Submit = Callable[[Engine], Awaitable[list[Watched]]]
 """Records what is asked for, or finds it recorded."""
 
 
@@ -43,19 +41,15 @@ async def opening_for(
 
 async def transfer(opening: Opening, submit: Submit, display: Display, stop: Stop, *, paused: bool) -> Exit:
     """Submit, and wait unless it is only to be recorded (`paused`)."""
-    transport = _transport(opening.config)
     watched: list[Watched] = []
     code = Exit.COMPLETE
-    try:
-        async with _opened(opening, transport) as engine:
-            with stop.scope:
-                watched += await submit(engine, transport)
-                with display:
-                    for each in watched:
-                        display.begin(each.task.info, opening.journal)
-                    code = _recorded(watched, display) if paused else await wait_for_all(watched, display)
-    finally:
-        await transport.aclose()
+    async with _opened(opening) as engine:
+        with stop.scope:
+            watched += await submit(engine)
+            with display:
+                for each in watched:
+                    display.begin(each.task.info, opening.journal)
+                code = _recorded(watched, display) if paused else await wait_for_all(watched, display)
     if stop.exit is not None:
         say_how_to_go_on(stop, watched, display)
         return stop.exit
@@ -63,10 +57,8 @@ async def transfer(opening: Opening, submit: Submit, display: Display, stop: Sto
 
 
 @asynccontextmanager
-async def _opened(opening: Opening, transport: Transport) -> AsyncIterator[Engine]:
-    engine = Engine(
-        opening.journal, config=opening.config, http_client=transport, credentials=opening.credentials
-    )
+async def _opened(opening: Opening) -> AsyncIterator[Engine]:
+    engine = Engine(opening.journal, config=opening.config, credentials=opening.credentials)
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(engine)
@@ -74,15 +66,6 @@ async def _opened(opening: Opening, transport: Transport) -> AsyncIterator[Engin
             look = f"meowcat ls --watch --journal {shlex.quote(opening.journal)}"
             raise JournalOwned(f"{owned}: {look!r} shows its tasks", owner=owned.owner) from None
         yield engine
-
-
-def _transport(config: Config) -> Transport:
-    """One client for all that a command asks for, so that its requests share connections."""
-    timeouts = Timeouts(config.connect_timeout, config.read_timeout, config.pool_timeout)
-    transport, _ = transport_for(
-        None, timeouts, http2=config.http2, ca_bundle=config.ca_bundle, proxy=config.proxy
-    )
-    return transport
 
 
 def _recorded(watched: list[Watched], display: Display) -> Exit:

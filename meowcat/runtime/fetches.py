@@ -1,22 +1,34 @@
-"""Small bodies, fetched into memory on behalf of callers who wait for them."""
+"""Small bodies, and names, asked for on behalf of callers who wait for them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.message import Message
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from msgspec import Struct
 
+from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import EngineClosed, FetchFailed, FetchQueueFull
 from meowcat.core.fetch_rules import SmallGet, check_small_get, judge_small, retry_after, too_large
-from meowcat.core.urls import redact
+from meowcat.core.transfers import Download
+from meowcat.core.urls import check_url, redact
 from meowcat.core.values import Fault
 from meowcat.transfer.context import World
 from meowcat.transport.contract import Headers, HttpReply, HttpRequest, TransportFault
 from meowcat.transport.redirects import open_following
 
 READ = 64 << 10
+NAME_SECONDS = 10.0
+"""That a server may take to say a file's name, before the URL's own is taken."""
+
+_CONTENT = range(200, 300)
+_AS_IT_IS = {"Accept": "*/*", "Accept-Encoding": "identity"}
+_NAMES_ASKED_BY = (("HEAD", _AS_IT_IS), ("GET", {**_AS_IT_IS, "Range": "bytes=0-0"}))
+"""HEAD, which costs least; and one byte where a server answers HEAD with a refusal, as all do that were asked
+by a URL that is signed for GET."""
+
+Answer = TypeVar("Answer")
 
 
 class Fetched(Struct, frozen=True, kw_only=True):
@@ -67,6 +79,16 @@ class Fetches:
     async def fetch(self, asked: SmallGet) -> Fetched:
         """See `Engine.fetch`."""
         check_small_get(asked)
+        return await self._accept(asked.url, lambda: self._until_it_comes(asked))
+
+    async def name(self, asked: Download) -> str:
+        """See `Engine.name_of`. `asked` is checked, but for its URL."""
+        check_url(asked.url)
+        headers = asked.headers if asked.plan is None else {**asked.plan.headers, **asked.headers}
+        return await self._accept(asked.url, lambda: self._named(asked.url, headers))
+
+    async def _accept(self, url: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask, unless too many do, until the engine closes."""
         if self._closed:
             raise EngineClosed("the engine is closed; open a new one")
         if len(self._accepted) >= self._capacity:
@@ -77,11 +99,11 @@ class Fetches:
         with anyio.CancelScope() as scope:
             self._accepted.add(scope)
             try:
-                return await self._until_it_comes(asked)
+                return await ask()
             finally:
                 self._accepted.discard(scope)
                 self._left.set()
-        raise EngineClosed(f"the engine was closed before {redact(asked.url)} had come")
+        raise EngineClosed(f"the engine was closed before {redact(url)} had come")
 
     async def close(self) -> None:
         """End all that are under way or wait, and return once they are over."""
@@ -91,6 +113,30 @@ class Fetches:
         while self._accepted:
             self._left = anyio.Event()
             await self._left.wait()
+
+    async def _named(self, url: str, headers: Mapping[str, str]) -> str:
+        disposition = None
+        async with self._places:
+            with anyio.move_on_after(NAME_SECONDS):
+                try:
+                    disposition = await self._disposition(url, headers)
+                except TransportFault:
+                    pass  # for the transfer itself to meet again, and to judge: the URL's own name serves
+        return file_name(disposition, url)
+
+    async def _disposition(self, url: str, headers: Mapping[str, str]) -> str | None:
+        """Content-Disposition of the first answer that has the content."""
+        world = self._world
+        await world.budget.acquire()
+        try:
+            for method, own in _NAMES_ASKED_BY:
+                request = HttpRequest(method, url, own)
+                async with open_following(world.transport, request, headers) as reply:
+                    if reply.status in _CONTENT:
+                        return _by_name(reply.headers).get("content-disposition")
+        finally:
+            world.budget.release()
+        return None
 
     async def _until_it_comes(self, asked: SmallGet) -> Fetched:
         failures = 0
@@ -119,7 +165,7 @@ class Fetches:
                     return fault
                 content = await _read(asked, reply)
                 return Fetched(
-                    status=reply.status, url=exchange.url, headers=_named(reply.headers), content=content
+                    status=reply.status, url=exchange.url, headers=_by_name(reply.headers), content=content
                 )
         except TransportFault as failed:
             return failed.fault
@@ -137,7 +183,7 @@ async def _read(asked: SmallGet, reply: HttpReply) -> bytes:
     return bytes(body)
 
 
-def _named(headers: Headers) -> dict[str, str]:
+def _by_name(headers: Headers) -> dict[str, str]:
     found: dict[str, str] = {}
     for field, value in headers:
         name = field.lower()

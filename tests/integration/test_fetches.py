@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 import meowcat
+from meowcat.runtime import fetches
 from meowcat.testing.servers import Content, RangeServer, Trouble
 
 pytestmark = pytest.mark.anyio
@@ -212,3 +213,94 @@ def test_closing_ends_a_blocking_call_of_another_thread():
         assert engine.closed
         thread.join()
     assert ended == [107]
+
+
+def named(name, *, but=()):
+    """A server that gives each content this name, and answers the methods in `but` with 403."""
+    disposition = (("Content-Disposition", f'attachment; filename="{name}"'),)
+    return lambda seen: Trouble(status=403) if seen.method in but else Trouble(headers=disposition)
+
+
+async def test_a_name_is_the_servers_and_asked_for_without_the_content(engine):
+    with RangeServer(CONTENT, script=named("report.pdf")) as server:
+        assert await engine.name_of(server.url, headers={"X-Token": "made-up"}) == "report.pdf"
+        (seen,) = server.requests
+    assert (seen.method, seen.headers["x-token"], seen.sent) == ("HEAD", "made-up", 0)
+
+
+async def test_one_byte_is_asked_for_where_head_is_refused(engine):
+    with RangeServer(CONTENT, script=named("report.pdf", but=["HEAD"])) as server:
+        assert await engine.name_of(server.url) == "report.pdf"
+        assert [seen.method for seen in server.requests] == ["HEAD", "GET"]
+        assert server.requests[-1].headers["range"] == "bytes=0-0"
+
+
+@pytest.mark.parametrize("said", ["../../etc/passwd", "/etc/passwd", "..\\passwd"])
+async def test_a_name_is_never_a_path(engine, said):
+    with RangeServer(CONTENT, script=named(said)) as server:
+        assert await engine.name_of(server.url) == "passwd"
+
+
+async def test_a_name_is_the_urls_where_the_server_says_none(engine):
+    with RangeServer(CONTENT) as server:
+        assert await engine.name_of(f"{server.origin}/a/b%20c.iso?x=1") == "b c.iso"
+        assert await engine.name_of(server.origin) == "download"
+    with RangeServer(CONTENT, script=named("other.bin", but=["HEAD", "GET"])) as server:
+        assert await engine.name_of(f"{server.origin}/c.iso") == "c.iso"
+    assert await engine.name_of(f"{server.origin}/gone.iso") == "gone.iso", "nobody listens there any more"
+
+
+async def test_an_object_is_called_by_its_key_and_nobody_is_asked(engine):
+    with RangeServer(CONTENT, script=named("other.bin")) as server:
+        protocol = meowcat.S3(endpoint=server.origin, region="here", style="path")
+        assert await engine.name_of("s3://bucket/isos/big.iso", protocol=protocol) == "big.iso"
+        assert not server.requests
+
+
+async def test_the_name_of_a_plan_is_asked_for_with_its_headers(engine):
+    with RangeServer(CONTENT, script=named("report.pdf", but=["HEAD"])) as server:
+        plan = meowcat.DownloadPlan(url=f"{server.url}?X-Amz-Signature=made-up", headers={"X-Signed": "1"})
+        assert await engine.name_of("", protocol=meowcat.PresignedDownload(plan)) == "report.pdf"
+        assert server.requests[-1].headers["x-signed"] == "1"
+
+
+async def test_headers_of_a_name_stay_at_their_origin(engine):
+    with RangeServer(CONTENT, script=named("there.bin")) as there:
+        with RangeServer(CONTENT, script=[to(there.url)]) as here:
+            assert await engine.name_of(here.url, headers=SECRETS) == "there.bin"
+            assert here.requests[0].headers["x-token"] == "made-up"
+        assert not {name.lower() for name in SECRETS} & set(there.requests[0].headers)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "what"),
+    [
+        ("ftp://host/x", {}, "expected http or https"),
+        ("s3://bucket/x", {}, "needs the protocol"),
+        (5, {}, "url: expected a text"),
+        ("http://host/x", {"headers": {"a b": "x"}}, "header 'a b'"),
+        ("http://host/x", {"headers": ["x"]}, "headers: expected a dict"),
+        ("http://host/x", {"protocol": "s3"}, "protocol"),
+    ],
+)
+async def test_what_can_be_asked_for_no_name_is_refused(engine, url, options, what):
+    with pytest.raises(meowcat.InvalidArgument, match=what):
+        await engine.name_of(url, **options)
+
+
+async def test_a_silent_server_names_nothing_after_a_while(engine, monkeypatch):
+    monkeypatch.setattr(fetches, "NAME_SECONDS", 0.05)
+    with RangeServer(CONTENT, script=lambda _: Trouble(before="stall")) as server:
+        assert await engine.name_of(f"{server.origin}/c.iso") == "c.iso"
+
+
+async def test_closing_ends_the_wait_for_a_name(engine):
+    async def ask(url):
+        with pytest.raises(meowcat.EngineClosed):
+            await engine.name_of(url)
+
+    with RangeServer(CONTENT, script=lambda _: Trouble(before="stall")) as server, anyio.fail_after(5):
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(ask, server.url)
+            assert await server.until(lambda server: server.requests)
+            await engine.close()
