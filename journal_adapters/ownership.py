@@ -1,8 +1,9 @@
-"""Who owns a journal: a lock file beside it, held with `flock` and never deleted.
+"""Who owns a journal: a lock file beside it, held with `flock`, and deleted only with the journal itself.
 
-The kernel frees the lock when its process dies, so no stale lock can be left. A lock file that were deleted
-could be locked by two: one on the old file, one on the new. Never `lockf`: there a second open in the same
-process succeeds, and closing it frees the lock. The owner's name stands in the file for the message alone.
+The kernel frees the lock when its process dies, so no stale lock can be left. A lock file that is deleted
+could be locked by two: one on the old file, one on the new; so whoever has locked it looks whether it still
+stands there. Never `lockf`: there a second open in the same process succeeds, and closing it frees the lock.
+The owner's name stands in the file for the message alone.
 
 A forked child shares the parent's lock: it closes the descriptor and must not unlock, which would free the
 parent's. And no child is forked in the middle of what is `Unforked`.
@@ -61,6 +62,10 @@ class Lock:
         except OSError:
             return True
 
+    def forget(self) -> None:
+        """Take the name out: nothing says any more that there has been a journal."""
+        os.ftruncate(self._descriptor, 0)
+
     def release(self) -> None:
         """Give the lock back; in a forked child, leave it with the parent."""
         if self._descriptor >= 0 and self.pid == os.getpid():
@@ -110,6 +115,21 @@ def owner_of(path: Path) -> Owner | None:
 
 
 def _lock(path: Path) -> int:
+    descriptor = _locked(path)
+    while not _stands(path, descriptor):  # it went with its journal, between the opening and the locking
+        os.close(descriptor)
+        descriptor = _locked(path)
+    return descriptor
+
+
+def _stands(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _locked(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:

@@ -7,7 +7,7 @@ checkpoints, and none by readers.
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from msgspec.structs import astuple, replace
 from journal_adapters import sqlite_file
 from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform
 from journal_adapters.sqlite_archive import (
+    ARCHIVE,
     Archived,
     archived_of,
     attach_for_writing,
@@ -167,6 +168,35 @@ class SQLiteJournal:
         if early:
             self.close()
             raise JournalAccess(f"{self.path}: laid out by an early meowcat; open it for writing once")
+
+    def remove(self, owner: Owner, when: Callable[[], bool]) -> bool:
+        """Delete the file and all that stands beside it; see RemovableJournal."""
+        self._refuse_second_opening()
+        refuse_platform()
+        if not sqlite_file.examine(self.path, known=False):
+            raise NotAJournal(f"{self.path}: there is no journal")
+        lock = Lock(Path(f"{self.path}-lock"), owner)
+        try:
+            self.open_for_reading()
+            try:
+                wanted = when()
+            finally:
+                self.close()
+            if wanted:
+                self._delete(lock)
+        except OSError as error:
+            raise JournalAccess(f"{self.path}: can't be removed: {error.strerror}") from error
+        finally:
+            lock.release()
+        return wanted
+
+    def _delete(self, lock: Lock) -> None:
+        """The journal first. What a crash then leaves of the rest is in no new journal's way, but for an
+        archive, which is refused by name; and the lock last: until then nobody makes a new one."""
+        lock.forget()
+        beside = (*sqlite_file.LOGS, *(f"{ARCHIVE}{part}" for part in ("", *sqlite_file.LOGS)))
+        for suffix in ("", *beside, "-control", "-lock"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     def append(self, batch: Sequence[Entry]) -> Position:
         writer = self._writable()

@@ -78,6 +78,9 @@ CREATE TABLE archived (
     crc INTEGER NOT NULL
 )
 """
+ARCHIVE = "-archive"
+"""What an archive's name ends with, behind that of its journal."""
+
 _STATE = "SELECT batch, records, last, high, crc FROM main.archived"
 _HAS_STATE = "SELECT 1 FROM main.sqlite_master WHERE name = 'archived'"
 
@@ -133,7 +136,7 @@ class Archived(Struct, frozen=True):
 
 def place_of(path: Path) -> Path:
     """Where the archive of the journal at `path` is, if it has one."""
-    return Path(f"{path}-archive")
+    return Path(f"{path}{ARCHIVE}")
 
 
 def archived_of(connection: sqlite3.Connection, path: Path) -> Archived:

@@ -243,13 +243,18 @@ def _marks_by(path: Path, query: str) -> tuple[int, int]:
     return application, version
 
 
+LOGS = ("-wal", "-shm")
+"""What SQLite has beside a file, by its suffix."""
+
+
 def create(path: Path, write: Callable[[Path], None]) -> None:
     """Create the file that `write` makes, whole, at `path`, where nothing or an empty file stands; the lock
     must be held.
     """
     new = Path(f"{path}-creating")
     try:
-        for leftover in (new, Path(f"{new}-journal")):
+        # A log of a journal that was removed would be taken for the new one's.
+        for leftover in (new, Path(f"{new}-journal"), *(Path(f"{path}{part}") for part in LOGS)):
             leftover.unlink(missing_ok=True)
         write(new)
         new.rename(path)

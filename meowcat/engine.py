@@ -358,7 +358,8 @@ class Engine:
             FetchQueueFull, EngineClosed: as `fetch`.
         """
         fetches = self._opened().fetches
-        asked = self._intake.reached(Download(url, "name", headers=headers or {}, protocol=protocol))
+        given: Any = headers or {}  # any Mapping, and checked with all else
+        asked = self._intake.reached(Download(url, "name", headers=given, protocol=protocol))
         check(asked)
         if asked.protocol is not None and asked.plan is None:
             return file_name(None, asked.url)

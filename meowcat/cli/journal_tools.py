@@ -1,4 +1,4 @@
-"""`meowcat journal check | salvage | compact | export | import`: looking after journals."""
+"""`meowcat journal check | salvage | compact | export | import | prune`: looking after journals."""
 
 import os
 import socket
@@ -13,6 +13,7 @@ import click
 
 from meowcat.cli.exits import Exit
 from meowcat.cli.options import json_option
+from meowcat.cli.pruning import prune_journals
 from meowcat.cli.quantities import counted, size_text
 from meowcat.cli.views import json_document, printable
 from meowcat.core.errors import JournalAccess, JournalDamaged, JournalError, NotAJournal
@@ -39,10 +40,13 @@ _AT = click.argument("journal", metavar="JOURNAL")
 
 @click.group(name="journal", epilog="Example: meowcat journal check transfers.db")
 def journal_group() -> None:
-    """Check, salvage, archive, export and import journals.
+    """Check, salvage, archive, export, import and remove journals.
 
     JOURNAL is a path or a URL, as --journal takes it elsewhere.
     """
+
+
+journal_group.add_command(prune_journals)
 
 
 @contextmanager

@@ -12,8 +12,14 @@ T = TypeVar("T")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGTP])(iB|B)?|B)?\s*", re.IGNORECASE)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)?\s*")
-_SECONDS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
+_SECONDS = {
+    "ms": Fraction(1, 1000),
+    "s": Fraction(1),
+    "m": Fraction(60),
+    "h": Fraction(3600),
+    "d": Fraction(86_400),
+}
 _MINUTE, _HOUR = 60, 3600
 _KIB = 1024
 
@@ -36,14 +42,14 @@ def parse_size(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds in `30`, `1.5s`, `500ms`, `2m`, `1h`.
+    """Seconds in `30`, `1.5s`, `500ms`, `2m`, `1h`, `7d`.
 
     Raises:
         ValueError: anything else.
     """
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no time: expected seconds, as in 30, 500ms or 2m")
+        raise ValueError(f"{text!r} is no time: expected seconds, as in 30, 500ms, 2m or 7d")
     return float(Fraction(match[1]) * _SECONDS[match[2] or "s"])
 
 

@@ -15,7 +15,7 @@ Appending ends in one of three ways, and an adapter must never blur them:
 `specs/journal.md` has the contract rule by rule, and `meowcat.testing.journal` checks it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NewType, Protocol, runtime_checkable
 
@@ -207,6 +207,25 @@ class CompactableJournal(Protocol):
 
     def compact(self) -> Compaction:
         """Archive what belongs to finished tasks alone and lies behind every cursor. Open for writing."""
+
+
+@runtime_checkable
+class RemovableJournal(Protocol):
+    """A journal that can be deleted as a whole."""
+
+    def remove(self, owner: Owner, when: Callable[[], bool]) -> bool:
+        """Delete the journal, which is not open here, and all that belongs to it; whether it was.
+
+        Args:
+            owner: who does it, for those who come meanwhile.
+            when: asked once nobody else can open the journal any more, while this object is open for
+                reading: False leaves all as it is.
+
+        Raises:
+            JournalOwned: somebody has it open. NotAJournal, JournalAccess: there is none, or it can't be
+                deleted.
+
+        """
 
 
 @runtime_checkable

@@ -50,13 +50,14 @@ def test_half_a_byte_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("30", 30), ("1.5", 1.5), ("1.5s", 1.5), ("500ms", 0.5), ("2m", 120), ("1h", 3600)]
+    ("text", "seconds"),
+    [("30", 30), ("1.5", 1.5), ("1.5s", 1.5), ("500ms", 0.5), ("2m", 120), ("1h", 3600), ("7d", 604_800)],
 )
 def test_a_time_is_seconds_unless_it_says_otherwise(text, seconds):
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1", "1d", "1 2", "inf"])
+@pytest.mark.parametrize("text", ["", "s", "-1", "1w", "1 2", "inf"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(ValueError, match="expected seconds"):
         parse_seconds(text)

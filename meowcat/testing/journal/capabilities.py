@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from meowcat.core.errors import JournalError, JournalFenced, JournalRejected
+from meowcat.core.errors import JournalError, JournalFenced, JournalOwned, JournalRejected
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import (
     BulkJournal,
@@ -16,7 +16,9 @@ from meowcat.journal.contract import (
     Damage,
     Journal,
     LocalJournal,
+    ReadableJournal,
     Record,
+    RemovableJournal,
     RestorableJournal,
 )
 from meowcat.journal.replay import verify_chain
@@ -279,6 +281,29 @@ def a_check_while_the_owner_appends_finds_nothing(harness: JournalHarness) -> No
         journal.append([entry("a", number), entry(f"done{number}", 1, unfinished=False)])
     thread.join()
     assert found == []
+
+
+@check("D1")
+def a_removed_journal_is_gone_and_an_owned_one_stays(harness: JournalHarness) -> None:
+    owned = opened(harness)
+    owned.append([entry("a", 1)])
+    journal = harness.make()
+    if not isinstance(journal, RemovableJournal) or not isinstance(journal, ReadableJournal):
+        raise Lacking("RemovableJournal: no remove, or not readable from outside")
+    with refused(JournalOwned):
+        journal.remove(OWNER, lambda: True)
+    owned.close()
+    assert journal.remove(OWNER, lambda: journal.last() > 1) is False
+    again = opened(harness)
+    check_stored(again, [entry("a", 1)])
+    again.close()
+    journal = harness.make()
+    assert isinstance(journal, RemovableJournal)
+    assert journal.remove(OWNER, lambda: True) is True
+    fresh = opened(harness)
+    assert not list(fresh.read(TaskId("a")))
+    fresh.append([entry("b", 1)])
+    fresh.close()
 
 
 @check("L1")
