@@ -753,7 +753,7 @@ class Engine:
             sinks=await runtime.deliveries.infos(),
             hosts=runtime.hosts(),
             limit_rate=runtime.traffic.limit_rate,
-            refusal=runtime.dispatcher.refusal,
+            refusal=runtime.bus.refusal,
         )
 
     async def checkpoint(self) -> str:

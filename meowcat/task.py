@@ -50,6 +50,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     eta: float | None
     """Seconds to go at that rate; None where it can't be told."""
     waiting_for: WaitingFor | None
+    refusal: str = ""
+    """Why the journal takes no records now, as while its disk is full: nothing goes on until it does. Empty
+    while it takes them."""
 
     @property
     def fraction(self) -> float:
@@ -131,6 +134,7 @@ class Task:
             rate=rate,
             eta=eta_of(info.size, info.bytes_done, rate),
             waiting_for=info.waiting_for,
+            refusal=self._feed.refusal,
         )
 
     async def pause(self) -> None:

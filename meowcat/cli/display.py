@@ -23,7 +23,7 @@ from meowcat.cli.views import (
     task_object,
 )
 from meowcat.core.info import TaskInfo
-from meowcat.core.machine import State
+from meowcat.core.machine import TERMINAL, State
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
 from meowcat.task import Progress
@@ -95,21 +95,22 @@ _AGAIN: dict[Direction, str] = {
 
 
 class Pace:
-    """When a task is told of again: at most once an interval, but at once where it begins or ceases to wait.
-    Nothing more may happen while it waits, so that what is left out then stays untold."""
+    """When a task is told of again: at most once an interval, but at once where it begins or ceases to wait,
+    be it for the journal. Nothing more may happen meanwhile, so that what is left out then stays untold."""
 
     def __init__(self) -> None:
         self._told: dict[TaskId, tuple[float, object]] = {}
 
     def begin(self, info: TaskInfo) -> None:
-        self._told[info.id] = (time.monotonic(), info.waiting_for)
+        self._told[info.id] = (time.monotonic(), (info.waiting_for, ""))
 
-    def due(self, info: TaskInfo) -> bool:
+    def due(self, info: TaskInfo, moment: Progress) -> bool:
         now = time.monotonic()
         then, waited_for = self._told[info.id]
-        if now - then < LINE_INTERVAL and info.waiting_for == waited_for:
+        waits_for = (info.waiting_for, moment.refusal)
+        if now - then < LINE_INTERVAL and waits_for == waited_for:
             return False
-        self._told[info.id] = (now, info.waiting_for)
+        self._told[info.id] = (now, waits_for)
         return True
 
     def __len__(self) -> int:
@@ -136,7 +137,7 @@ class PlainLines:
             self.say(f"{shown_name(info)}: goes on at {amount_text(info)}")
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:
-        if self._told.due(info):
+        if self._told.due(info, moment):
             self.say(f"{shown_name(info)}: {amount_text(info)}  {pace_text(info, moment)}")
 
     def end(self, info: TaskInfo, journal: str) -> None:  # noqa: ARG002  # as above
@@ -179,7 +180,8 @@ class OnTerminal(PlainLines):
         self._bars.stop()
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:
-        if info.id in self._rows or info.waiting_for or info.state is not State.QUEUED:
+        waits = info.waiting_for or moment.refusal
+        if info.id in self._rows or waits or info.state is not State.QUEUED:
             self._draw(info, pace_text(info, moment))
 
     def _draw(self, info: TaskInfo, pace: str) -> None:
@@ -229,7 +231,7 @@ class JsonLines:
         json_line({"type": "task"} | task_object(info, journal))
 
     def advance(self, info: TaskInfo, moment: Progress) -> None:
-        if not self._quiet and self._told.due(info):
+        if not self._quiet and self._told.due(info, moment):
             json_line(progress_object(info, moment))
 
     def end(self, info: TaskInfo, journal: str) -> None:
@@ -251,6 +253,8 @@ def stopped_text(signal: int, command: str | None) -> str:
 
 def pace_text(info: TaskInfo, moment: Progress) -> str:
     """How it goes: a rate and the time that is left, or what is waited for."""
+    if moment.refusal and info.state not in TERMINAL:
+        return f"waits: the journal takes no records: {moment.refusal}"
     standing = standing_text(info)
     if standing:
         return f"waits: {standing}" if info.waiting_for else standing

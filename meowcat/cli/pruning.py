@@ -128,9 +128,9 @@ def _print(finished: list[Finished], kept: list[Kept], *, remove: bool) -> None:
     if reasons:
         counts = ", ".join(f"{reasons[why]:,} {words}" for why, words in _WORDS.items() if reasons[why])
         click.echo(f"kept: {counts}", err=True)
-    for each in kept:
-        if each.why in ("damaged", "unreadable"):
-            click.echo(printable(f"meowcat: {each.journal}: {each.detail}"), err=True)
+    for stays in kept:
+        if stays.why in ("damaged", "unreadable"):
+            click.echo(printable(f"meowcat: {stays.journal}: {stays.detail}"), err=True)
 
 
 async def _look(where: str, before: float, *, remove: bool) -> Finished | Kept:

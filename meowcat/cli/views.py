@@ -129,6 +129,7 @@ def progress_object(info: TaskInfo, moment: Progress) -> dict[str, Any]:
         "rate": round(moment.rate),
         "eta": None if moment.eta is None else round(moment.eta, 1),
         "waiting_for": moment.waiting_for,
+        "refusal": moment.refusal or None,
     }
 
 

@@ -27,6 +27,8 @@ class Feed:
         self.task = task
         self.version = 0
         """Raised with each state: whoever has seen one waits for a later one."""
+        self.refusal = ""
+        """Why the journal takes no records now; raises the version as a state does."""
         self._clock = clock
         self._changed: anyio.Event | None = None
         """Made by the first who waits: most tasks have no watcher but the engine itself."""
@@ -43,6 +45,11 @@ class Feed:
             self._samples.append((now, stored))
         while len(self._samples) > 2 and self._samples[1][0] < now - RATE_WINDOW:  # noqa: PLR2004  # two make a rate
             self._samples.popleft()
+        self.version += 1
+        self._tell()
+
+    def refuse(self, refusal: str) -> None:
+        self.refusal = refusal
         self.version += 1
         self._tell()
 
@@ -86,6 +93,8 @@ class Bus:
         self._clock = clock
         self._feeds: WeakValueDictionary[TaskId, Feed] = WeakValueDictionary()
         self.position = position
+        self.refusal = ""
+        """Why the journal takes no records now; empty while it does."""
         self._stirred: anyio.Event | None = None
         """Made by the first who waits: most steps of a busy engine are watched by nobody."""
         self._error: MeowcatError | None = None
@@ -112,6 +121,7 @@ class Bus:
         feed = self._feeds.get(task.id)
         if feed is None:
             feed = Feed(task, self._clock)
+            feed.refusal = self.refusal
             self._feeds[task.id] = feed
         return feed
 
@@ -151,6 +161,13 @@ class Bus:
         """The journal has records up to `position`, durably. Who stored them may say so in another order."""
         self.position = max(self.position, position)
         self.stir()
+
+    def refuse(self, refusal: str) -> None:
+        """The journal takes no records now, or with "" takes them again: progress stands still meanwhile."""
+        if refusal != self.refusal:
+            self.refusal = refusal
+            for feed in tuple(self._feeds.values()):
+                feed.refuse(refusal)
 
     def stir(self) -> None:
         """Something happened that whoever waits for the engine as a whole may want to look at."""

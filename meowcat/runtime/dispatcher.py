@@ -93,8 +93,8 @@ class Dispatcher:
     """Steps the actors.
 
     `load` reads a task from the journal, `applied` is told of each message that was dealt with, `turned` when
-    that was all for now, `accepts` that the journal takes records again after it had refused some, and `lost`
-    that it never will.
+    that was all for now, `refuses` why the journal takes no records now, or by "" that it takes them again,
+    and `lost` that it never will.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Dispatcher:
         load: LoadTasks,
         applied: Applied,
         turned: Callable[[], None],
-        accepts: Callable[[], None],
+        refuses: Callable[[str], None],
         lost: Callable[[MeowcatError], None],
     ) -> None:
         self._writer = writer
@@ -114,7 +114,7 @@ class Dispatcher:
         self._load = load
         self._applied = applied
         self._turned = turned
-        self._accepts = accepts
+        self._refuses = refuses
         self._lost = lost
         self.actors: dict[TaskId, Actor] = {}
         self._rested: OrderedDict[TaskId, TaskState] = OrderedDict()
@@ -123,8 +123,6 @@ class Dispatcher:
         after that, if there is another one."""
         self._wake = Signal()
         self._refusals = 0
-        self.refusal = ""
-        """Why the journal takes no records now."""
         self.broken: MeowcatError | None = None
         """Why nothing can be journaled any more: another owner has the journal, or it is closed."""
 
@@ -335,7 +333,7 @@ class Dispatcher:
         self._refusals += 1
         least, most = REFUSED_PAUSE
         delay = min(most, least * 2 ** min(self._refusals, 10))
-        self.refusal = str(rejected)
+        self._refuses(str(rejected))
         log.warning("the journal takes no records now (%s); trying again in %.1f s", rejected, delay)
         await anyio.sleep(delay)
         if self._writer.poisoned is not None:
@@ -352,7 +350,7 @@ class Dispatcher:
     async def _resolve(self, steps: Sequence[_Step], uncertain: JournalError) -> None:
         """Stored or not? Reopen, read, and go on from what is true."""
         self._refusals += 1
-        self.refusal = str(uncertain)
+        self._refuses(str(uncertain))
         log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
         while True:
             try:
@@ -374,8 +372,8 @@ class Dispatcher:
 
     def _accepted(self) -> None:
         if self._refusals:
-            self._refusals, self.refusal = 0, ""
-            self._accepts()
+            self._refusals = 0
+            self._refuses("")
 
     async def _stored(self, step: _Step) -> bool:
         (found,) = await self._load([step.actor.id])

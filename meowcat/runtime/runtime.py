@@ -165,7 +165,7 @@ class Runtime:
             self.load_all,
             self._applied,
             self._turned,
-            self.reconciler.journal_accepts,
+            self._refuses,
             self.bus.fail,
         )
         self.reconciler.dispatcher = self.dispatcher
@@ -434,6 +434,11 @@ class Runtime:
                 for event in events:
                     log.debug("task %s: %s", actor.id, type(event).__name__)
         self.reconciler.applied(actor, events, answer)
+
+    def _refuses(self, refusal: str) -> None:
+        self.bus.refuse(refusal)
+        if not refusal:
+            self.reconciler.journal_accepts()
 
     def _turned(self) -> None:
         """Messages were dealt with; also those that came to nothing are waited for, until nothing moves."""

@@ -440,11 +440,17 @@ async def test_a_full_journal_disk_is_told_while_it_lasts(tmp_path):
             task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
             assert (await engine.snapshot()).refusal == ""
             journal.refuse = 1_000_000
+            progress = task.progress()
+            assert (await anext(progress)).refusal == ""
             async with anyio.create_task_group() as group:
                 group.start_soon(task.resume)
-                while (await engine.snapshot()).refusal != "no space left":
-                    await anyio.lowlevel.checkpoint()
+                with anyio.fail_after(5):
+                    assert (await anext(progress)).refusal == "no space left", "told, although nothing moves"
+                assert (await engine.snapshot()).refusal == "no space left"
+                assert (await anext((await engine.task(task.id)).progress())).refusal == "no space left"
                 journal.refuse = 0
+                with anyio.fail_after(5):
+                    assert (await anext(progress)).refusal == ""
             await engine.drain()
             assert (await engine.snapshot()).refusal == ""
     assert (tmp_path / "a").exists()

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from meowcat.cli import display as shown
@@ -67,6 +68,27 @@ def test_share_rate_and_time_left_are_whole_on_a_terminal_of_any_width(width, pa
     assert len(line) <= width
     for text in ("25.0%", "1.8 MiB/s  12s left", *(["4.8 MiB / 19.1 MiB"] if width >= 80 else [])):
         assert text in line
+
+
+def test_bars_that_stand_still_say_that_the_journal_takes_no_records():
+    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    display = shown.OnTerminal(console)
+    for of in (info(), info(State.QUEUED)):
+        display.advance(of, replace(moment(of), refusal="no space left"))
+    console.print(display._bars.get_renderable())
+    assert "waits: the journal takes no records: no space left" in console.file.getvalue()
+
+
+def test_lines_tell_at_once_when_the_journal_takes_no_records_and_when_it_does_again(capsys):
+    display, of = shown.PlainLines(), info()
+    display.begin(of, "t.db")
+    for refusal in ("", "no space left", "no space left", ""):
+        display.advance(of, replace(moment(of), refusal=refusal))
+    told = capsys.readouterr().err.splitlines()[1:]
+    assert [line.rpartition("19.1 MiB  ")[2] for line in told] == [
+        "waits: the journal takes no records: no space left",
+        "1.8 MiB/s  12s left",
+    ]
 
 
 def test_what_is_waited_for_is_cut_and_keeps_to_its_line():
