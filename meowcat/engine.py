@@ -5,10 +5,9 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
 
 import anyio
-import httpx
 
 from meowcat.audit.settings import Audit
 from meowcat.config import MOST_RATE, Config
@@ -72,6 +71,9 @@ from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.defaults import transport_for
 
+if TYPE_CHECKING:
+    import httpx
+
 SINK_NAME = 200
 """Characters that a sink's name may have."""
 
@@ -106,7 +108,7 @@ class Engine:
         *,
         config: Config | None = None,
         on_restart: OnRestart = "resume",
-        http_client: httpx.AsyncClient | Transport | None = None,
+        http_client: "httpx.AsyncClient | Transport | None" = None,
         credentials: Mapping[str, Provider] | None = None,
         refreshers: Mapping[str, Refresher] | None = None,
         completions: Mapping[str, Builder] | None = None,

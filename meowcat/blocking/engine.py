@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import wraps
 from threading import Lock
 from types import TracebackType
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self
 
 from meowcat.audit.settings import Audit
 from meowcat.blocking.calls import Blocking, awaited, called, iterated
@@ -37,6 +35,9 @@ from meowcat.transfer.disk import Disk
 from meowcat.transfer.sources import Source
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Transport
+
+if TYPE_CHECKING:
+    import httpx
 
 P = ParamSpec("P")
 
@@ -121,7 +122,7 @@ class Engine(Blocking[AsyncEngine]):
         *,
         config: Config | None = None,
         on_restart: OnRestart = "resume",
-        http_client: httpx.AsyncClient | Transport | None = None,
+        http_client: "httpx.AsyncClient | Transport | None" = None,
         credentials: Mapping[str, Provider] | None = None,
         refreshers: Mapping[str, Refresher] | None = None,
         completions: Mapping[str, Builder] | None = None,

@@ -4,17 +4,18 @@ import importlib
 import os
 import sys
 import threading
-
-import httpx
+from typing import TYPE_CHECKING
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.transport.contract import Timeouts, Transport
-from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.large import LargeBodies
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def transport_for(
-    given: httpx.AsyncClient | Transport | None,
+    given: "httpx.AsyncClient | Transport | None",
     timeouts: Timeouts,
     *,
     http2: bool = False,
@@ -29,16 +30,36 @@ def transport_for(
     Raises:
         InvalidArgument: `given` is something else; or the CA bundle can't be read.
     """
-    if isinstance(given, httpx.AsyncClient):
-        return HttpxTransport(given, timeouts), False
-    if isinstance(given, Transport):
-        return given, False
     if given is not None:
-        raise InvalidArgument(f"http_client {given!r}: expected an httpx.AsyncClient or a Transport")
+        return _given(given, timeouts), False
     own = _own(timeouts, http2=http2, ca_bundle=ca_bundle, proxy=proxy)
     if http2 or proxy is not None:
         return own, True
     return LargeBodies(own, timeouts), True
+
+
+def _given(given: "httpx.AsyncClient | Transport", timeouts: Timeouts) -> Transport:
+    import httpx  # noqa: PLC0415  # see _over_httpx
+
+    if isinstance(given, httpx.AsyncClient):  # asked first: it has the methods of a Transport, too
+        return _over_httpx(given, timeouts)
+    if isinstance(given, Transport):
+        return given
+    raise InvalidArgument(f"http_client {given!r}: expected an httpx.AsyncClient or a Transport")
+
+
+def _over_httpx(
+    client: "httpx.AsyncClient | None",
+    timeouts: Timeouts,
+    *,
+    http2: bool = False,
+    verify: bool | str = True,
+    proxy: str | None = None,
+) -> Transport:
+    """Loaded for those who use it: httpx takes half as long as all the rest of meowcat."""
+    from meowcat.transport.httpx import HttpxTransport  # noqa: PLC0415
+
+    return HttpxTransport(client, timeouts, http2=http2, verify=verify, proxy=proxy)
 
 
 def _own(timeouts: Timeouts, *, http2: bool, ca_bundle: str | None, proxy: str | None) -> Transport:
@@ -50,7 +71,7 @@ def _own(timeouts: Timeouts, *, http2: bool, ca_bundle: str | None, proxy: str |
         except RuntimeError:  # its threads are those of a process that this one is a fork of
             if os.getpid() == _LOADED_BY:
                 raise
-    return HttpxTransport(None, timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy)
+    return _over_httpx(None, timeouts, http2=http2, verify=ca_bundle or True, proxy=proxy)
 
 
 _LOADED_BY = os.getpid()
