@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -38,10 +39,24 @@ from meowcat.testing.azurite import Azurite
 from meowcat.testing.s3_servers import SeaweedFS
 
 MIB = 1 << 20
-PART = 8 * MIB
-SIZE = 200 * MIB
-PARTS = 25
+PART = 5 * MIB
+"""The least that S3 takes: what a kill may hit is the number of parts, and their bytes are work alone."""
 OBJECT = {"Bucket": "bucket", "Key": "object"}
+
+
+class File(NamedTuple):
+    """What is uploaded."""
+
+    path: Path
+    sha256: str
+    parts: int
+
+    @classmethod
+    def random(cls, path, parts):
+        data = os.urandom(parts * PART)
+        path.write_bytes(data)
+        os.utime(path, (1, 1))
+        return cls(path, hashlib.sha256(data).hexdigest(), parts)
 
 
 class Child:
@@ -86,8 +101,9 @@ class Place:
         self.proxy = proxy
         self.asked = asked
 
-    def begin(self):
+    def begin(self, content):
         """Before an upload of its own."""
+        self.parts = content.parts
 
     def confirmed(self, task):
         """Numbers of the parts, from 1, of which the server says that it has them."""
@@ -115,7 +131,8 @@ class S3Place(Place):
             config=Config(s3={"addressing_style": "path"}),
         )
 
-    def begin(self):
+    def begin(self, content):
+        super().begin(content)
         self.client.delete_object(**OBJECT)
 
     def sessions(self):
@@ -144,8 +161,8 @@ class S3Place(Place):
 class PresignedPlace(S3Place):
     listing = False
 
-    def begin(self):
-        super().begin()
+    def begin(self, content):
+        super().begin(content)
         self.asked["upload"] = self.client.create_multipart_upload(**OBJECT)["UploadId"]
 
     def confirmed(self, task):
@@ -162,7 +179,8 @@ class OSSPlace(Place):
         self.server = server
         self.count = 0
 
-    def begin(self):
+    def begin(self, content):
+        super().begin(content)
         self.count += 1
         self.asked["name"] = f"object-{self.count}"
 
@@ -186,8 +204,8 @@ class PresignedOSSPlace(OSSPlace):
 
     listing = False
 
-    def begin(self):
-        super().begin()
+    def begin(self, content):
+        super().begin(content)
         url = f"oss://{self.server.bucket}/{self.asked['name']}"
         settings = AliyunOSS(endpoint=self.server.origin, region=self.server.region)
         presigner = Presigner(url, settings, self.server.key)
@@ -209,7 +227,8 @@ class AzurePlace(Place):
         self.server = server
         self.count = 0
 
-    def begin(self):
+    def begin(self, content):
+        super().begin(content)
         self.count += 1
         self.asked["name"] = f"object-{self.count}"
 
@@ -245,7 +264,8 @@ class FormPlace(Place):
         super().__init__(proxy, url=f"{proxy.origin}/upload", **asked)
         self.folder = folder
 
-    def begin(self):
+    def begin(self, content):
+        super().begin(content)
         for each in (self.folder / "files").iterdir():
             each.unlink()
 
@@ -260,7 +280,7 @@ class FormPlace(Place):
         return [int(found[1]) // PART + 1 for found in offsets if found is not None]
 
     def is_commit(self, passed):
-        return self.sent([passed]) == [PARTS]
+        return self.sent([passed]) == [self.parts]
 
     def confirmed(self, task):
         sent = [each for each in self.proxy.passed if each.status == 200]
@@ -312,8 +332,8 @@ def task_in(journal):
 def asking(folder, content, where, number):
     return {
         **where.asked,
-        "file": str(content[0]),
-        "size": SIZE,
+        "file": str(content.path),
+        "size": content.parts * PART,
         "part": PART,
         "journal": str(folder / f"{number}.db"),
         "durability": "power",
@@ -322,7 +342,7 @@ def asking(folder, content, where, number):
 
 def upload_with_kills(folder, content, where, number, chance, kills):
     """One upload that is killed up to `kills` times on its way; how many times it was."""
-    where.begin()
+    where.begin(content)
     journal, killed = folder / f"{number}.db", 0
     known = set()
     where.proxy.passed.clear()
@@ -342,9 +362,9 @@ def upload_with_kills(folder, content, where, number, chance, kills):
             break  # killed after its end: another life would be asked for another upload
         known = where.confirmed(task) if task is not None and task.session is not None else set()
         known |= {index + 1 for index in task.stored.numbers} if task is not None else set()
-        assert where.object() in (None, content[1])
+        assert where.object() in (None, content.sha256)
     task, left = task_in(journal), where.sessions()
-    assert where.object() == content[1]
+    assert where.object() == content.sha256
     assert task.state == "Complete"
     # Killed before the reply that would have named it: nobody can prove whose it is, and nobody removes it.
     assert len(left) <= task.lost
@@ -383,11 +403,14 @@ class UploadKills:
     @pytest.fixture(scope="class")
     @classmethod
     def content(cls, tmp_path_factory):
-        path = tmp_path_factory.mktemp("source") / "source.bin"
-        data = os.urandom(SIZE)
-        path.write_bytes(data)
-        os.utime(path, (1, 1))
-        return path, hashlib.sha256(data).hexdigest()
+        """Its upload takes so long that there is a time to be killed in."""
+        return File.random(tmp_path_factory.mktemp("long") / "source.bin", 25)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def short(cls, tmp_path_factory):
+        """For kills at its end."""
+        return File.random(tmp_path_factory.mktemp("short") / "source.bin", 3)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -407,11 +430,14 @@ class UploadKills:
         seed = random.SystemRandom().randrange(1 << 30)
         print("seed", seed)
         chance = random.Random(seed)
-        where.proxy.pause = 0.03
-        number = killed = 0
-        while killed < cycles:
+        where.proxy.pause = 0.1
+        number = killed = counted = 0
+        while counted < cycles:
             number += 1
-            killed += max(1, upload_with_kills(folder, content, where, number, chance, 3))
+            kills = upload_with_kills(folder, content, where, number, chance, 3)
+            killed += kills
+            counted += max(1, kills)
+        print(f"{killed} kills of {number} uploads")
 
     @pytest.mark.timeout(600)
     def test_kills(self, tmp_path, content, where):
@@ -424,25 +450,25 @@ class UploadKills:
 
     @pytest.mark.timeout(300)
     @pytest.mark.parametrize("moment", MOMENTS)
-    def test_killed_in_the_middle_of_a_commit(self, tmp_path, content, where, moment):
-        where.begin()
-        child = Child(**asking(tmp_path, content, where, 1))
+    def test_killed_in_the_middle_of_a_commit(self, tmp_path, short, where, moment):
+        where.begin(short)
+        child = Child(**asking(tmp_path, short, where, 1))
         kill_at(where.proxy, moment, where.is_commit, child)
         assert child.end() == "killed"
         where.proxy.settle()
-        child = Child(**asking(tmp_path, content, where, 1))
+        child = Child(**asking(tmp_path, short, where, 1))
         assert child.end() == "complete"
-        assert where.object() == content[1]
+        assert where.object() == short.sha256
         assert where.sessions() == []
         commits = [each for each in where.proxy.passed if where.is_commit(each) and each.status in (200, 201)]
         assert len(commits) == 1
 
     @pytest.mark.timeout(300)
-    def test_killed_between_the_reply_of_a_commit_and_its_event(self, tmp_path, content, where):
+    def test_killed_between_the_reply_of_a_commit_and_its_event(self, tmp_path, short, where):
         """The reply is out, and the kill comes as soon as it can: whether the event was recorded or not."""
         for number in range(3):
-            where.begin()
-            child = Child(**asking(tmp_path, content, where, number))
+            where.begin(short)
+            child = Child(**asking(tmp_path, short, where, number))
             where.proxy.answered = lambda passed, child=child: (
                 child.kill() if where.is_commit(passed) else None
             )
@@ -450,8 +476,8 @@ class UploadKills:
             where.proxy.settle()
             where.proxy.answered = lambda _: None
             if said != "complete" and task_in(tmp_path / f"{number}.db").state is not State.COMPLETE:
-                assert Child(**asking(tmp_path, content, where, number)).end() == "complete"
-            assert where.object() == content[1]
+                assert Child(**asking(tmp_path, short, where, number)).end() == "complete"
+            assert where.object() == short.sha256
             assert where.sessions() == []
 
 
@@ -461,7 +487,7 @@ class AbortKills:
     @pytest.mark.timeout(300)
     @pytest.mark.parametrize("moment", MOMENTS)
     def test_killed_in_the_middle_of_an_abort(self, tmp_path, content, where, moment):
-        where.begin()
+        where.begin(content)
         asked = asking(tmp_path, content, where, 1)
         child = Child(**asked, cancel=3)
         kill_at(where.proxy, moment, lambda passed: passed.is_abort, child)
