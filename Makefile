@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 TESTS := tests
 
 .DELETE_ON_ERROR:
-.PHONY: help demo azurite test lint format coverage bench soak docs wheel clean
+.PHONY: help demo azurite test lint style types api layers format coverage bench soak docs wheel clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -26,11 +26,19 @@ demo: $(VENV)/.stamp-run  ## download 256 MiB, kill -9 the downloader in the mid
 test: $(VENV)/.stamp-test  ## the whole test suite but the soak
 	$(PYTEST) $(TESTS) -m "not soak" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.stamp-lint  ## style, types and layers
+lint: style types api layers  ## style, types and layers; with -j at once
+
+style: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-lint
 	$(BIN)/mypy
+
+api: $(VENV)/.stamp-lint
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: $(VENV)/.stamp-lint
 	$(BIN)/lint-imports
 
 format: $(VENV)/.stamp-lint  ## put the code into shape
