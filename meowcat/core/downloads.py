@@ -24,7 +24,7 @@ from meowcat.core.waits import WaitingFor
 
 def probed(task: TaskState, message: msg.Probed, _: Instant) -> Decision:
     assert isinstance(task.request, Download)  # noqa: S101  # only a download is probed
-    if task.state is not State.PREPARING and task.generation is not None:
+    if task.generation is not None and task.state is not State.PREPARING:
         return NOTHING_HAPPENED  # known; a task that began again while it was Running learns it here
     piece_size = task.piece_size
     if task.generation is None:

@@ -165,7 +165,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def phase(self) -> Phase:
         if self.state in ENDED:
-            return Phase.DISCARDING if self.state is State.CANCELED and self.owes else Phase.DONE
+            return Phase.DISCARDING if self.open and self.state is State.CANCELED else Phase.DONE
         if self.intent is not None:
             return Phase.PUBLISHING
         if self.generation is None or (self.is_upload and self.session is None):
@@ -173,14 +173,10 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
         return Phase.VERIFYING if self.proven else Phase.MOVING
 
     @property
-    def owes(self) -> bool:
-        """Whether something half done is still to be removed."""
-        return self.discard or self.opening or bool(self.condemned)
-
-    @property
     def open(self) -> bool:
-        """Whether there is, or may be, work left: what an opening loads. A Failed task can be retried."""
-        return self.state not in ENDED or self.owes
+        """Whether there is, or may be, work left: what an opening loads. A Failed task can be retried; of one
+        that has ended, something half done may still be to be removed."""
+        return self.state not in ENDED or self.discard or self.opening or bool(self.condemned)
 
 
 _grid = lru_cache(1024)(Grid)  # asked for several times at each step, and made with a check

@@ -94,11 +94,12 @@ def _of_upload(task: TaskState) -> AnyOperation | None:
     return Send(task.run, task.restarts) if task.state in ACTIVE else None
 
 
+_GOING = ACTIVE | {State.QUEUED}
+
+
 def wants_slot(task: TaskState) -> bool:
     """Whether byte work could begin if a slot were granted: a waiting task wants none."""
-    if task.wait is not None or task.intent is not None or task.condemned:
-        return False
-    return task.state is State.QUEUED or task.state in ACTIVE
+    return task.state in _GOING and task.wait is None and task.intent is None and not task.condemned
 
 
 def due(task: TaskState, since: int) -> int | None:
