@@ -36,6 +36,7 @@ from meowcat.core.retry import parse_retry_after
 from meowcat.core.values import Checksum, Fault, FaultKind, Generation
 
 __all__ = [
+    "DIGESTS",
     "Asked",
     "Changed",
     "Empty",
@@ -62,8 +63,8 @@ _RANGE_NOT_SATISFIABLE: Final = 416
 
 _MULTIPART: Final = re.compile(r"[ \t]*multipart/byteranges", re.IGNORECASE)
 _CODINGS: Final = frozenset({"transfer-encoding", "content-encoding"})
-_DIGESTS: Final = frozenset({"repr-digest", "content-digest", "content-md5", "digest"})
-"""Most replies to a range have none of these."""
+DIGESTS: Final = frozenset({"repr-digest", "content-digest", "content-md5", "digest"})
+"""Fields with digests. Most replies to a range have none of these and of those above."""
 
 LARGE: Final = 1 << 20
 """Bytes of a content whose replies are worth a thread each."""
@@ -392,7 +393,7 @@ def _whole_digests(status: int, fields: Fields, method: str) -> tuple[Checksum, 
     Digest (RFC 3230 4.3.2) does so as well, but servers that compute it over the part are known: it counts
     on a 200 only, and so do, where the body is the whole, the digests of the body.
     """
-    if status == _RANGE_NOT_SATISFIABLE or fields.keys().isdisjoint(_DIGESTS):
+    if status == _RANGE_NOT_SATISFIABLE or fields.keys().isdisjoint(DIGESTS):
         return ()
     offered = dictionary_digests(fields, "repr-digest")
     if status == _OK:
@@ -418,8 +419,6 @@ def content_digests(fields: Fields, *, part: bool = False) -> tuple[Checksum, ..
     HTTP has given Content-MD5 up since servers disagree on whether it is of a part or of the whole (RFC 7231,
     Appendix B): OSS sends that of the whole with every range.
     """
-    if fields.keys().isdisjoint(_DIGESTS):
-        return ()
     found = {} if part else body_md5(fields)
     return tuple((found | dictionary_digests(fields, "content-digest")).values())
 

@@ -182,7 +182,8 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     """A presigned plan, taken from the settings. Never stored."""
 
     def __post_init__(self) -> None:
-        _take_settings(self)
+        if self.protocol is not None:
+            _take_settings(self)
 
     @property
     def direction(self) -> Direction:
@@ -237,7 +238,8 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
     """A presigned plan, taken from the settings. Never stored."""
 
     def __post_init__(self) -> None:
-        _take_settings(self)
+        if self.protocol is not None:
+            _take_settings(self)
 
     @property
     def direction(self) -> Direction:
@@ -262,7 +264,7 @@ _FIELD_KINDS = frozenset((str, int, bool))
 def _take_settings(request: Request) -> None:
     """Settings of a protocol become the plain value that is stored, and a plan that is not."""
     settings: Any = request.protocol
-    if settings is None or isinstance(settings, ProtocolSpec):
+    if isinstance(settings, ProtocolSpec):
         return
     if not callable(getattr(settings, "spec", None)):
         raise InvalidArgument(

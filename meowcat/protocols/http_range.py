@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from meowcat.core.http_fields import fields_of
 from meowcat.core.http_rules import (
+    DIGESTS,
     Asked,
     Partial,
     Verdict,
@@ -104,6 +105,8 @@ class HttpAnswer:
 
     @property
     def digest(self) -> Checksum | None:
+        if self._fields.keys().isdisjoint(DIGESTS):
+            return None
         verdict = self.verdict
         part = isinstance(verdict, Partial) and (verdict.start, verdict.stop) != (0, verdict.generation.size)
         offered = content_digests(self._fields, part=part)
