@@ -149,8 +149,3 @@ class Actor(Struct, eq=False):
     """Held while the task is at work, so that whoever looks at it finds a rate that was measured."""
     timer: int = 0
     """The event that began the wait for which a timer runs; 0 = none."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing would be lost if the actor were dropped."""
-        return not self.mailbox and self.live is None

@@ -40,6 +40,7 @@ from meowcat.runtime.world import Clock
 from meowcat.transfer.signal import Signal
 
 log = logging.getLogger("meowcat.journal")
+events_log = logging.getLogger("meowcat.engine")
 
 REFUSED_PAUSE = (0.1, 5.0)
 """Seconds until a rejected append is tried again: at first, and at most."""
@@ -176,8 +177,8 @@ class Dispatcher:
             actor.stale = True
 
     def dismiss(self, actor: Actor) -> None:
-        """Drop an actor that has nothing to do; its row and the journal know the rest."""
-        if not actor.idle or self.actors.pop(actor.id, None) is None:
+        """Drop an actor that has no message and nothing at work; its row and the journal know the rest."""
+        if self.actors.pop(actor.id, None) is None:
             return
         if actor.task is not None and actor.task.open and not actor.stale:
             self._rested[actor.id] = actor.task
@@ -239,7 +240,8 @@ class Dispatcher:
             answer = actor.mailbox.popleft().answer
             if answer is not None:
                 answer.refuse(error)
-        self.dismiss(actor)
+        if actor.live is None:
+            self.dismiss(actor)
 
     def _consider(self, actor: Actor, now: Instant, entries: list[Entry]) -> _Step | None:
         """Decide on the first message, and on what the same operation has reported behind it, as far as that
@@ -283,16 +285,21 @@ class Dispatcher:
     def _fit(self, entries: Sequence[Entry]) -> bool:
         return max(map(len, map(_body_of, entries))) <= self._max_record
 
-    def _took(self, step: _Step) -> None:
-        """The step's events are durable."""
-        actor = step.actor
-        actor.task = step.after
-        answer = actor.mailbox.popleft().answer
-        for _ in range(step.messages - 1):  # reports of an operation, which wait for no answer
-            actor.mailbox.popleft()
-        if actor.mailbox:
-            self._list(actor)
-        self._applied(actor, step.events, answer)
+    def _took(self, steps: Sequence[_Step]) -> None:
+        """The events of the steps are durable."""
+        if events_log.isEnabledFor(logging.DEBUG):
+            for step in steps:
+                for event in step.events:
+                    events_log.debug("task %s: %s", step.actor.id, type(event).__name__)
+        for step in steps:
+            actor = step.actor
+            actor.task = step.after
+            answer = actor.mailbox.popleft().answer
+            for _ in range(step.messages - 1):  # reports of an operation, which wait for no answer
+                actor.mailbox.popleft()
+            if actor.mailbox:
+                self._list(actor)
+            self._applied(actor, step.events, answer)
 
     def _came_to_nothing(self, actor: Actor, error: MeowcatError | None) -> None:
         """The first message leads to no event."""
@@ -324,8 +331,7 @@ class Dispatcher:
         except JournalError as uncertain:
             await self._resolve(steps, uncertain)
         else:
-            for step in steps:
-                self._took(step)
+            self._took(steps)
             self._accepted()
 
     async def _put_back(self, steps: Sequence[_Step], rejected: JournalRejected) -> None:
@@ -364,10 +370,9 @@ class Dispatcher:
                 log.warning("the journal can't be read again yet: %s", error)
                 await anyio.sleep(REFUSED_PAUSE[1])
         for step, is_stored in zip(steps, stored, strict=True):
-            if is_stored:
-                self._took(step)
-            else:
+            if not is_stored:
                 self._list(step.actor)
+        self._took([step for step, is_stored in zip(steps, stored, strict=True) if is_stored])
         self._accepted()
 
     def _accepted(self) -> None:

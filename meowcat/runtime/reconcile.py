@@ -34,6 +34,7 @@ from meowcat.core.wanted import (
     wants_slot,
 )
 from meowcat.runtime.actor import Actor, Answer, Live
+from meowcat.runtime.bus import Bus
 from meowcat.runtime.dispatcher import Dispatcher
 from meowcat.runtime.pool import Pool
 from meowcat.runtime.registry import Registry, Row
@@ -75,9 +76,10 @@ class Reconciler:
         tasks: TaskGroup,
         clock: Clock,
         registry: Registry,
+        bus: Bus,
         start: Start,
         missing: Callable[[Row], tuple[str, ...]],
-        over: Callable[[], None],
+        forget: Callable[[TaskId], None],
         *,
         slots: tuple[int, int],
         per_host: int | None,
@@ -89,7 +91,8 @@ class Reconciler:
         self._registry = registry
         self._start_operation = start
         self._missing = missing
-        self._over = over
+        self._forget = forget
+        self._bus = bus
         self._traffic = traffic
         self.scheduler = Scheduler(
             {"download": slots[0], "upload": slots[1]}, per_host, self._granted, traffic.window
@@ -110,7 +113,13 @@ class Reconciler:
         task, live = actor.task, actor.live
         assert task is not None  # noqa: S101  # the dispatcher loads before it decides
         if events:
-            self._registry.note(task)
+            self._bus.publish(task)
+            if self._registry.note(task) is None:  # it has ended
+                self._forget(task.id)
+            if task.state not in ACTIVE:
+                actor.feed = None
+            elif actor.feed is None and task.intent is None and task.generation is not None:
+                actor.feed = self._bus.watch(task)  # bytes are on their way
             if not (self.scheduler.calm and _HEEDED.isdisjoint(map(type, events))):
                 self._heed(actor, task, events)
         self.reconcile(actor)
@@ -319,7 +328,7 @@ class Reconciler:
             return  # what it has reported leads to the same, once it is durable
         self.reconcile(actor)
         self.grant()
-        self._over()
+        self._bus.stir()
 
     def _tell_defect(self, live: Live) -> None:
         operation = type(live.operation).__name__

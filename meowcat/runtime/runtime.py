@@ -40,7 +40,7 @@ from meowcat.journal.histories import AT_ONCE
 from meowcat.journal.replay import Quarantined, fold_all
 from meowcat.journal.writer import Writer
 from meowcat.protocols.contract import UploadProtocol
-from meowcat.runtime.actor import Actor, Answer
+from meowcat.runtime.actor import Answer
 from meowcat.runtime.appends import Appends
 from meowcat.runtime.auditing import Auditor
 from meowcat.runtime.bus import Bus, Feed
@@ -151,9 +151,10 @@ class Runtime:
             self._tasks,
             self.clock,
             self.registry,
+            self.bus,
             self._start,
             self.missing,
-            self.bus.stir,
+            self._forget,
             slots=(0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads),
             per_host=self.config.max_per_host,
             traffic=self.traffic,
@@ -163,7 +164,7 @@ class Runtime:
             self.clock,
             self.journal.max_record,
             self.load_all,
-            self._applied,
+            self.reconciler.applied,
             self._turned,
             self._refuses,
             self.bus.fail,
@@ -418,22 +419,6 @@ class Runtime:
         self._take_up(task)
 
     # What actors need
-
-    def _applied(self, actor: Actor, events: Sequence[Event], answer: Answer | None) -> None:
-        task = actor.task
-        assert task is not None  # noqa: S101  # whoever decided had it
-        if events:
-            self.bus.publish(task)
-            if task.state not in ACTIVE:
-                actor.feed = None
-                if not task.open:
-                    self._forget(actor.id)
-            elif actor.feed is None and task.intent is None and task.generation is not None:
-                actor.feed = self.bus.watch(task)  # bytes are on their way
-            if log.isEnabledFor(logging.DEBUG):
-                for event in events:
-                    log.debug("task %s: %s", actor.id, type(event).__name__)
-        self.reconciler.applied(actor, events, answer)
 
     def _refuses(self, refusal: str) -> None:
         self.bus.refuse(refusal)

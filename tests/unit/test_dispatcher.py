@@ -83,3 +83,11 @@ async def test_a_command_that_comes_while_no_task_is_found_is_refused_with_the_o
     for answer in answers:
         with pytest.raises(TaskNotFound, match="none"):
             await answer.wait()
+
+
+async def test_each_event_that_is_stored_is_a_line_of_the_log_for_who_asks(caplog):
+    caplog.set_level("DEBUG", "meowcat.engine")
+    live = Live(Actor(TASK), Fetch(run=1, restarts=0), None, None)
+    await turn_over(AT_WORK, Envelope(PROBED, None, live), Envelope(FLUSHED, None, live))
+    told = [each.getMessage() for each in caplog.records if each.name == "meowcat.engine"]
+    assert told == [f"task {TASK}: {name}" for name in ("Started", "Stored", "PublishIntended")]
