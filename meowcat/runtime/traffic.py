@@ -71,7 +71,7 @@ class Traffic:
         self._per_host = limit_rate_per_host
         self._gates: WeakValueDictionary[str, _Gate] = WeakValueDictionary()
         self._kept: dict[str, _Gate] = {}
-        """Those that have a window, which has to be remembered while nobody works on them."""
+        """Those of which something has to be remembered while nobody works on them."""
         self._most_kept = MOST_KEPT
         self._own_rates: dict[str, int | None] = {}
         self._shares: WeakValueDictionary[TaskId, Share] = WeakValueDictionary()
@@ -97,7 +97,7 @@ class Traffic:
 
     def window(self, host: str) -> int | None:
         """Requests at once that the host is given for now; None = no bound of its own."""
-        gate = self._kept.get(host)
+        gate = self._gates.get(host)
         return None if gate is None or gate.window is None else gate.window.most
 
     def under_way(self, host: str) -> int:
@@ -106,7 +106,7 @@ class Traffic:
 
     def narrow(self) -> tuple[str, ...]:
         """The hosts that have a window."""
-        return tuple(self._kept)
+        return tuple(name for name, gate in self._kept.items() if gate.window is not None)
 
     def _gate(self, host: str) -> _Gate:
         gate = self._gates.get(host)
