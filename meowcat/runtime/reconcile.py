@@ -144,7 +144,7 @@ class Reconciler:
 
     def _heed_supply(self, actor: Actor, task: TaskState, event: ev.Supplied) -> None:
         self._traffic.limit_task(task.id, task.request.limit_rate)
-        row = self._registry.get(task.id)
+        row = self._registry.place(task)
         if row is not None and self.scheduler.holds_slot(task.id):
             self.scheduler.request(row)  # it may be another host's
         if event.names and set(event.names) <= AT_ONCE:

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from meowcat.core.machine import State
 from meowcat.core.state import TaskState
-from meowcat.core.transfers import Request
 from meowcat.core.urls import host_of
 from meowcat.core.values import TaskId
 from meowcat.runtime.scheduler import Demand
@@ -102,23 +101,25 @@ class Registry:
             del self._keys[row.key]
 
     def note(self, task: TaskState) -> Row | None:
-        """Bring the task's row up to date; None (and no row any more) where the task has ended."""
+        """Bring the task's row up to date, but for its place in line; None (and no row any more) where it has
+        ended."""
         if not task.open:
             self.drop(task.id)
             return None
         row = self._rows.get(task.id)
         if row is None:
             return self.add(task)
-        row = self._placed(row, task.request)
         row.state, row.lack = task.state, _lack_of(task)
         return row
 
-    def _placed(self, row: Row, request: Request) -> Row:
-        """The row, or the one that takes its place: another URL may have been supplied, or options."""
-        host, rank = host_of(request.url), -request.priority
-        if row.host != host or row.rank != rank:
-            row = replace(row, host=sys.intern(host), rank=rank)
-            self._rows[row.task] = row
+    def place(self, task: TaskState) -> Row | None:
+        """`note`, where another URL may have been supplied, or options: then another row takes the place of
+        the one that is there."""
+        row = self.note(task)
+        if row is not None:
+            host, rank = host_of(task.request.url), -task.request.priority
+            if row.host != host or row.rank != rank:
+                row = self._rows[task.id] = replace(row, host=sys.intern(host), rank=rank)
         return row
 
     def add(self, task: TaskState) -> Row:

@@ -416,6 +416,7 @@ class Runtime:
         self.reconciler.scheduler.withdraw(task.id)
         self.bus.publish(task)
         self.dispatcher.outdate(task.id)
+        self.registry.place(task)
         self._take_up(task)
 
     # What actors need

@@ -516,6 +516,23 @@ def test_limits_change_while_bytes_move_and_those_of_a_task_are_recorded():
     assert [each.request.limit_rate for each in supplied] == [150_000]
 
 
+def test_a_task_in_line_that_is_asked_for_again_with_a_higher_priority_goes_next():
+    world = made(host=(4, MIB))
+    world.server.script = lambda _: Trouble(rate=500_000)
+    asked = requests("host", 4)
+    urgent = meowcat.Download(asked[3].url, asked[3].to, priority=5)
+
+    async def work(world):
+        wire = Wire(world)
+        async with world.engine(config=config(max_downloads=1), http_client=wire) as engine:
+            tasks = await engine.submit_many(asked)
+            assert (await engine.submit(urgent)).id == tasks[3]
+            await engine.drain()
+        return list(dict.fromkeys(each.url[-1] for each in wire.exchanges))
+
+    assert world.run(work) == ["0", "3", "1", "2"]
+
+
 def test_changes_of_one_task_at_the_same_moment_all_hold():
     world = made(old=(1, MIB), new=(1, MIB))
     world.server.script = lambda _: Trouble(rate=50_000)

@@ -59,10 +59,10 @@ def test_a_task_whose_url_or_priority_is_another_now_stands_in_another_line_at_i
     registry, task = Registry(), a_task("T")
     before = registry.note(task)
     registry.note(a_task("later"))
-    assert registry.note(task) is before
+    assert registry.place(task) is before
     request = Download("http://other.example/x", "/srv/T", priority=7)
     task = evolve(task, ev.Supplied(state=State.QUEUED, names=("url",), request=request))
-    after = registry.note(task)
+    after = registry.place(task)
     assert (after.host, after.rank, after.order) == ("http://other.example:80", -7, before.order)
 
 
@@ -97,8 +97,8 @@ def test_two_rows_of_one_task_can_be_compared():
     there = registry.note(fold([created]))
     elsewhere = Download("http://other.example/x", "/srv/T", needs=request.needs)
     supplied = ev.Supplied(state=State.QUEUED, names=("url",), request=elsewhere)
-    registry.note(fold([created, supplied]))
+    registry.place(fold([created, supplied]))
     back = ev.Supplied(state=State.QUEUED, names=("url",), request=request)
-    back_again = registry.note(fold([created, supplied, back, waiting]))
+    back_again = registry.place(fold([created, supplied, back, waiting]))
     assert back_again is not there
     assert sorted([back_again, there]) == [there, back_again]
