@@ -167,13 +167,16 @@ class Traffic:
                 gate.line.remove(turn)
             raise
 
-    def exit(self, gate: _Gate, narrowings: int, *, well: bool, fault: Fault | None) -> None:
-        """A request is over. `narrowings`: what the gate's count was when it began."""
-        if fault is not None and too_many(fault):
-            if gate.narrowings == narrowings:
+    def exit(self, gate: _Gate, narrowings: int, error: BaseException | None) -> None:
+        """A request is over, by what was raised through it, if anything. `narrowings`: what the gate's count
+        was when it began."""
+        if error is None:
+            if gate.window is not None:
+                self._widen(gate, answered(gate.window, gate.under_way, self._now()))
+        elif gate.narrowings == narrowings:
+            fault: Fault | None = getattr(error, "fault", None)
+            if fault is not None and too_many(fault):
                 self._narrow(gate)
-        elif well and gate.window is not None:
-            self._widen(gate, answered(gate.window, gate.under_way, self._now()))
         self._budget.release()
         self._leave(gate)
 
@@ -366,5 +369,4 @@ class _Turn(AbstractAsyncContextManager[None]):
     ) -> None:
         share = self._share
         share._turns -= 1
-        fault = None if error is None else getattr(error, "fault", None)
-        share._traffic.exit(share._gate, self._narrowings, well=error is None, fault=fault)
+        share._traffic.exit(share._gate, self._narrowings, error)

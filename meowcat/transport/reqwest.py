@@ -152,7 +152,7 @@ class ReqwestReply:
         self.status: int = response.status
         self.headers: Headers = list(response.headers.items())
         self.ended = False
-        self._rest = memoryview(b"")
+        self._rest: Chunk = b""
         """What came and was not asked for yet."""
 
     @property
