@@ -1,10 +1,12 @@
 """The settings of an engine: frozen and checked when made."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import kind_of
 from meowcat.core.transfers import check_digest, check_header
 
 Durability = Literal["power", "process"]
@@ -99,6 +101,13 @@ class Config:
         self._within("fetch_capacity", 1, 1_000_000)
         self._within("flush_bytes", MIB, 512 * MIB)
         self._within("flush_seconds", 0.001, 60)
+        for name in ("http2", "control"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidArgument(f"{name} {getattr(self, name)!r}: expected True or False")
+        if self.ca_bundle is not None and not isinstance(self.ca_bundle, str | os.PathLike):
+            raise InvalidArgument(
+                f"ca_bundle: expected the path of a PEM file, got {kind_of(self.ca_bundle)}"
+            )
         check_digest(self.digest)
         check_header("accept", self.accept or "*/*")
         if self.proxy is not None and not _is_proxy(self.proxy):
@@ -107,16 +116,26 @@ class Config:
             raise InvalidArgument(f"durability {self.durability!r}: expected 'power' or 'process'")
 
     def _within(self, name: str, least: float, most: float) -> None:
-        value = getattr(self, name)
-        if value is not None and not least <= value <= most:
-            raise InvalidArgument(f"{name} {value!r}: expected {least:,} to {most:,}")
+        value: object = getattr(self, name)
+        whole, optional = _NUMBERS[name]
+        if value is None and optional:
+            return
+        kind = int if whole else int | float
+        if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+            what = "a whole number from " if whole else ""
+            raise InvalidArgument(f"{name} {value!r}: expected {what}{least:,} to {most:,}")
 
+
+_NUMBERS = {each.name: (each.type in (int, int | None), each.type == int | None) for each in fields(Config)}
+"""Of each setting that is a number: whether it is a whole one, and whether it may be None."""
 
 _PROXY_SCHEMES = {"http", "https", "socks5", "socks5h"}
 
 
-def _is_proxy(url: str) -> bool:
+def _is_proxy(url: object) -> bool:
     """The URL is never quoted back: it may hold a password."""
+    if not isinstance(url, str):
+        return False
     try:
         parts = urlsplit(url)
         return parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0

@@ -26,6 +26,7 @@ from meowcat.core.errors import (
 )
 from meowcat.core.fetch_rules import USUAL_BYTES, USUAL_REDIRECTS, SmallGet
 from meowcat.core.info import Orphan, Snapshot, TaskInfo, info_of
+from meowcat.core.kinds import check_text, kind_of, path_text
 from meowcat.core.machine import ENDED, State, Trigger, may
 from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.seal import Secrets
@@ -119,11 +120,15 @@ class Engine:
         disk: Disk | None = None,
         workers: Workers | None = None,
     ) -> None:
-        if not callable(on_restart) and on_restart not in ON_RESTART:
+        if inspect.iscoroutinefunction(on_restart) or not (callable(on_restart) or on_restart in ON_RESTART):
             raise InvalidArgument(
-                f"on_restart {on_restart!r}: expected 'resume', 'pause', 'leave' or a function "
+                f"on_restart {on_restart!r}: expected 'resume', 'pause', 'leave' or a plain function "
                 "TaskInfo -> bool"
             )
+        if not isinstance(config, Config | None):
+            raise InvalidArgument(f"config: expected a meowcat.Config, got {kind_of(config)}")
+        if not isinstance(audit, Audit | None):
+            raise InvalidArgument(f"audit: expected a meowcat.Audit, got {kind_of(audit)}")
         self._where = journal
         self.config = config or Config()
         self.clock = clock or Clock()
@@ -271,7 +276,7 @@ class Engine:
         Raises:
             TransferFailed, TransferCanceled: with `code`. And what `submit` raises.
         """
-        task = await self.submit(Download(url, os.fspath(to), **options))
+        task = await self.submit(Download(url, path_text("to", to), **options))
         return await task.result()
 
     async def upload(
@@ -296,7 +301,7 @@ class Engine:
             name = options.pop("name", "bytes")
             request = Upload(name, url, protocol, origin="bytes", data=source, **options)
         else:
-            request = Upload(os.fspath(source), url, protocol, **options)
+            request = Upload(path_text("source", source), url, protocol, **options)
         task = await self.submit(request)
         return await task.result()
 
@@ -407,6 +412,10 @@ class Engine:
             InvalidArgument, DuplicateTask: as `submit`; nothing of that request's batch is recorded, and
                 all before it is.
         """
+        if not isinstance(requests, Iterable):
+            raise InvalidArgument(
+                f"requests: expected a list of them, or a generator; got {kind_of(requests)}"
+            )
         return await self._submissions.submit_many(requests, paused=paused)
 
     # One task
@@ -417,7 +426,7 @@ class Engine:
         Raises:
             TaskNotFound: there is none. TaskQuarantined: its records are damaged.
         """
-        return Task(self, await self._opened().feed_of(TaskId(task)))
+        return Task(self, await self._opened().feed_of(_id_of(task)))
 
     async def _state(self, task: TaskId) -> TaskState:
         return await self._opened().state_of(task)
@@ -436,7 +445,7 @@ class Engine:
         await self._command(task, msg.Retry())
 
     async def _command(self, task: TaskId | str, message: msg.Message) -> None:
-        await self._opened().command_in_turn(TaskId(task), message)
+        await self._opened().command_in_turn(_id_of(task), message)
 
     async def supply(
         self,
@@ -448,7 +457,7 @@ class Engine:
         plan: UploadPlan | DownloadPlan | None = None,
     ) -> None:
         runtime = self._opened()
-        state = await self._state(TaskId(task))
+        state = await self._state(_id_of(task))
         sealed, secrets, names = supplied(state.request, url, headers or {}, data, plan)
         async with runtime.room:
             held = runtime.secrets.get(state.id, Secrets()).updated(secrets, url=url is not None)
@@ -478,10 +487,11 @@ class Engine:
         if host is not None and task is not None:
             raise InvalidArgument("host and task: a limit is for one of them, or for all tasks together")
         if task is not None:
-            state = await self._state(TaskId(task))
+            state = await self._state(_id_of(task))
             async with runtime.room:
                 await runtime.limit_task(state, rate)
         elif host is not None:
+            check_text("host", host)
             runtime.traffic.limit_host(host_of(host), rate)
         else:
             runtime.traffic.limit(rate)
@@ -507,7 +517,7 @@ class Engine:
 
         async def load() -> list[LoggedEvent]:
             nonlocal seq
-            found = [logged(record) for record in await self._opened().records_of(TaskId(task), seq)]
+            found = [logged(record) for record in await self._opened().records_of(_id_of(task), seq)]
             seq = found[-1].seq if found else seq
             return found
 
@@ -622,7 +632,7 @@ class Engine:
             EngineClosed: the engine is closed.
         """
         self._opened()
-        position = Position(after)
+        position = _position(after)
 
         async def load() -> list[LoggedEvent]:
             nonlocal position
@@ -679,6 +689,7 @@ class Engine:
             inside that sink.
         """
         runtime = self._opened()
+        check_text("sink name", name)
         refuse_inside_callback(f"remove_sink({name!r})", runtime, only=f"sink {name!r}")
         await runtime.deliveries.remove(name)
 
@@ -701,7 +712,7 @@ class Engine:
                 "Task.progress or Engine.events"
             )
         chosen = task.id if isinstance(task, Task) else task
-        return runtime.listen(function, None if chosen is None else TaskId(chosen))
+        return runtime.listen(function, None if chosen is None else _id_of(chosen))
 
     async def drain(self) -> None:
         """Wait until nothing is left to do without help: every task has ended, is Paused or Failed, or waits
@@ -715,7 +726,7 @@ class Engine:
         Raises:
             TaskNotFound: there is none. TaskQuarantined: its records are damaged.
         """
-        return await self._opened().stands(await self._state(TaskId(task)))
+        return await self._opened().stands(await self._state(_id_of(task)))
 
     async def orphans(self) -> list[Orphan]:
         """Sessions that stand at servers and that no task at work needs. Reads the whole journal.
@@ -782,7 +793,7 @@ class Engine:
                 `checkpoint`; or its record is not what was signed.
         """
         auditor = self._auditor()
-        state = await self._state(TaskId(task))
+        state = await self._state(_id_of(task))
         if state.state is not State.COMPLETE:
             raise InvalidTaskState(f"task {task} is {state.state}: only a Complete task has a receipt")
         return await auditor.receipt(state.id)
@@ -800,19 +811,31 @@ class Engine:
         return dict(self._opened().quarantined)
 
 
+def _id_of(task: object) -> TaskId:
+    if isinstance(task, str):
+        return TaskId(task)
+    raise InvalidArgument(f"task: expected the id of a task, as Task.id has it; got {kind_of(task)}")
+
+
+def _position(after: object) -> Position:
+    if isinstance(after, int) and after >= 0:
+        return Position(after)
+    raise InvalidArgument(f"after {after!r}: expected a position of the journal, 0 or more")
+
+
 def _check_sink(name: str, sink: Sink, after: int | None, timeout: float | None) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= SINK_NAME or not name.isprintable():
         raise InvalidArgument(f"sink name {name!r}: expected 1 to {SINK_NAME} printable characters")
     if name.startswith(RESERVED):
         raise InvalidArgument(f"sink name {name!r}: names that begin with {RESERVED!r} are meowcat's own")
-    if not isinstance(sink, Sink) or not inspect.iscoroutinefunction(sink.deliver):
+    if isinstance(sink, type) or not isinstance(sink, Sink) or not inspect.iscoroutinefunction(sink.deliver):
         raise InvalidArgument(
-            f"sink {name!r}: {sink!r} has no 'async def deliver(events)'; "
+            f"sink {name!r}: {sink!r} is no object with 'async def deliver(events)'; "
             "meowcat.callback makes a sink of a function"
         )
-    if after is not None and after < 0:
-        raise InvalidArgument(f"after {after!r}: expected a position of the journal, 0 or more")
-    if timeout is not None and not timeout > 0:
+    if after is not None:
+        _position(after)
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
         raise InvalidArgument(f"timeout {timeout!r}: expected seconds, more than 0, or None")
 
 
@@ -824,6 +847,8 @@ def _check_direction(direction: str | None) -> None:
 def _states(state: State | str | Iterable[State | str] | None) -> frozenset[State]:
     if state is None:
         return frozenset()
+    if not isinstance(state, Iterable):
+        raise InvalidArgument(f"state: expected one or more of {', '.join(State)}; got {kind_of(state)}")
     named = [state] if isinstance(state, str) else list(state)
     try:
         return frozenset(State(each) for each in named)

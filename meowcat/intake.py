@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from meowcat.config import Config
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import kind_of, path_text
 from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.seal import Secrets, seal
-from meowcat.core.transfers import NO_DIGEST, Download, Request, Upload, check
+from meowcat.core.transfers import NO_DIGEST, Download, Request, Upload, check, check_headers
 from meowcat.core.urls import identity
 from meowcat.protocols.registry import (
     Protocols,
@@ -91,11 +92,13 @@ class Intake:
         protocol = upload_protocol_of(self.protocols, request.protocol)
         url, spec = protocol.resolve(request.url, request.protocol, request.plan)
         config, source, prepare_retries = self.config, request.source, request.prepare_retries
+        if request.origin == "file" and source:
+            source = os.path.abspath(path_text("source", source))  # noqa: PTH100  # as above
         request = replace(
             request,
             url=url,
             protocol=spec,
-            source=os.path.abspath(source) if request.origin == "file" and source else source,  # noqa: PTH100  # as above
+            source=source,
             connections=config.connections if request.connections is None else request.connections,
             retries=config.retries if request.retries is None else request.retries,
             prepare_retries=config.prepare_retries if prepare_retries is None else prepare_retries,
@@ -130,6 +133,9 @@ def supplied(
     """
     if url is None and not headers and data is None and plan is None:
         raise InvalidArgument("supply: expected a url, headers, data or a plan")
+    check_headers(headers)
+    if plan is not None and not isinstance(plan, UploadPlan | DownloadPlan):
+        raise InvalidArgument(f"plan: expected an UploadPlan or a DownloadPlan, got {kind_of(plan)}")
     fresh = replace(request, url=url or request.url, headers=_merged(request.headers, headers), plan=plan)
     if data is not None:
         if not isinstance(fresh, Upload) or fresh.origin != "bytes":

@@ -37,7 +37,8 @@ def check_name(name: str) -> None:
         AuditError: it can't.
 
     """
-    if not name or "+" in name or any(char.isspace() or char < " " for char in name) or not _encodes(name):
+    odd = not isinstance(name, str) or not name or "+" in name
+    if odd or any(char.isspace() or char < " " for char in name) or not _encodes(name):
         raise AuditError(
             f"key name {name!r}: expected a name without spaces and '+', such as example.com/my-log"
         )

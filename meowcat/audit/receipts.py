@@ -14,6 +14,7 @@ from meowcat.audit.merkle import HASH_SIZE, leaf_hash, verify_inclusion
 from meowcat.audit.notes import MAX_NOTE, Keys, decode64, encode64
 from meowcat.core.errors import AuditError, JournalDamaged, UnknownEvent
 from meowcat.core.events import Completed
+from meowcat.core.kinds import kind_of
 from meowcat.core.transfers import Direction
 from meowcat.core.values import Checksum, Position, TaskId
 from meowcat.journal.chain import canonical, parse
@@ -79,6 +80,8 @@ def parse_proof(text: str) -> Proof:
         AuditError: it is none, or one without the record that it proves.
 
     """
+    if not isinstance(text, str):
+        raise AuditError(f"no receipt: expected its text, got {kind_of(text)}")
     if len(text) > 4 * MAX_NOTE:
         raise AuditError(f"no receipt: a file of {len(text)} characters; expected at most {4 * MAX_NOTE}")
     head, empty, checkpoint = text.partition("\n\n")

@@ -37,7 +37,7 @@ class Audit:
     def __post_init__(self) -> None:
         if not isinstance(self.key, str | os.PathLike | Signer):
             raise InvalidArgument("key: expected the path of a key file, or an object with 'vkey' and 'sign'")
-        if self.every is not None and not self.every >= 1:
+        if self.every is not None and not (isinstance(self.every, int) and self.every >= 1):
             raise InvalidArgument(f"every {self.every!r}: expected a number of records from 1, or None")
         if self.origin is not None:
             check_name(self.origin)

@@ -12,7 +12,7 @@ from meowcat.core.http_fields import FieldError, Headers, content_codings, conte
 from meowcat.core.http_rules import status_fault
 from meowcat.core.redirect_rules import MAX_HOPS
 from meowcat.core.retry import Class, classify
-from meowcat.core.transfers import check_header
+from meowcat.core.transfers import check_headers
 from meowcat.core.urls import check_url, has_userinfo, redact
 from meowcat.core.values import Fault, FaultKind
 
@@ -70,8 +70,7 @@ def check_small_get(asked: SmallGet) -> None:
         )
     _within("max_bytes", asked.max_bytes, 1, MOST_BYTES)
     _within("max_redirects", asked.max_redirects, 0, MAX_HOPS)
-    for name, value in asked.headers.items():
-        check_header(name, value)
+    check_headers(asked.headers)
 
 
 def _within(name: str, value: object, least: int, most: int) -> None:

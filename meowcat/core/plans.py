@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -205,6 +206,7 @@ class UploadPlan(_Hidden, frozen=True, kw_only=True, dict=True):
         Raises:
             InvalidArgument: names the part, the value, and what is expected.
         """
+        _check_kinds("upload plan", self)
         for wrong in _wrong_with_upload(self):
             raise InvalidArgument(f"upload plan: {wrong}")
 
@@ -262,6 +264,7 @@ class DownloadPlan(_Hidden, frozen=True, kw_only=True):
         Raises:
             InvalidArgument: names the field, the value, and what is expected.
         """
+        _check_kinds("download plan", self)
         check_url(self.url)
         if self.head_url is not None:
             check_url(self.head_url)
@@ -376,6 +379,14 @@ def _wrong_with_upload(plan: UploadPlan) -> Iterator[str]:
             yield from _wrong_with_request(name, request)
     if plan.completion == "azure-block-list":
         yield from _wrong_with_blocks(plan)
+
+
+def _check_kinds(what: str, plan: Plan) -> None:
+    """See that each field is what its annotation says: a plan that was not decoded may have anything."""
+    try:
+        msgspec.convert(msgspec.to_builtins(plan), type(plan))
+    except (msgspec.ValidationError, TypeError) as error:  # the second of what no field can have
+        raise InvalidArgument(f"{what}: {error}") from None
 
 
 def _wrong_with_whole(plan: UploadPlan) -> Iterator[str]:

@@ -15,6 +15,7 @@ from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import force_setattr, replace
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import kind_of
 from meowcat.core.pieces import MAX_PIECE, MIN_PIECE
 from meowcat.core.urls import HIDDEN, identity, redact
 from meowcat.core.values import Checksum
@@ -94,7 +95,7 @@ class _Shown(Struct, frozen=True, gc=False):
                 yield name, redact(value)
             elif name == "headers":
                 if value:
-                    yield name, dict.fromkeys(value, HIDDEN)
+                    yield name, dict.fromkeys(value, HIDDEN) if isinstance(value, Mapping) else HIDDEN
             elif name in ("data", "plan"):
                 if value is not None:
                     yield name, HIDDEN
@@ -266,9 +267,9 @@ def _take_settings(request: Request) -> None:
     settings: Any = request.protocol
     if isinstance(settings, ProtocolSpec):
         return
-    if not callable(getattr(settings, "spec", None)):
+    if isinstance(settings, type) or not callable(getattr(settings, "spec", None)):
         raise InvalidArgument(
-            f"protocol {settings!r}: expected settings such as FormUpload, or a ProtocolSpec"
+            f"protocol: expected settings such as FormUpload(), or a ProtocolSpec; got {kind_of(settings)}"
         )
     if getattr(settings, "plan", None) is not None:
         force_setattr(request, "plan", settings.plan)
@@ -289,12 +290,8 @@ def check(request: Request) -> None:
         _check_numbers(*numbers)
     except TypeError:  # a list, say, that can't be remembered
         _check_numbers.__wrapped__(*numbers)
-    headers = request.headers
-    if type(headers) is not dict and not isinstance(headers, Mapping):  # the first is quick, and usual
-        raise InvalidArgument(f"headers: expected a dict of names and texts, got {_kind_of(headers)}")
-    if headers:
-        for name, value in headers.items():
-            check_header(name, value)
+    if request.headers != {}:  # as most are: a call less
+        check_headers(request.headers)
     form, texts_of = _TEXTS[type(request)]
     texts = texts_of(request)
     if not _TEXT_KINDS.issuperset(map(type, texts)):
@@ -378,7 +375,7 @@ def _check_upload(request: Upload) -> None:
     if request.data is not None and request.origin != "bytes":
         raise InvalidArgument("data: is the content of an upload with origin='bytes', and of no other")
     if not isinstance(request.data, bytes | None):
-        raise InvalidArgument(f"data: expected bytes, got {_kind_of(request.data)}")
+        raise InvalidArgument(f"data: expected bytes, got {kind_of(request.data)}")
     _within("prepare_retries", request.prepare_retries, 0, 1_000_000)
     check_digest(request.digest)
 
@@ -393,7 +390,7 @@ def _check_spec(spec: ProtocolSpec) -> None:
             if not isinstance(value, str | int):
                 raise InvalidArgument(
                     f"protocol {spec.tag!r}, field {name!r}: expected a text, a whole number or a bool, "
-                    f"got {_kind_of(value)}"
+                    f"got {kind_of(value)}"
                 )
     if not _TEXT_KINDS.issuperset(map(type, spec.fields)) or None in spec.fields:
         raise InvalidArgument(f"protocol {spec.tag!r}: expected fields whose names are texts")
@@ -432,11 +429,7 @@ def _refuse_other_kinds(request: Request) -> None:
         if isinstance(value, str | None) or (name == "to" and hasattr(value, "__fspath__")):
             continue
         shown = name if name == "url" else f"{name} {value!r}"
-        raise InvalidArgument(f"{shown}: expected a text, got {_kind_of(value)}")
-
-
-def _kind_of(value: object) -> str:
-    return "None" if value is None else f"an object of type {type(value).__name__}"
+        raise InvalidArgument(f"{shown}: expected a text, got {kind_of(value)}")
 
 
 def _refuse_surrogates(request: Request) -> None:
@@ -448,10 +441,22 @@ def _refuse_surrogates(request: Request) -> None:
             )
 
 
+def check_headers(headers: Mapping[str, str]) -> None:
+    """See that all of them can be sent.
+
+    Raises:
+        InvalidArgument: names the one that can't; a value is never shown.
+    """
+    if not isinstance(headers, Mapping):
+        raise InvalidArgument(f"headers: expected a dict of names and texts, got {kind_of(headers)}")
+    for name, value in headers.items():
+        check_header(name, value)
+
+
 def check_header(name: str, value: str) -> None:
     """A field name is a token, a value has no line breaks (RFC 9110 5.1, 5.5). The value is never shown."""
     if not isinstance(name, str) or not isinstance(value, str):
-        raise InvalidArgument(f"header {name!r}: expected a text as its value, got {_kind_of(value)}")
+        raise InvalidArgument(f"header {name!r}: expected a text as its value, got {kind_of(value)}")
     if _TOKEN.fullmatch(name) is None:
         raise InvalidArgument(f"header {name!r}: expected a name of letters, digits and !#$%&'*+-.^_`|~")
     if "\r" in value or "\n" in value or "\0" in value:

@@ -3,6 +3,7 @@
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_size
 from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may, step
 from meowcat.core.pieces import DEFAULT_PART, MAX_PIECE
 from meowcat.core.retry import Class, classify, probe_delay
@@ -43,6 +44,7 @@ def choose_part_size(size: int, wanted: int | None, able: Capabilities) -> int:
         while -(-size // part) > able.max_parts:
             part *= 2
         return min(part, most)
+    check_size("piece_size", wanted)
     if not (least <= wanted <= most or size <= min(wanted, most)):
         raise InvalidArgument(f"piece_size {wanted}: the provider takes parts of {least} to {most} bytes")
     if -(-size // wanted) > able.max_parts:

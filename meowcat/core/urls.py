@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, quote, unquote_plus, urlsplit
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.harmless import harmless_header, harmless_parameter, signature_parameter
+from meowcat.core.kinds import check_text
 
 __all__ = [
     "HIDDEN",
@@ -142,11 +143,13 @@ def seal_url(url: str) -> tuple[str, tuple[str, ...]]:
     return stored, tuple(dict.fromkeys(names))
 
 
-def redact(url: str) -> str:
+def redact(url: object) -> str:
     """`url` for people, with `***` for the userinfo and every query value that is not harmless.
 
     Never raises: of what is no URL nothing but the scheme is shown.
     """
+    if not isinstance(url, str):
+        return HIDDEN
     if _PLAIN.fullmatch(url) is not None:
         return url
     try:
@@ -180,6 +183,7 @@ _OBJECTS = {"s3": "S3", "oss": "AliyunOSS", "azure": "AzureBlob"}
 
 
 def _split(url: str) -> SplitResult:
+    check_text("URL", url)
     try:
         parts = urlsplit(url)
         port_ok = parts.port is None or parts.port > 0

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from meowcat.core.errors import UnknownJournal
+from meowcat.core.kinds import kind_of
 from meowcat.journal.contract import Journal
 
 GROUP = "meowcat.journals"
@@ -30,9 +31,10 @@ def locate(where: str | os.PathLike[str] | Journal | None) -> Journal:
     """
     if where is None:
         return _make(_adapter("memory", "memory:"), "")
-    if isinstance(where, Journal):
+    if isinstance(where, Journal) and not isinstance(where, type):  # a class has the methods as well
         return where
-    text = os.fspath(where)
+    if not isinstance(where, str | os.PathLike) or not isinstance(text := os.fspath(where), str):
+        raise UnknownJournal(f"journal: expected a path, a URL, a Journal or None, got {kind_of(where)}")
     url = _URL.fullmatch(text) if isinstance(where, str) else None
     if url is not None and not Path(text).exists():
         return _make(_adapter(url["scheme"], text), url["rest"])

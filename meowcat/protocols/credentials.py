@@ -19,6 +19,7 @@ import anyio.to_thread
 from msgspec import Struct
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_registration, named
 from meowcat.core.plans import expires_of
 from meowcat.core.urls import HIDDEN, scrub
 from meowcat.core.values import Fault, FaultKind
@@ -183,15 +184,16 @@ class Credentials:
         self._wall = wall
         self._threads = anyio.CapacityLimiter(THREADS)
         self._kept: dict[str, _Kept] = {}
-        for name, provider in (providers or {}).items():
+        for name, provider in named("credentials", providers, "providers").items():
             self.register(name, provider)
 
     def register(self, name: str, provider: Provider) -> None:
         """Have `provider` under `name` from now on, in the place of an earlier one.
 
         Raises:
-            InvalidArgument: it is neither a credential nor a function.
+            InvalidArgument: it is neither a credential nor a function; or a name that is none.
         """
+        check_registration("credential", name, provider)
         if not isinstance(provider, Credential) and not callable(provider):
             raise InvalidArgument(
                 f"credential {name!r}: expected an AccessKey, an AzureKey, an AzureSas or a BearerToken, "

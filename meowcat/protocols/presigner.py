@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_size, check_text
 from meowcat.core.pieces import MAX_PIECE
 from meowcat.core.plans import DownloadPlan, PlanPart, PlanRequest, UploadPlan
 from meowcat.core.sessions import Capabilities
@@ -98,12 +99,15 @@ class Presigner:
         expires: int = 3600,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        check_text("URL", url)
         if type(protocol) not in _STORES:
             raise InvalidArgument(f"protocol {type(protocol).__name__}: expected AliyunOSS(…) or S3(…)")
         if not isinstance(key, AccessKey):
             raise InvalidArgument(f"key: expected an AccessKey, got {type(key).__name__}")
-        if not 1 <= expires <= LONGEST:
-            raise InvalidArgument(f"expires {expires}: expected 1 to {LONGEST} seconds, which is seven days")
+        if not isinstance(expires, int) or not 1 <= expires <= LONGEST:
+            raise InvalidArgument(
+                f"expires {expires!r}: expected 1 to {LONGEST} seconds, which is seven days"
+            )
         self._store = _STORES[type(protocol)]
         self._url, self._spec = self._store.resolve(url, protocol.spec())
         self._address = self._store.address(self._spec)
@@ -159,6 +163,8 @@ class Presigner:
         Raises:
             InvalidArgument: the provider takes no content of that size, or not in such parts.
         """
+        check_size("size", size)
+        check_text("upload_id", upload_id)
         uploads, one = self._store.uploads, not upload_id
         able = Capabilities(
             empty=one,

@@ -15,6 +15,7 @@ import anyio.to_thread
 from msgspec import Struct
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_registration, named
 from meowcat.core.plans import DownloadPlan, Fingerprint, Plan, UploadPlan, check_fit
 from meowcat.core.transfers import Direction
 from meowcat.core.urls import HIDDEN, scrub
@@ -114,17 +115,18 @@ class Refreshers:
         self._threads = anyio.CapacityLimiter(THREADS)
         self._asking: dict[tuple[str, TaskId], _Asking] = {}
         self._supplies: dict[TaskId, Supply] = {}
-        for name, refresher in (refreshers or {}).items():
+        for name, refresher in named("refreshers", refreshers, "functions").items():
             self.register(name, refresher)
-        for name, builder in (completions or {}).items():
+        for name, builder in named("completions", completions, "functions").items():
             self.register_completion(name, builder)
 
     def register(self, name: str, refresher: Refresher) -> None:
         """Have `refresher` under `name` from now on, in the place of an earlier one.
 
         Raises:
-            InvalidArgument: it can't be called.
+            InvalidArgument: it can't be called; or a name that is none.
         """
+        check_registration("refresher", name, refresher)
         _check_callable(f"refresher {name!r}", refresher)
         self._refreshers[name] = refresher
 
@@ -132,11 +134,15 @@ class Refreshers:
         """Have `builder` make the bodies of completions that name it.
 
         Raises:
-            InvalidArgument: it can't be called, or the name is one of meowcat's own.
+            InvalidArgument: it can't be called, or is a coroutine function; or the name is none, or one of
+                meowcat's own.
         """
+        check_registration("completion", name, builder)
         if name in BUILDERS:
             raise InvalidArgument(f"completion {name!r}: one that comes with meowcat; choose another name")
         _check_callable(f"completion {name!r}", builder)
+        if inspect.iscoroutinefunction(builder):
+            raise InvalidArgument(f"completion {name!r}: expected a plain function, got a coroutine function")
         self._completions[name] = builder
 
     def __contains__(self, name: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import kind_of
 from meowcat.core.transfers import ProtocolSpec, Upload
 from meowcat.protocols.azure import AzureDownload, AzureUpload
 from meowcat.protocols.contract import DownloadProtocol, UploadProtocol
@@ -47,6 +48,8 @@ class Protocols:
             InvalidArgument: no class of a protocol, or a tag that is taken.
         """
         found = cls({each.tag: each for each in UPLOADS}, {each.tag: each for each in DOWNLOADS})
+        if not isinstance(own, Iterable):
+            raise InvalidArgument(f"protocols: expected a list of classes, got {kind_of(own)}")
         for each in own:
             if not inspect.isclass(each) or inspect.isabstract(each):
                 raise _no_protocol(each)
@@ -92,6 +95,8 @@ def download_protocol_of(protocols: Protocols, spec: ProtocolSpec) -> type[Downl
 
 
 def _named(known: dict[str, Kind], spec: ProtocolSpec) -> Kind:
+    if not isinstance(spec, ProtocolSpec):
+        raise InvalidArgument(f"protocol: expected settings such as S3(), got {kind_of(spec)}")
     found = known.get(spec.tag)
     if found is None:
         raise InvalidArgument(

@@ -15,6 +15,7 @@ import msgspec
 
 from meowcat.core.errors import InvalidArgument, InvalidSignature, RetryLater, SinkError
 from meowcat.core.events import EVENT_TYPES
+from meowcat.core.kinds import kind_of, named
 from meowcat.core.retry import parse_retry_after
 from meowcat.core.transfers import check_header
 from meowcat.core.urls import check_url, redact
@@ -69,14 +70,14 @@ class Webhook(OneByOne):
     ) -> None:
         super().__init__()
         check_url(url)
-        if not timeout > 0:
+        if not isinstance(timeout, int | float) or not timeout > 0:
             raise InvalidArgument(f"timeout {timeout!r}: expected seconds, more than 0")
-        if isinstance(types, str) or (unknown := sorted(set(types or ()) - EVENT_TYPES.keys())):
-            named = types if isinstance(types, str) else ", ".join(unknown)
-            raise InvalidArgument(f"types {named!r}: expected a list of {', '.join(EVENT_TYPES)}")
+        wanted = types if isinstance(types, Collection) and not isinstance(types, str | bytes) else [types]
+        if types is not None and (unknown := [each for each in wanted if each not in [*EVENT_TYPES]]):
+            raise InvalidArgument(f"types {unknown!r}: expected a list of {', '.join(EVENT_TYPES)}")
         self._url = url
         self._keys = _keys(secret)
-        self._headers = dict(headers or {})
+        self._headers = dict(named("headers", headers, "texts"))
         for name, value in self._headers.items():
             check_header(name, value)
         self._timeout = timeout
@@ -172,7 +173,7 @@ def verify_webhook(
     """
     keys = _keys(secret)
     raw = body.encode() if isinstance(body, str) else body
-    fields = {name.lower(): value for name, value in headers.items()}
+    fields = {name.lower(): value for name, value in named("headers", headers, "texts").items()}
     try:
         identity, at = fields["webhook-id"], fields["webhook-timestamp"]
         offered = fields["webhook-signature"].split()
@@ -200,6 +201,8 @@ def _signature(key: bytes, identity: str, at: str, body: bytes) -> str:
 
 
 def _keys(secret: Secrets) -> list[bytes]:
+    if not isinstance(secret, str | bytes | Sequence):
+        raise InvalidArgument(f"secret: expected a text, bytes, or a list of them, got {kind_of(secret)}")
     secrets = [secret] if isinstance(secret, str | bytes) else list(secret)
     if not secrets:
         raise InvalidArgument("secret: expected at least one")

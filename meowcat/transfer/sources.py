@@ -26,6 +26,7 @@ from blake3 import blake3
 from msgspec import structs
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_registration, named
 from meowcat.core.pieces import MAX_SIZE
 from meowcat.core.values import Fault, FaultKind, SourceIdentity
 from meowcat.protocols.contract import Refused
@@ -123,7 +124,7 @@ class Sources:
 
     def __init__(self, sources: Mapping[str, Source] | None = None) -> None:
         self._sources: dict[str, Source] = {}
-        for name, source in (sources or {}).items():
+        for name, source in named("sources", sources, "sources").items():
             self.register(name, source)
 
     def register(self, name: str, source: Source) -> None:
@@ -132,8 +133,7 @@ class Sources:
         Raises:
             InvalidArgument: the name is empty, or the source lacks a method.
         """
-        if not isinstance(name, str) or not name:
-            raise InvalidArgument(f"the name of a source is {name!r}: expected a text that is not empty")
+        check_registration("source", name, source)
         for method in ("size", "identity", "read"):
             if not callable(getattr(source, method, None)):
                 raise InvalidArgument(

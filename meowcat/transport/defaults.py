@@ -43,7 +43,7 @@ def _given(given: "httpx.AsyncClient | Transport", timeouts: Timeouts) -> Transp
 
     if isinstance(given, httpx.AsyncClient):  # asked first: it has the methods of a Transport, too
         return _over_httpx(given, timeouts)
-    if isinstance(given, Transport):
+    if isinstance(given, Transport) and not isinstance(given, type):  # a class has the methods as well
         return given
     raise InvalidArgument(f"http_client {given!r}: expected an httpx.AsyncClient or a Transport")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_size, check_text, kind_of
 from meowcat.core.pieces import MAX_PIECE
 from meowcat.core.plans import DownloadPlan, PlanPart, PlanRequest, UploadPlan
 from meowcat.core.sessions import Capabilities
@@ -51,10 +52,13 @@ class AzurePresigner:
         expires: int = 3600,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        check_text("URL", url)
+        if not isinstance(protocol, AzureBlob):
+            raise InvalidArgument(f"protocol: expected an AzureBlob(…), got {kind_of(protocol)}")
         if not isinstance(key, AzureKey):
             raise InvalidArgument(f"key: expected an AzureKey, got {type(key).__name__}")
-        if expires < 1:
-            raise InvalidArgument(f"expires {expires}: expected 1 second or more")
+        if not isinstance(expires, int) or expires < 1:
+            raise InvalidArgument(f"expires {expires!r}: expected 1 second or more")
         self._url, self._spec = resolve(url, protocol.spec())
         self._address = address_of(self._spec)
         self._key, self._expires, self._wall = key, expires, wall
@@ -77,6 +81,7 @@ class AzurePresigner:
         Raises:
             InvalidArgument: Azure takes no content of that size, or not in such blocks.
         """
+        check_size("size", size)
         one = not upload_id
         check_name("upload_id", upload_id or None)
         for name in ("snapshot", "version_id"):

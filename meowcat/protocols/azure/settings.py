@@ -7,7 +7,14 @@ from msgspec import Struct, field
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.transfers import ProtocolSpec
-from meowcat.protocols.objects.settings import META, check_choice, check_metadata, check_name, metadata_fields
+from meowcat.protocols.objects.settings import (
+    META,
+    check_choice,
+    check_endpoint,
+    check_metadata,
+    check_name,
+    metadata_fields,
+)
 
 __all__ = ["MARK", "META", "TAG", "AzureBlob"]
 
@@ -76,10 +83,12 @@ class AzureBlob(Struct, frozen=True, kw_only=True):
         return ProtocolSpec(TAG, 1, fields | metadata_fields(self.metadata))
 
     def _check(self) -> None:
+        check_endpoint(self.endpoint)
         check_choice("overwrite", self.overwrite, Replacing)
         check_choice("checksum", self.checksum, Checking)
         for name in ("credential", "tier", "content_type", "snapshot", "version_id"):
             check_name(name, getattr(self, name))
+        check_name("account", self.account)
         if self.account is not None and _ACCOUNT.fullmatch(self.account) is None:
             raise InvalidArgument(f"account {self.account!r}: expected 3 to 24 of a-z and 0-9")
         if self.snapshot is not None and self.version_id is not None:

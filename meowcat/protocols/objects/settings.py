@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import get_args
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.kinds import check_text, kind_of
 from meowcat.core.transfers import check_header
 
 __all__ = [
     "MARK",
     "META",
     "check_choice",
+    "check_endpoint",
     "check_metadata",
     "check_name",
     "metadata_fields",
@@ -39,8 +41,20 @@ def check_name(name: str, value: str | None) -> None:
     Raises:
         InvalidArgument: it is empty, or has what none may have.
     """
+    if value is not None:
+        check_text(name, value)
     if value is not None and not (value and value.isascii() and value.isprintable()):
         raise InvalidArgument(f"{name} {value!r}: expected a name in ASCII, without line breaks")
+
+
+def check_endpoint(endpoint: str | None) -> None:
+    """See that an endpoint, where there is one, is a text; what it says is looked at with the URL.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    if endpoint is not None:
+        check_text("endpoint", endpoint)
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -49,6 +63,8 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
     Raises:
         InvalidArgument: names the first that can't.
     """
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgument(f"metadata: expected a dict of names and texts, got {kind_of(metadata)}")
     for name, value in metadata.items():
         check_header(name, value)
         if not (value.isascii() and value.isprintable()):

@@ -5,7 +5,14 @@ from typing import Literal
 from msgspec import Struct, field
 
 from meowcat.core.transfers import ProtocolSpec
-from meowcat.protocols.objects.settings import MARK, check_choice, check_metadata, check_name, metadata_fields
+from meowcat.protocols.objects.settings import (
+    MARK,
+    check_choice,
+    check_endpoint,
+    check_metadata,
+    check_name,
+    metadata_fields,
+)
 
 __all__ = ["MARKER", "S3", "TAG"]
 
@@ -58,6 +65,7 @@ class S3(Struct, frozen=True, kw_only=True):
         return ProtocolSpec(TAG, 1, fields | metadata_fields(self.metadata))
 
     def _check(self) -> None:
+        check_endpoint(self.endpoint)
         check_choice("style", self.style, Style)
         check_choice("checksum", self.checksum, Checking)
         for name in ("region", "storage_class", "content_type", "version_id", "credential"):
