@@ -146,6 +146,7 @@ def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
     """Print the history of TASK, or of all tasks.
 
     One line per event, the oldest first. TASK is an id, or a beginning or end of one that no other task has.
+    Exit code 3 where a record is damaged, or a task or a journal could not be read.
     """
     past = anyio.run(read_all, journal)
     chosen = [pick(past, task)] if task is not None else past.tasks
@@ -156,7 +157,7 @@ def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
         for record in anyio.run(records_of, found):
             sound &= _print_record(record, found.journal, as_json=as_json)
     warn(past)
-    return Exit.COMPLETE if sound else Exit.JOURNAL
+    return Exit.COMPLETE if sound and (past.whole or task is not None) else Exit.JOURNAL
 
 
 def _print_record(record: Record | Damage, journal: str, *, as_json: bool) -> bool:

@@ -112,7 +112,11 @@ def check_journal(journal: str, *, as_json: bool) -> Exit:
     """
     with _reading(journal) as opened:
         found = check(opened)
-    places = [*found.damage, *(Damage(detail, task=task) for task, detail in found.quarantined.items())]
+    told = {(each.task, each.detail) for each in found.damage}
+    places = [
+        *found.damage,
+        *(Damage(why, task=task) for task, why in found.quarantined.items() if (task, why) not in told),
+    ]
     if as_json:
         json_document(
             {

@@ -106,6 +106,11 @@ class Past:
     named: bool
     """Whether the user named the journal; else they are those of the state folder."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is kept out by damage, and every journal could be read."""
+        return not (self.quarantined or self.unreadable)
+
 
 async def read_all(journal: str | None) -> Past:
     """Read the chosen journals, also those that another process owns.

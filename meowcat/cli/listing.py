@@ -84,7 +84,8 @@ def list_tasks(
 ) -> Exit:
     """List the tasks that have not ended, once or as they move.
 
-    Also those of a journal that another process owns.
+    Also those of a journal that another process owns. Exit code 3 where a task is damaged, or a journal of
+    the state folder can't be read: the others are listed all the same.
     """
     wanted = Filter(states, direction, everything, sort, reverse)
     if watch:
@@ -106,7 +107,7 @@ async def _list(journal: str | None, wanted: Filter, *, as_json: bool) -> Exit:
     for where, error in silent.items():
         click.echo(printable(f"meowcat: {where}: {error}"), err=True)
     warn(past)
-    return Exit.COMPLETE
+    return Exit.COMPLETE if past.whole else Exit.JOURNAL
 
 
 def _print(tasks: Sequence[Seen]) -> None:

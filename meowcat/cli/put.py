@@ -69,7 +69,7 @@ class Order:
 
 
 @click.command(epilog=_EXAMPLES, no_args_is_help=True)
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=file_names)
+@click.argument("files", nargs=-1, metavar="FILE...", shell_complete=file_names)
 @click.argument("url", metavar="URL")
 @journal_option
 @click.option(
@@ -131,6 +131,9 @@ def put(
 
 
 def _order(context: click.Context, files: Sequence[str], url: str, options: dict[str, Any]) -> Order:
+    if not files:  # the only argument was taken for the URL; most often it is the file
+        lacking = "the FILE to put there" if "://" in url else "the URL to put it to"
+        raise click.UsageError(f"{url}: expected {lacking} as well, as in 'meowcat put FILE URL'")
     engine = taken(options)
     if options["key"] is not None and len(files) > 1:
         raise click.UsageError("--key is for one file")

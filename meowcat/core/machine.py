@@ -6,6 +6,7 @@ tasks and an unregistered carrier for each step: registering a model per task co
 equal models are silently not registered.
 """
 
+import logging
 from enum import StrEnum
 from functools import cache
 
@@ -80,7 +81,16 @@ _MACHINE = Machine(
     initial=None,
     auto_transitions=False,
     queued=False,
+    name="meowcat",
 )
+
+
+def _of_another_machine(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.args, tuple) and record.args[:1] == (_MACHINE.name,))
+
+
+# It would tell each step to whatever log an application has at INFO. Other machines may go on telling theirs.
+logging.getLogger("transitions.core").addFilter(_of_another_machine)
 
 
 @cache  # the table has no guards, so an answer never changes: 0.1 us instead of 10

@@ -99,6 +99,34 @@ def test_damage_is_told_with_its_place_and_what_to_do(run, journal):
     assert 5 in [each["position"] for each in places]
 
 
+def test_damage_is_told_once(run, journal):
+    damage(journal, 2)
+    told = [line for line in run("check", journal).stdout.splitlines() if line.startswith("damaged: ")]
+    assert len(told) == len(set(told))
+    assert sum("record 2 is damaged" in line for line in told) == 1
+    places = json.loads(run("check", journal, "--json").stdout)["damage"]
+    assert len({(each["task"], each["detail"]) for each in places}) == len(places)
+
+
+@pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["ls", "--all"], ["log"], ["log", "--json"]])
+def test_a_list_without_a_damaged_task_says_so_by_its_exit_code(journal, words):
+    command = [*words, "--journal", journal]
+    assert CliRunner().invoke(main, command).exit_code == Exit.COMPLETE
+    damage(journal, 2)
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == Exit.JOURNAL
+    assert "is quarantined: record 2 is damaged" in done.stderr
+    assert "1.bin" in done.stdout, "the others are there"
+
+
+def test_a_journal_that_can_not_be_read_is_told_by_the_exit_code(run, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "x.db").write_bytes(b"no journal" * 500)
+    done = CliRunner().invoke(main, ["ls"])
+    assert done.exit_code == Exit.JOURNAL
+    assert "skipped" in done.stderr
+
+
 def test_a_segment_that_was_edited_with_all_its_sums_is_told_by_the_one_behind_it(run, tmp_path):
     """CRCs, chain and commits are made anew, here and in all segments behind it; the digest is not."""
     journal = JSONLJournal("edited.jsonl", segment_size=1500)

@@ -58,10 +58,11 @@ def test_the_commands_have_help_with_examples(run, command):
     ("words", "told"),
     [
         (["-", FORM], "write it to a file first"),
+        (["x.bin"], "x.bin: expected the URL to put it to as well, as in 'meowcat put FILE URL'"),
+        ([FORM], f"{FORM}: expected the FILE to put there as well"),
         (["none", FORM], "none: there is no such file"),
         (["sub", FORM], "is a folder; name its files, as in sub/*"),
         (["pipe", FORM], "is no regular file"),
-        (["x.bin"], "Missing argument 'FILE...'"),
         (["x.bin", "ftp://host/x"], "expected http or https"),
         (["x.bin", FORM, "--method", "GET"], "method 'GET'"),
         (["x.bin", FORM, "--credential", "prod"], "--credential is for s3://BUCKET/KEY"),
