@@ -300,3 +300,5 @@ def test_only_an_upload_of_bytes_brings_its_content_along():
     check(replace(UPLOAD, origin="bytes", data=b"x"))
     with pytest.raises(InvalidArgument, match="data: is the content of an upload with origin='bytes'"):
         check(replace(UPLOAD, data=b"x"))
+    with pytest.raises(InvalidArgument, match=r"data: expected bytes, got .*str"):
+        check(replace(UPLOAD, origin="bytes", data="x"))
