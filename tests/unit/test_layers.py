@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,13 @@ def modules(package: str) -> list[Path]:
     return sorted(PACKAGES[package].rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """The dotted names that a module imports, also inside functions; not those for type checkers alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(_imports(path, ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _imports(path: Path, tree: ast.Module) -> Iterator[str]:
     for_checkers = {
         id(child)
         for node in ast.walk(tree)
