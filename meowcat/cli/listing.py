@@ -1,26 +1,30 @@
 """`meowcat ls`: the tasks of one journal or of many, once or as they move."""
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import click
-from rich.console import Console
-from rich.live import Live
 
 from meowcat.cli.board import Board, follow_all, seen_in
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import Past, read_all
 from meowcat.cli.options import direction_option, journal_option, json_option, state_option
+from meowcat.cli.rows import PLAIN_HEAD, SORTS, plain_lines, plain_row
 from meowcat.cli.running import Stop, run_until_done
-from meowcat.cli.tables import PLAIN_HEAD, SORTS, console_for_tables, plain_lines, plain_row, table_of
+from meowcat.cli.terminals import terminal
 from meowcat.cli.views import Seen, json_document, json_line, live_object, printable
 from meowcat.core.machine import ENDED, State
 from meowcat.core.state import Phase
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 REDRAW = 0.5
 """Seconds between two looks at the board."""
@@ -113,8 +117,10 @@ async def _list(journal: str | None, wanted: Filter, *, as_json: bool) -> Exit:
 def _print(tasks: Sequence[Seen]) -> None:
     if not tasks:
         return
-    console = console_for_tables()
+    console = terminal(sys.stdout)
     if console is not None:
+        from meowcat.cli.tables import table_of  # noqa: PLC0415  # brings rich: see `terminal`
+
         console.print(table_of(tasks, console.width))
         return
     for line in plain_lines([PLAIN_HEAD, *map(plain_row, tasks)]):
@@ -138,7 +144,7 @@ async def _watch(journal: str | None, wanted: Filter, stop: Stop, *, as_json: bo
     with stop.scope:
         async with anyio.create_task_group() as looking:
             looking.start_soon(follow_all, board, journal)
-            console = None if as_json else console_for_tables()
+            console = None if as_json else terminal(sys.stdout)
             if console is not None:
                 await _redraw(board, wanted, console)
             else:
@@ -146,7 +152,11 @@ async def _watch(journal: str | None, wanted: Filter, stop: Stop, *, as_json: bo
     return Exit.COMPLETE if stop.exit is Exit.INTERRUPTED else stop.exit or Exit.COMPLETE
 
 
-async def _redraw(board: Board, wanted: Filter, console: Console) -> None:
+async def _redraw(board: Board, wanted: Filter, console: "Console") -> None:
+    from rich.live import Live  # noqa: PLC0415  # as above
+
+    from meowcat.cli.tables import table_of  # noqa: PLC0415  # as above
+
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             shown = [

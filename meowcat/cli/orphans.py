@@ -1,15 +1,15 @@
 """`meowcat orphans`: sessions that uploads have left at servers and that nobody needs."""
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import click
-from rich.table import Column, Table
 
 from meowcat.cli.exits import Exit, exit_of
 from meowcat.cli.journals import Past, read_all
@@ -17,8 +17,9 @@ from meowcat.cli.listing import warn
 from meowcat.cli.options import journal_option, json_option
 from meowcat.cli.owners import GRACE, PAUSE, silent_owner
 from meowcat.cli.quantities import counted
+from meowcat.cli.rows import plain_lines
 from meowcat.cli.signers import named_by, signers_named
-from meowcat.cli.tables import console_for_tables, plain_lines
+from meowcat.cli.terminals import terminal
 from meowcat.cli.views import ID_SHOWN, clock_text, json_document, printable
 from meowcat.config import Config
 from meowcat.control.client import Control, connect
@@ -31,6 +32,9 @@ from meowcat.core.urls import scrub
 from meowcat.engine import Engine
 from meowcat.journal.logged import when
 from meowcat.protocols.registry import Protocols
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _EXAMPLES = """\b
 Examples:
@@ -185,7 +189,7 @@ def _print(found: Sequence[Left]) -> None:
     if not found:
         click.echo("no orphans", err=True)
         return
-    console = console_for_tables()
+    console = terminal(sys.stdout)
     if console is not None:
         console.print(_table(found))
     else:
@@ -213,8 +217,10 @@ def _row(left: Left) -> tuple[str, ...]:
     return orphan.task[-ID_SHOWN:], orphan.session, since, orphan.url, detail
 
 
-def _table(found: Iterable[Left]) -> Table:
+def _table(found: Iterable[Left]) -> "Table":
     """Nothing is cut: a session's name is there to be copied."""
+    from rich.table import Column, Table  # noqa: PLC0415  # see `terminal`
+
     columns = [Column(name, overflow="fold") for name in _HEAD]
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for each in found:

@@ -1,14 +1,15 @@
-"""Tables of tasks: for terminals of any width, and as plain text for everything else."""
+"""Tables of tasks for terminals of any width."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from meowcat.cli.quantities import percent_text, rate_text, seconds_text, size_text
+from meowcat.cli.quantities import size_text
+from meowcat.cli.rows import done_text, left_of, rate_of
 from meowcat.cli.views import ID_SHOWN, Seen, owner_text, place_text, printable, shown_name, waits_text
 from meowcat.core.machine import State
 
@@ -24,47 +25,6 @@ _STYLES = {
     State.COMPLETE: "cyan",
     State.CANCELED: "dim",
 }
-
-PLAIN_HEAD = ("ID", "STATE", "DONE", "SIZE", "RATE", "LEFT", "OWNER", "PATH", "")
-
-SORTS: dict[str, Callable[[Seen], tuple[object, ...]]] = {
-    "created": lambda seen: (seen.info.created, seen.info.id),
-    "state": lambda seen: (list(State).index(seen.info.state), seen.info.created),
-    "done": lambda seen: (seen.info.fraction, seen.info.bytes_done),
-    "size": lambda seen: (seen.info.size or 0, seen.info.bytes_done),
-    "rate": lambda seen: (seen.rate, seen.info.fraction),
-    "path": lambda seen: (seen.info.path,),
-}
-"""What tasks can be sorted by."""
-
-
-def done_text(seen: Seen) -> str:
-    info = seen.info
-    return percent_text(info.fraction) if info.size is not None else size_text(info.bytes_done)
-
-
-def plain_row(seen: Seen) -> tuple[str, ...]:
-    info = seen.info
-    return (
-        info.id[-ID_SHOWN:],
-        info.state,
-        done_text(seen),
-        size_text(info.size),
-        _rate(seen),
-        _left(seen),
-        owner_text(seen.owner),
-        place_text(info, info.path),
-        waits_text(seen),
-    )
-
-
-def plain_lines(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The rows in columns as wide as their widest cell."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        printable("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        for row in rows
-    ]
 
 
 def table_of(tasks: Sequence[Seen], width: int) -> Table:
@@ -88,8 +48,8 @@ def _columns() -> list[tuple[int, Column, Cell]]:
         (_BAR_FROM, _fixed(""), _bar),
         (0, _fixed("DONE", "right"), lambda seen: Text(done_text(seen))),
         (_SIZE_FROM, _fixed("SIZE", "right"), lambda seen: Text(size_text(seen.info.size))),
-        (_RATE_FROM, _fixed("RATE", "right"), lambda seen: Text(_rate(seen))),
-        (_SIZE_FROM, _fixed("LEFT", "right"), lambda seen: Text(_left(seen))),
+        (_RATE_FROM, _fixed("RATE", "right"), lambda seen: Text(rate_of(seen))),
+        (_SIZE_FROM, _fixed("LEFT", "right"), lambda seen: Text(left_of(seen))),
         (_OWNER_FROM, _fixed("OWNER"), lambda seen: Text(owner_text(seen.owner))),
         (0, Column("FILE"), lambda seen: _cut(place_text(seen.info, shown_name(seen.info)))),
         (0, Column(""), lambda seen: _cut(waits_text(seen), "yellow")),
@@ -112,17 +72,3 @@ def _state(seen: Seen) -> Text:
 
 def _bar(seen: Seen) -> RenderableType:
     return ProgressBar(total=1.0, completed=seen.info.fraction, width=_BAR_WIDTH)
-
-
-def _rate(seen: Seen) -> str:
-    return rate_text(seen.rate) if seen.rate else ""
-
-
-def _left(seen: Seen) -> str:
-    return seconds_text(seen.eta) if seen.eta is not None else ""
-
-
-def console_for_tables() -> Console | None:
-    """The terminal on standard output; None where there is none, or one that can't move its cursor."""
-    console = Console()
-    return console if console.is_terminal and not console.is_dumb_terminal else None

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from meowcat.cli import display as shown
+from meowcat.cli.bars import OnTerminal
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import State
 from meowcat.core.state import Phase
@@ -54,7 +55,7 @@ def moment(of):
 
 def screen(width, *tasks):
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
-    display = shown.OnTerminal(console)
+    display = OnTerminal(console)
     for each in tasks:
         display.advance(each, moment(each))
     console.print(display._bars.get_renderable())
@@ -72,7 +73,7 @@ def test_share_rate_and_time_left_are_whole_on_a_terminal_of_any_width(width, pa
 
 def test_bars_that_stand_still_say_that_the_journal_takes_no_records():
     console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
-    display = shown.OnTerminal(console)
+    display = OnTerminal(console)
     for of in (info(), info(State.QUEUED)):
         display.advance(of, replace(moment(of), refusal="no space left"))
     console.print(display._bars.get_renderable())

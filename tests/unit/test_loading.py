@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import meowcat.sinks
+from meowcat.testing.content import Content
+from meowcat.testing.range_server import RangeServer
 
 UNWANTED = {
     "argparse", "boto3", "click", "h2", "httpcore", "httpx", "hypothesis", "journal_adapters", "pygments",
@@ -16,7 +18,11 @@ UNWANTED = {
 
 def loaded_by(program: str) -> set[str]:
     run = subprocess.run(
-        [sys.executable, "-c", f"{program}\nimport sys\nprint(*sys.modules, sep='\\n')"],
+        [
+            sys.executable,
+            "-c",
+            f"import atexit, sys\natexit.register(lambda: print(*sys.modules))\n{program}",
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -34,6 +40,14 @@ def test_an_engine_in_memory_needs_no_httpx_where_pyreqwest_is():
     loaded = loaded_by("import meowcat\nwith meowcat.blocking.Engine(): pass")
     assert "pyreqwest" in loaded
     assert "httpx" not in loaded
+
+
+def test_a_command_line_that_draws_nothing_loads_nothing_to_draw_with(tmp_path):
+    with RangeServer(Content(1000)) as server:
+        asked = ["get", server.url, "--journal", str(tmp_path / "t.db"), "--output", str(tmp_path / "x")]
+        loaded = loaded_by(f"from meowcat.cli import main\nmain({asked})")
+    assert {"click", "pyreqwest"} <= loaded
+    assert {"httpx", "rich"} & loaded == set()
 
 
 @pytest.mark.parametrize("name", ["Webhook", "verify_webhook"])
