@@ -239,8 +239,7 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
     """A presigned plan, taken from the settings. Never stored."""
 
     def __post_init__(self) -> None:
-        if self.protocol is not None:
-            _take_settings(self)
+        _take_settings(self)
 
     @property
     def direction(self) -> Direction:

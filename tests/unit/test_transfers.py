@@ -187,8 +187,9 @@ def test_settings_of_a_protocol_become_what_is_stored_and_a_plan_that_is_not():
     assert planned.plan == Planned.plan
     assert "c0ffee" not in repr(planned)
     assert "plan=" in repr(planned)
-    with pytest.raises(InvalidArgument, match="expected settings such as FormUpload, or a ProtocolSpec"):
-        Upload("/x", "https://host.example/x", "s3")
+    for neither in ("s3", None):
+        with pytest.raises(InvalidArgument, match="expected settings such as FormUpload, or a ProtocolSpec"):
+            Upload("/x", "https://host.example/x", neither)
 
 
 def test_two_requests_for_one_object_may_differ_in_their_options():
