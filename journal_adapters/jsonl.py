@@ -392,24 +392,21 @@ class JSONLJournal:
             JournalConflict, JournalRejected.
 
         """
-        rows, view = self._ledger.rows, self._published()
+        view = self._published()
         highest: str | None = None
         changes: Changes = {}
         for record in records:
             task, seq = record.task, record.seq
             known = changes.get(task)
-            row = rows.get(task) if known is None else None
             if known is not None:
                 first, expected = known[0], known[1].seq + 1
-            elif row is not None:
-                first, expected = row.first, row.seq + 1
-            else:
-                if highest is None and seq == 1:
+            elif seq == 1:
+                if highest is None:
                     highest = self._reading.highest(view)
-                if seq == 1 and highest is not None and task > highest:
-                    first, expected = record.position, 1
-                else:
-                    first, expected = self._sought(view, record)
+                is_new = highest is not None and task > highest
+                first, expected = (record.position, 1) if is_new else self._place(view, record)
+            else:
+                first, expected = self._place(view, record)
             if seq != expected:
                 raise JournalConflict(
                     f"task {task} goes on with record {expected}, not with {seq}: somebody else wrote it"
@@ -417,12 +414,13 @@ class JSONLJournal:
             changes[task] = first, record
         return changes
 
-    def _sought(self, view: View, record: Record) -> tuple[int, int]:
-        """The position of the first record of a task that is not among the unfinished, and the `seq` that its
-        next one has."""
+    def _place(self, view: View, record: Record) -> tuple[int, int]:
+        """The position of the first record of a record's task, and the `seq` that its next one has."""
         task, seq = record.task, record.seq
-        with explained(self._folder, JournalRejected):
-            found = self._reading.find(view, task) if seq > 1 or self._reading.has(view, task) else None
+        found = self._ledger.rows.get(task)
+        if found is None:
+            with explained(self._folder, JournalRejected):
+                found = self._reading.find(view, task) if seq > 1 or self._reading.has(view, task) else None
         if found is not None:
             return found.first, found.seq + 1
         # What was archived and taken away may have had any number of its records.

@@ -101,18 +101,17 @@ class GrowingIndex:
         """The next records, whose lines stand one behind the other from `offset` on."""
         first = len(self.offsets)
         self.offsets.extend(accumulate(map(len, lines[:-1]), initial=offset))
-        tasks, high = self.tasks, self.high
+        tasks = self.tasks
         for number, record in enumerate(records, first):
             task = record.task
             numbers = tasks.get(task)
             if numbers is None:
                 tasks[task] = number
-                high = max(high, task)
             elif isinstance(numbers, int):
                 tasks[task] = [numbers, number]
             else:
                 numbers.append(number)
-        self.high = high
+        self.high = max(self.high, *[each.task for each in records])
 
     def add_damaged(self, offset: int, value: int | None) -> None:
         """The next record, which is damaged: `value` is the hash of its task, or None where it may be

@@ -256,18 +256,22 @@ class Reading:
         """Each segment, from the one with position `begin` on, and the numbers of the task's records; with
         those that may be anybody's, if `undecided`.
         """
-        start = max(0, bisect_right(view.sealed, begin, key=attrgetter("first")) - 1)
-        for segment in view.sealed[start:]:
-            low, high = self._ranges.get(segment.number, ("", None))
-            if task < low or (high is not None and task > high):
-                continue
-            numbers = _numbers(self._index(segment), task, undecided=undecided)
-            if numbers:
-                yield segment, numbers
-        numbers = _numbers(self._index(view.current), task, undecided=undecided)
-        count = view.last - view.current.first + 1
-        if numbers := [number for number in numbers if number < count]:
-            yield view.current, numbers
+        current = view.current
+        if begin < current.first:
+            start = max(0, bisect_right(view.sealed, begin, key=attrgetter("first")) - 1)
+            for segment in view.sealed[start:]:
+                low, high = self._ranges.get(segment.number, ("", None))
+                if task < low or (high is not None and task > high):
+                    continue
+                numbers = _numbers(self._index(segment), task, undecided=undecided)
+                if numbers:
+                    yield segment, numbers
+        numbers = _numbers(self._index(current), task, undecided=undecided)
+        count = view.last - current.first + 1
+        while numbers and numbers[-1] >= count:  # what has been written since
+            numbers.pop()
+        if numbers:
+            yield current, numbers
 
     def _records(self, view: View, segment: StoredSegment, first: int, last: int) -> list[Record | Damage]:
         index = self._index(segment)

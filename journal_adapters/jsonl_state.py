@@ -43,6 +43,16 @@ class Rows:
         """The row of the task is this."""
         self._packed[task] = first << _SEQ | seq if seq <= _MASK else Row(first, seq)
 
+    def change(self, changes: "Changes") -> None:
+        """Take in what a batch has changed: a finished task has no row."""
+        packed = self._packed
+        for task, (first, record) in changes.items():
+            if record.open:
+                seq = record.seq
+                packed[task] = first << _SEQ | seq if seq <= _MASK else Row(first, seq)
+            else:
+                packed.pop(task, None)
+
     def drop(self, task: TaskId) -> None:
         """Know nothing of the task, which may not be among them."""
         self._packed.pop(task, None)
@@ -112,12 +122,7 @@ class Ledger:
 
     def extend(self, changes: Changes, last: Record) -> None:
         """A batch of records, of which `last` is the last."""
-        rows = self.rows
-        for task, (first, record) in changes.items():
-            if record.open:
-                rows.put(task, first, record.seq)
-            else:
-                rows.drop(task)
+        self.rows.change(changes)
         self.position, self.chain, self.recorded = last.position, last.chain, last.epoch
         self.epoch = max(self.epoch, last.epoch)
 

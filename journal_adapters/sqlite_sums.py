@@ -15,7 +15,7 @@ from typing import Any
 
 import google_crc32c
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from meowcat.core.errors import JournalConflict, JournalDamaged
 from meowcat.core.values import Position, TaskId
@@ -99,8 +99,8 @@ class TaskSum(Struct, frozen=True, gc=False):
     open: bool
 
     def row(self) -> Row:
-        task, first, seq, open_ = self.task, self.first, self.seq, self.open
-        return (task, first, seq, open_, _mark_of(task, first, seq, open_))
+        task, first, seq, open_ = fields = astuple(self)
+        return (*fields, _mark_of(task, first, seq, open_))
 
 
 def task_of(row: Row) -> TaskSum | None:
@@ -196,13 +196,14 @@ class Sums:
             sqlite3.IntegrityError: a task that begins here is there already. It is not asked for beforehand:
                 that would be half of what a long queue of new ones costs.
         """
-        new = [each.row() for task, each in self._after.items() if self._before[task] is None]
+        before = self._before
+        new = [each.row() for task, each in self._after.items() if before[task] is None]
         insert(self._writer, "INSERT INTO task", new)
         if len(new) < len(self._after):
-            known = [each.row() for task, each in self._after.items() if self._before[task] is not None]
+            known = [each.row() for task, each in self._after.items() if before[task] is not None]
             insert(self._writer, "INSERT OR REPLACE INTO task", known)
-        now = sum(each.open for each in self._after.values())
-        return now - sum(each.open for each in self._before.values() if each is not None)
+        now = sum([each.open for each in self._after.values()])
+        return now - sum([each.open for each in before.values() if each is not None])
 
     def keep(self) -> None:
         """Remember them, once they are committed."""

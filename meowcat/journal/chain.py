@@ -8,6 +8,7 @@ later. The CRC stands beside each record so that damage can be pinned to it with
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import count
 
 import google_crc32c
 
@@ -109,9 +110,7 @@ def sequel(
         JournalRejected: one of them is no record.
 
     """
-    position = last
-    for entry in entries:
-        position = Position(position + 1)
+    for entry, position in zip(entries, map(Position, count(last + 1)), strict=False):
         body = entry.body
         try:
             form = canonical(entry, epoch, position)

@@ -81,11 +81,11 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 _DECODERS = {name: msgspec.json.Decoder(dict[str, kind]) for name, kind in _KINDS.items()}  # type: ignore[valid-type]  # made at run time
 
 
-class _RecordLine(Struct, forbid_unknown_fields=True):
-    position: int
-    task: str
+class _RecordLine(Struct, forbid_unknown_fields=True, gc=False):
+    position: Position
+    task: TaskId
     seq: int
-    epoch: int
+    epoch: Epoch
     open: bool
     at: int
     type: str
@@ -184,7 +184,7 @@ def control_line(value: Segment | Opening | Cursor | Commit) -> Line:
 
 def intact(line: bytes) -> bool:
     """Whether the bytes of a line are those that were written."""
-    return line[-CRC_LENGTH:] == b',"crc":"%08x"}\n' % google_crc32c.value(line[:-CRC_LENGTH])
+    return line.endswith(b',"crc":"%08x"}\n' % google_crc32c.value(line[:-CRC_LENGTH]))
 
 
 def parse(line: bytes) -> Parsed:
@@ -208,15 +208,17 @@ def parse(line: bytes) -> Parsed:
 
 def _record(line: bytes) -> Record:
     found = _decode_record(line)
-    if (found.body is msgspec.UNSET) is (found.base64 is msgspec.UNSET):
+    if isinstance(found.body, Raw) and found.base64 is msgspec.UNSET:
+        body = bytes(found.body)
+    elif isinstance(found.base64, bytes) and found.body is msgspec.UNSET:
+        body = found.base64
+    else:
         raise ValueError("a record has either a body or its base64")
-    body = bytes(found.body) if isinstance(found.body, Raw) else found.base64
-    assert isinstance(body, bytes)  # noqa: S101  # one of the two is there
     return Record(
-        Position(found.position),
-        TaskId(found.task),
+        found.position,
+        found.task,
         found.seq,
-        Epoch(found.epoch),
+        found.epoch,
         found.open,
         found.type,
         found.version,

@@ -80,14 +80,12 @@ def entries_of(
     """The journal entries of events that follow on `task`, and the task after them. `folded` is the task
     after each of them, where whoever decided has it."""
     entries = []
-    for event, after in zip(events, folded or _folded(task, events), strict=True):
+    for number, event in enumerate(events):
+        task = folded[number] if folded else evolve(task, event)
         kind, version, body = encode(event)
-        entries.append(Entry(after.id, after.seq, after.open, kind, version, at, body))
-    return entries, after
-
-
-def _folded(task: TaskState | None, events: Sequence[Event]) -> list[TaskState]:
-    return [task := evolve(task, event) for event in events]
+        entries.append(Entry(task.id, task.seq, task.open, kind, version, at, body))
+    assert task is not None  # noqa: S101  # there is at least one event
+    return entries, task
 
 
 class Dispatcher:

@@ -4,7 +4,7 @@ A queue may have a million tasks: what a row takes is what a task takes that is 
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -84,15 +84,15 @@ class Registry:
         known = self._keys
         return {key: known[digest] for key in keys if (digest := _digest(key)) in known}
 
-    def claim(self, key: str, task: TaskId) -> None:
-        """Reserve a key for a task that is about to be created, so that no second one gets it."""
-        self._keys[_digest(key)] = task
+    def claim(self, tasks: Mapping[str, TaskId]) -> None:
+        """Reserve the keys of tasks that are about to be created, so that no second one gets them."""
+        self._keys.update(zip(map(_digest, tasks), tasks.values(), strict=True))
 
-    def unclaim(self, key: str) -> None:
-        """The task was not created after all."""
-        digest = _digest(key)
-        if self._keys.get(digest) not in self._rows:
-            self._keys.pop(digest, None)
+    def unclaim(self, keys: Iterable[str]) -> None:
+        """The tasks were not created after all."""
+        for digest in map(_digest, keys):
+            if self._keys.get(digest) not in self._rows:
+                self._keys.pop(digest, None)
 
     def drop(self, task: TaskId) -> None:
         """Know the task no more; its key is nobody's."""

@@ -332,15 +332,14 @@ class Runtime:
 
         Once begun it is seen through, also when canceled: what is recorded must be known.
         """
-        for creation in creations:
-            self.registry.claim(creation.key, creation.task)
+        keys = {creation.key: creation.task for creation in creations}
+        self.registry.claim(keys)
 
         async def claimed() -> list[TaskState]:
             try:
                 return await self._create(creations)
             except BaseException:  # raised again: the keys of what was not created are nobody's
-                for creation in creations:
-                    self.registry.unclaim(creation.key)
+                self.registry.unclaim(keys)
                 raise
             finally:
                 self.bus.stir()

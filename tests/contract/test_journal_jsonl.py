@@ -102,6 +102,22 @@ def test_it_can_do_all_that_a_journal_can(path):
     assert journal.control_socket == path.resolve() / "control"
 
 
+class Almost:
+    """A number to whoever packs one, and none to an encoder of JSON."""
+
+    def __index__(self):
+        return 1
+
+
+def test_what_only_passes_for_a_number_is_rejected_before_anything_is_written(path):
+    journal = opened(path)
+    with pytest.raises(JournalRejected, match="no record can hold this"):
+        journal.append([entry("a", 1), msgspec.structs.replace(entry("b", 1), version=Almost())])
+    assert journal.append([entry("a", 1)]) == 1
+    check_stored(journal, [entry("a", 1)])
+    journal.close()
+
+
 # What stands there instead
 
 

@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
-from meowcat.core.errors import JournalDamaged, UnknownEvent
+from meowcat.core.errors import JournalDamaged, JournalRejected, UnknownEvent
 from meowcat.core.events import EVENT_TYPES, Canceled, Completed, Created, Event, Paused, Stored
 from meowcat.core.machine import State
 from meowcat.core.transfers import Download
 from meowcat.core.values import FileIdentity
-from meowcat.journal.chain import UNFIT, canonical, crc, link
+from meowcat.journal.chain import UNFIT, canonical, checksum, crc, link, require_sequel, sequel
 from meowcat.journal.codec import Codec, check_chain, decode, encode, upcaster
 from meowcat.journal.contract import GENESIS
 from meowcat.testing.journal_suite import entry
@@ -156,3 +156,22 @@ def test_the_form_that_is_hashed_never_changes():
 def test_fields_that_no_record_can_have_are_refused(bad):
     with pytest.raises(UNFIT):
         link(GENESIS, msgspec.structs.replace(entry("a", 1), **bad), 1, 1)
+
+
+def test_what_entries_become_follows_on_what_is_stored():
+    entries = [entry("a", 1), entry("b", 1), entry("a", 2)]
+    made = list(sequel(entries, 7, 3, b"x" * 32, 100))
+    records = [record for record, _ in made]
+    require_sequel(records, 7, 3, b"x" * 32, 100)
+    assert [(each.position, each.epoch) for each in records] == [(8, 3), (9, 3), (10, 3)]
+    for (record, form), before in zip(made, entries, strict=True):
+        assert form == canonical(before, 3, record.position)
+        assert checksum(form, record.chain) == crc(before, 3, record.position, record.chain)
+        assert all(getattr(record, name) == getattr(before, name) for name in before.__struct_fields__)
+
+
+@pytest.mark.parametrize("bad", [{"seq": "1"}, {"body": None}, {"task": "\ud800"}, {"body": bytes(100)}])
+def test_no_entry_becomes_a_record_that_can_not_be_one(bad):
+    entries = [entry("a", 1), msgspec.structs.replace(entry("b", 1), **bad)]
+    with pytest.raises(JournalRejected):
+        list(sequel(entries, 0, 1, GENESIS, 99))

@@ -45,13 +45,13 @@ def test_the_key_of_a_task_that_ended_late_stays_with_who_has_it_now():
 
 def test_a_claimed_key_is_taken_until_it_is_given_back():
     registry = Registry()
-    registry.claim("k", TaskId("T"))
+    registry.claim({"k": TaskId("T")})
     assert registry.by_key("k") == "T"
-    registry.unclaim("k")
+    registry.unclaim(["k"])
     assert registry.by_key("k") is None
-    registry.claim("/srv/T", TaskId("T"))
+    registry.claim({"/srv/T": TaskId("T")})
     registry.note(a_task("T"))
-    registry.unclaim("/srv/T")
+    registry.unclaim(["/srv/T"])
     assert registry.by_key("/srv/T") == "T"
 
 
