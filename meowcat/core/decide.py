@@ -101,7 +101,12 @@ def _cancel(task: TaskState, _: msg.Cancel, __: Instant) -> Decision:
 
 
 def _retry(task: TaskState, _: msg.Retry, __: Instant) -> Decision:
-    return _command(task, Trigger.RETRY, lambda state: ev.Retried(state=state))
+    if task.state is not State.FAILED or task.is_upload or not downloads.size_is_in_doubt(task):
+        return _command(task, Trigger.RETRY, lambda state: ev.Retried(state=state))
+    story = Story(task)
+    story.tell(ev.Retried(state=story.moved(Trigger.RETRY)))
+    story.tell(begin_anew(story.task, "the server may have told a wrong size: the content is looked at anew"))
+    return story.end()
 
 
 def _command(task: TaskState, trigger: Trigger, event: Callable[[State], ev.Event]) -> Decision:

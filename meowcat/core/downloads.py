@@ -21,6 +21,8 @@ from meowcat.core.transfers import Download, parse_checksum
 from meowcat.core.values import Checksum, Fault, FaultKind, Generation, Instant
 from meowcat.core.waits import WaitingFor
 
+_RANGE_NOT_SATISFIABLE = 416
+
 
 def probed(task: TaskState, message: msg.Probed, _: Instant) -> Decision:
     assert isinstance(task.request, Download)  # noqa: S101  # only a download is probed
@@ -39,6 +41,17 @@ def probed(task: TaskState, message: msg.Probed, _: Instant) -> Decision:
 def _start(task: TaskState, generation: Generation, piece_size: int) -> ev.Event:
     state = task.state if task.state is State.RUNNING else step(task.state, Trigger.START)
     return ev.Started(state=state, generation=generation, piece_size=piece_size)
+
+
+def size_is_in_doubt(task: TaskState) -> bool:
+    """Whether the task failed because a reply contradicts the size that it goes by, be it the length or that
+    nothing is there of a range inside of it (416). A server may have told another one under the right
+    validator, and every retry that goes by it would fail again."""
+    fault = task.fault
+    if fault is None or task.generation is None or task.intent is not None:
+        return False
+    unsatisfied = fault.kind is FaultKind.RANGE and fault.status == _RANGE_NOT_SATISFIABLE
+    return unsatisfied or fault.kind is FaultKind.LENGTH
 
 
 def flushed(task: TaskState, message: msg.Flushed, _: Instant) -> Decision:

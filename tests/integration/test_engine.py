@@ -456,6 +456,28 @@ async def test_a_full_journal_disk_is_told_while_it_lasts(tmp_path):
     assert (tmp_path / "a").exists()
 
 
+async def test_a_retry_asks_anew_where_the_server_had_told_a_wrong_size(tmp_path):
+    """Under the right ETag; and its 416 never says how much there is, as that of some servers."""
+    more = [MIB]
+
+    def script(seen):
+        start, _, last = seen.headers["range"].removeprefix("bytes=").partition("-")
+        start, last = int(start), min(int(last or BIG.size), BIG.size - 1)
+        placed = f"bytes {start}-{last}/{BIG.size + more[0]}" if start < BIG.size else ""
+        return Trouble(headers=(("Content-Range", placed),))
+
+    with RangeServer(BIG, script=script) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a"), connections=1))
+            with pytest.raises(meowcat.TransferFailed) as failed:
+                await task.result()
+            assert failed.value.code == meowcat.Code.RANGE
+            more[0] = 0
+            await task.retry()
+            await task.result()
+    assert (tmp_path / "a").read_bytes() == BIG.bytes()
+
+
 async def test_a_fenced_engine_stops_and_says_so(tmp_path, usurp):
     with RangeServer(BIG, rate=4 * MIB) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
