@@ -239,21 +239,21 @@ class Reconciler:
             live.cancel()
         elif not live.canceled:
             live.operation = want.operation
-            hold = self._must_hold(task, want)
+            hold = want.hold or not (want.settling or self._may_send(task))
             live.held = live.held or hold
             live.running.update(task, hold=hold)
 
-    def _must_hold(self, task: TaskState, want: Wanted) -> bool:
-        if want.settling or want.hold:
-            return want.hold
-        return self.dispatcher.refused or not self._may_send(task)
-
     def _may_start(self, task: TaskState, want: Wanted) -> bool:
+        if want.hold:
+            return False
         if want.settling:
-            return not want.hold and self.dispatcher.broken is None
-        return self.scheduler.holds_slot(task.id) and not self._must_hold(task, want)
+            return self.dispatcher.broken is None
+        return self.scheduler.holds_slot(task.id) and self._may_send(task)
 
     def _may_send(self, task: TaskState) -> bool:
+        """Whether byte work of the task may start a request now."""
+        if self.dispatcher.refused:
+            return False
         if self.scheduler.calm:
             return True
         return self.scheduler.may_send(task.id, host_of(task.request.url), self._clock.ticks())
