@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
 from shelf import Shelf, ShelfProtocol, spec
-from source_harness import Changed, Upload, next_tick
+from source_harness import STEP, Changed, Upload, next_tick, scale_down
 
 import meowcat
 from meowcat.core import events as ev
@@ -25,7 +25,6 @@ from meowcat.protocols.contract import Outcome, Prepared, Reconciled, Refused, U
 from meowcat.testing.disk import SimulatedDisk
 from meowcat.transfer import send, source_parts, source_proof, sources
 from meowcat.transfer.disk import OsDisk
-from meowcat.transfer.source_parts import STEP
 from meowcat.transfer.sources import open_file
 from meowcat.transfer.workers import Workers
 
@@ -40,6 +39,11 @@ LATER = 1 << 62
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _scaled(monkeypatch):
+    scale_down(monkeypatch)
 
 
 @pytest.fixture

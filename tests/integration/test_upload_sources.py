@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
 from shelf import Shelf, ShelfProtocol, spec
+from source_harness import scale_down
 from test_source_changes import CHANGES, NEW, NO_CHANGES, OLD
 
 import meowcat
@@ -40,6 +41,11 @@ CASES = [(step, able) for step in STEPS for able in ABLE if able == "parts" or s
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _scaled(monkeypatch):
+    scale_down(monkeypatch)
 
 
 @pytest.fixture
