@@ -93,6 +93,7 @@ async def test_pause_is_durable_silent_and_resumable(tmp_path):
                 "but for one that waits for a request"
             )
             before = task.info.bytes_done
+            server.rate.rate = None
             await task.resume()
             await task.result()
             assert before >= MIB
@@ -294,6 +295,7 @@ async def test_a_secret_is_waited_for_after_a_restart_and_never_stored(tmp_path)
                     break
             assert again.info.waiting_for == meowcat.WaitingFor.SUPPLY
             assert "header:authorization" in again.info.needs
+            server.rate.rate = None
             await again.supply(headers={"Authorization": secret}, url=server.url + "?X-Amz-Signature=beef")
             await again.result()
     assert (tmp_path / "a").read_bytes() == BIG.bytes()
@@ -497,13 +499,14 @@ async def test_a_full_queue_refuses_who_does_not_wait(tmp_path):
     with RangeServer(Content(1000)) as server:
         async with meowcat.Engine(journal, config=config(queue_capacity=1)) as engine:
             task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")), paused=True)
-            journal.refuse = 5
+            journal.refuse = 1_000_000
             async with anyio.create_task_group() as group:
                 group.start_soon(task.resume)
                 await anyio.wait_all_tasks_blocked()
                 with pytest.raises(meowcat.QueueFull) as full:
                     await engine.submit_nowait(meowcat.Download(server.url, str(tmp_path / "b")))
                 assert full.value.code == 111
+                journal.refuse = 0
 
 
 async def test_listing_tells_states_and_what_is_waited_for(tmp_path):

@@ -154,6 +154,7 @@ async def test_content_that_changes_begins_again_and_is_never_mixed(tmp_path):
                     break
             server.replace(other)
             await task.pause()
+            server.rate.rate = None
             await task.resume()
             await task.result()
             seen = [ev.TAGS[type(event.event)] async for event in task.history()]
@@ -173,6 +174,7 @@ async def test_the_part_file_removed_in_mid_transfer_is_noticed(tmp_path):
             with pytest.raises(meowcat.TransferFailed) as failed:
                 await task.result()
             assert failed.value.code == 122
+            server.rate.rate = None
             await task.retry()
             await task.result()
     assert sha256(tmp_path / "a") == BIG.sha256

@@ -569,7 +569,9 @@ async def test_a_cancellation_of_the_sinks_own_making_is_a_failure_like_any_othe
     assert seen == [1, 1]
 
 
-async def test_an_engine_that_is_canceled_keeps_what_was_delivered_and_nothing_else(tmp_path):
+async def test_an_engine_that_is_canceled_keeps_what_was_delivered_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 0.2)
+
     class SecondBlocks(Recorder):
         async def deliver(self, events):
             self.block = bool(self.events)
