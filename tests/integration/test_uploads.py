@@ -543,8 +543,8 @@ async def test_a_fault_of_an_operation_that_a_supply_has_stopped_is_too_late(tmp
         send = dispatcher.actors[task.id].live.running  # with a part on its way, that fails as well …
         post = dispatcher.post
 
-        def posting(to, message, answer=None, source=None):
-            post(to, message, answer, source)
+        def posting(to, message, answer=None):
+            post(to, message, answer)
             if isinstance(message, Supply):  # … just after the supply has come
                 send._report_fault(fault(FaultKind.EXPIRED))
 
