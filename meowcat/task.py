@@ -164,7 +164,8 @@ class Task:
         await self._engine.cancel(self.id)
 
     async def retry(self) -> None:
-        """Queue a Failed task again, with a new budget of attempts and what is stored already.
+        """Queue a Failed task again, with a new budget of attempts and what is stored already. A download
+        begins anew where a reply had contradicted its size.
 
         Raises:
             InvalidTaskState: it is not Failed. TaskNotFound: it has ended.

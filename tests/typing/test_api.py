@@ -201,6 +201,8 @@ async def uploads() -> None:
 
 
 async def small_bodies(engine: meowcat.Engine, blocking: meowcat.blocking.Engine) -> None:
+    assert_type(await engine.name_of("https://host/x", headers={"A": "b"}), str)
+    assert_type(blocking.name_of("s3://bucket/x", protocol=meowcat.S3()), str)
     fetched = await engine.fetch("https://host/list", max_bytes=1 << 20, headers={"A": "b"}, max_redirects=0)
     assert_type(fetched, meowcat.Fetched)
     assert_type(fetched.content, bytes)

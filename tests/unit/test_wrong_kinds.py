@@ -1,5 +1,7 @@
 """A value of another kind than is wanted is refused at once, by the name of the argument."""
 
+from pathlib import Path
+
 import anyio
 import httpx
 import pytest
@@ -7,7 +9,7 @@ import pytest
 import meowcat
 from journal_adapters.memory import MemoryJournal
 from meowcat.core.errors import InvalidArgument, UnknownJournal
-from meowcat.core.kinds import kind_of
+from meowcat.core.kinds import kind_of, path_text
 from meowcat.transport.httpx import HttpxTransport
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +117,7 @@ def test_an_account_of_azure_is_a_text():
         (lambda engine, _: engine.upload(5, URL, protocol=meowcat.FormUpload()), "source: expected a path"),
         (lambda engine, _: engine.fetch(URL, headers=["x"]), "headers: expected a dict"),
         (lambda engine, _: engine.fetch(5), "URL: expected a text"),
+        (lambda engine, _: engine.fetch("s3://bucket/x"), "an object needs the protocol that reaches it"),
         (lambda _, task: task.supply(headers=["x"]), "headers: expected a dict"),
         (lambda _, task: task.supply(plan={}), "plan: expected an UploadPlan or a DownloadPlan"),
         (lambda engine, _: engine.set_limit_rate(5, host=5), "host: expected a text"),
@@ -196,6 +199,10 @@ def test_a_path_of_bytes_is_told_as_one():
 
     with pytest.raises(InvalidArgument, match=r"to: expected a path, as a text or a Path; got .* bytes"):
         anyio.run(live)
+
+
+def test_a_path_may_be_one_of_pathlib():
+    assert path_text("to", Path("folder/x")) == "folder/x"
 
 
 def test_none_is_told_as_none():
