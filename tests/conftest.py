@@ -1,19 +1,15 @@
 """What all tests share: how a missing server program is treated, and that examples may take their time."""
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from oss_server import OSSServer
 
 from meowcat.testing.azurite import Azurite
 from meowcat.testing.s3_servers import RcloneS3, SeaweedFS
 from meowcat.testing.servers import Caddy, Nginx, ServerMissing
-
-sys.path.insert(0, str(Path(__file__).parent / "servers"))  # importlib mode imports no neighbours by itself
-from oss_server import OSSServer
 
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

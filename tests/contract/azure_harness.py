@@ -1,10 +1,5 @@
 """What the tests of Azure share: uploads, and the official SDK for what stands there in the end."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 import objects_harness
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient

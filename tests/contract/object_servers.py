@@ -2,14 +2,8 @@
 than meowcat's: boto3 of those that speak S3, and the back doors of the stand-in for OSS.
 """
 
-import sys
-from pathlib import Path
-
 import boto3
 from botocore.config import Config
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from objects_harness import Sending, downloading, fresh_key, key_of, tools_of
 from oss_server import OSSServer
 

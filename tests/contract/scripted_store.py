@@ -1,16 +1,11 @@
 """A server that answers as it is told, in the place of an object store of either kind."""
 
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from werkzeug.wrappers import Response
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from objects_harness import PART, Sending, downloading, tools_of
+from werkzeug.wrappers import Response
 
 from meowcat.core.sessions import Receipt
 from meowcat.protocols.contract import Refused

@@ -14,9 +14,6 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from form_harness import SCRIPT, FormServer, md5_of
 
 MIB = 1 << 20

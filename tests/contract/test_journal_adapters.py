@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from journal_harnesses import JSONLHarness, MemoryHarness, SmallSQLiteHarness, SQLiteHarness
 
 from meowcat.testing.journal import failing_calls

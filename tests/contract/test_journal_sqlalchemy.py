@@ -11,9 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from sqlalchemy_harness import PostgreSQLHarness, SQLAlchemyHarness, example
 
 from meowcat.core.errors import JournalUncertain

@@ -1,14 +1,9 @@
 """Azure uploads and downloads against Azurite, which really verifies signatures."""
 
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from azure.storage.blob import BlobBlock
 from azure_harness import (
     PART,

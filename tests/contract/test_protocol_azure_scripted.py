@@ -2,14 +2,9 @@
 
 import base64
 import re
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from azure_harness import KEY, PART, Sending, download_of, tools_of, wall
 from scripted_store import Script, refused, reply
 from scripted_store import error as any_error

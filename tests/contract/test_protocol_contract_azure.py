@@ -1,13 +1,7 @@
 """Azure keeps the contract that everybody's own protocol has to; as the other protocols of meowcat do."""
 
-import sys
-from pathlib import Path
-
 import anyio.to_thread
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from azure_harness import stored, uncommitted
 
 from meowcat.protocols import azure

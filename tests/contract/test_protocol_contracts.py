@@ -1,13 +1,7 @@
 """The protocols that come with meowcat keep the contract that everybody's own one has to."""
 
-import sys
-from pathlib import Path
-
 import anyio.to_thread
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from form_harness import FormServer
 from object_servers import client_of
 

@@ -2,14 +2,9 @@
 
 import json
 import random
-import sys
-from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from form_harness import TRANSPORTS, BytesPart, FormServer, Sender, job_for, md5_of, tools_of
 from hypothesis import given, settings
 from hypothesis import strategies as st

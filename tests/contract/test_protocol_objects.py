@@ -1,14 +1,9 @@
 """Uploads and downloads of objects against real servers: a good one of S3, an odd one, and OSS's stand-in."""
 
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from object_servers import download_of, etag_at, metadata_at, sending, stored, uploads_at, url_of
 from objects_harness import PART, PATIENT, fresh_key, key_of, tools_of, wall
 from oss_server import OSSServer

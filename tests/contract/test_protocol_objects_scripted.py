@@ -1,13 +1,8 @@
 """What no object store does when it is asked to: errors in a 200, wrong clocks, lists without an end."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from objects_harness import KEY, TASK, tools_of, wall
 from scripted_store import COMPLETED, CREATED, NO_PARTS, ON_OSS, ON_S3, Script, error, listed, refused, reply
 

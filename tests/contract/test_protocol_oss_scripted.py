@@ -2,13 +2,8 @@
 
 import base64
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from objects_harness import BytesPart, tools_of, wall
 from scripted_store import COMPLETED, CREATED, ON_OSS, Script, error, refused, reply
 

@@ -2,20 +2,15 @@
 
 import logging
 import os
-import sys
 import threading
-from pathlib import Path
 
 import anyio
 import msgspec
 import pytest
 from msgspec.structs import replace
 from pytest_httpserver import HTTPServer
-from werkzeug import Response
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from signed_store import CANARY, CHUNK, NOW, BackEnd, Lent, Piece, Store, error, pieces
+from werkzeug import Response
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.plans import PlanPart, PlanRequest, UploadedPart, UploadPlan

@@ -1,13 +1,8 @@
 """What S3 alone has, and no server does when it is asked to: checksums that are refused, or are others."""
 
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from scripted_store import COMPLETED, CREATED, ON_S3, Script, error, listed, refused, reply
 
 from meowcat.core.sessions import Receipt

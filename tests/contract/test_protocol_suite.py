@@ -1,18 +1,13 @@
 """The suite for upload protocols passes on one that keeps its word, and finds what breaks it."""
 
 import asyncio
-import sys
 from contextlib import suppress
 from dataclasses import replace as replace_tools
-from pathlib import Path
 
 import anyio
 import pytest
-from msgspec.structs import replace
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from depot_harnesses import DepotHarness, LoopbackHarness
+from msgspec.structs import replace
 
 from meowcat.core.sessions import Held, Receipt
 from meowcat.core.values import Fault, FaultKind

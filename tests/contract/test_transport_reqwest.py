@@ -2,12 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from sent_uploads import is_dead_only_when_its_server_has_gone
 
 from meowcat.testing.servers import Content, RangeServer, Trouble

@@ -1,9 +1,7 @@
 """What only uploads by threads have to prove: a server that answers, or hangs up, before it has all."""
 
 import socket
-import sys
 import threading
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
@@ -11,9 +9,6 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from sent_uploads import is_dead_only_when_its_server_has_gone
 
 from meowcat.protocols.signing.canonical import host

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -22,14 +21,10 @@ from pathlib import Path
 import anyio
 import boto3
 import httpx
+import juggling
 import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-sys.path.insert(0, str(Path(__file__).parent.parent / "contract"))
-
-import juggling
 from form_harness import FormServer
 from oss_server import OSSServer
 from proxy import Proxy

@@ -18,13 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import httpx
 import pytest
+from azure_harness import stored, uncommitted
 from botocore.config import Config
 from botocore.exceptions import ClientError
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-sys.path.insert(0, str(Path(__file__).parent.parent / "contract"))
-
-from azure_harness import stored, uncommitted
 from form_harness import FormServer
 from oss_server import OSSServer
 from proxy import Proxy

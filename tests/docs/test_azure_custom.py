@@ -7,8 +7,6 @@ import anyio.to_thread
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
-
 import json
 
 from azure_direct_custom import Slices, SlicesUpload

@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # where the harness is
-
 from form_harness import SCRIPT, FormServer
 
 from meowcat.journal.contract import Owner

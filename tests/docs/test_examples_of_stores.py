@@ -10,9 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))  # importlib mode imports no neighbours
-
 from proxy import Proxy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

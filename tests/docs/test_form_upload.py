@@ -3,14 +3,10 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # where the harness is
-
 from form_harness import BytesPart, FormServer, job_for
 
 from meowcat.protocols.form_wire import form_request

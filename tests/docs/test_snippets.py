@@ -17,10 +17,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
-
-
 from form_harness import FormServer
 from oss_server import OSSServer
 

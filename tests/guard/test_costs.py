@@ -3,13 +3,8 @@
 `python tests/guard/costs.py` shows the figures, and `--renew` writes them down: once for each Python.
 """
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 import costs
+import pytest
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -1,17 +1,12 @@
 """Plans that a back end signs for Azure, through the engine, against a server that verifies signatures."""
 
 import os
-import sys
 import time
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import msgspec
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
-
 from azure_harness import container_of, fresh_key, stored, uncommitted
 
 import meowcat

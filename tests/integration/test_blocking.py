@@ -5,16 +5,11 @@ import gc
 import os
 import queue
 import signal
-import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, spec
 
 import meowcat

@@ -1,15 +1,9 @@
 """`meowcat put` and `get` of blobs, in real processes, to a real server."""
 
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-
 from azure_harness import fresh_key, stored, uncommitted
 from test_cli_put import MIB, Shell, sent_twice
 

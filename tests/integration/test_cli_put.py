@@ -13,11 +13,6 @@ import alibabacloud_oss_v2 as oss_sdk
 import boto3
 import botocore.config
 import pytest
-
-sys.path.insert(
-    0, str(Path(__file__).parents[1] / "contract")
-)  # importlib mode imports no neighbours by itself
-
 from form_harness import FormServer, md5_of
 
 MIB = 1 << 20

@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import stat
-import sys
 import time
 from pathlib import Path
 
@@ -13,9 +12,6 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, spec
 from shelf import fault as shelf_fault
 

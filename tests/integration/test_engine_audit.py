@@ -2,17 +2,12 @@
 
 import logging
 import shutil
-import sys
 import threading
-from pathlib import Path
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, spec
 
 import meowcat

@@ -3,15 +3,10 @@
 import base64
 import hashlib
 import os
-import sys
 import time
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
-
 from azure_harness import PART, container_of, fresh_key, stored, uncommitted
 
 import meowcat

@@ -2,14 +2,9 @@
 
 import json
 import random
-import sys
-from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "contract"))  # where the harness is
-
 from form_harness import FormServer
 
 import meowcat

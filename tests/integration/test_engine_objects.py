@@ -2,13 +2,8 @@
 
 import hashlib
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
-
 from object_servers import content_at, settings_of, uploads_to, url_of
 from objects_harness import PART, fresh_key
 from oss_server import OSSServer

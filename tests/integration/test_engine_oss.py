@@ -2,15 +2,11 @@
 
 import base64
 import os
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))  # importlib mode imports no neighbours
-
 from object_servers import settings_of, url_of
 from objects_harness import fresh_key
 from oss_server import OSSServer

@@ -2,15 +2,11 @@
 
 import errno
 import os
-import sys
 from pathlib import Path
 from random import Random
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from fetch_harness import PIECE, Drive, transport_for, world_of
 
 from meowcat.core import leases

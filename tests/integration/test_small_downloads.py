@@ -1,7 +1,6 @@
 """Small files through the whole engine: one request, one append for what is stored, every failure told."""
 
 import hashlib
-import sys
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,9 +8,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from fetch_harness import world_of
 
 import meowcat

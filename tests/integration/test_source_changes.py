@@ -2,18 +2,13 @@
 
 import mmap
 import os
-import sys
 import time
-from pathlib import Path
 from random import Random
 
 import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, spec
 from source_harness import STEP, Changed, Upload, next_tick, scale_down
 

@@ -5,13 +5,9 @@ import os
 import sys
 import time
 from itertools import count
-from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, fault, spec
 
 import meowcat

@@ -2,15 +2,10 @@
 left. Reading alone is tested in `test_source_changes`."""
 
 import os
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, spec
 from source_harness import scale_down
 from test_source_changes import CHANGES, NEW, NO_CHANGES, OLD

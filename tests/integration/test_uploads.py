@@ -2,15 +2,10 @@
 
 import hashlib
 import os
-import sys
-from pathlib import Path
 
 import anyio
 import msgspec
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
 from shelf import Shelf, ShelfProtocol, fault, spec
 
 import meowcat

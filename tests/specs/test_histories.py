@@ -3,12 +3,12 @@
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import anyio
 import msgspec
 import pytest
+from make_history import seen
 
 import meowcat
 from meowcat.core.events import EVENT_TYPES
@@ -17,10 +17,6 @@ from meowcat.journal.checkup import check
 from meowcat.journal.codec import decode
 from meowcat.journal.exchange import export_lines, read_export
 from meowcat.journal.locate import locate
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
-
-from make_history import seen
 
 HISTORIES = Path(__file__).parents[2] / "specs" / "histories"
 GOLDEN = sorted(path for path in HISTORIES.iterdir() if path.is_dir())
