@@ -104,7 +104,7 @@ def _retry(task: TaskState, _: msg.Retry, __: Instant) -> Decision:
     if task.state is not State.FAILED or task.is_upload or not downloads.size_is_in_doubt(task):
         return _command(task, Trigger.RETRY, lambda state: ev.Retried(state=state))
     story = Story(task)
-    story.tell(ev.Retried(state=story.moved(Trigger.RETRY)))
+    story.tell(ev.Retried(state=step(task.state, Trigger.RETRY)))
     story.tell(begin_anew(story.task, "the server may have told a wrong size: the content is looked at anew"))
     return story.end()
 
