@@ -9,10 +9,12 @@ from pathlib import Path
 import anyio
 import pytest
 from fetch_harness import world_of
+from msgspec.structs import replace as replace_secrets
 
 import meowcat
 from journal_adapters.memory import MemoryJournal
 from meowcat.core import events as ev
+from meowcat.core import messages as msg
 from meowcat.core.errors import JournalRejected
 from meowcat.core.seal import seal
 from meowcat.core.state import TaskState
@@ -20,6 +22,7 @@ from meowcat.core.wanted import Fetch
 from meowcat.protocols.http_range import HttpRange
 from meowcat.protocols.registry import Protocols
 from meowcat.runtime.limits import Throttle
+from meowcat.runtime.traffic import Traffic
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Trouble
 from meowcat.testing.range_server import RangeServer
@@ -389,3 +392,55 @@ async def test_whoever_is_held_back_while_it_waits_for_its_turn_asks_for_nothing
                     requests.comes.set()
         assert server.requests == []
     assert (reports, operation.quiet, list(tmp_path.iterdir())) == ([], True, [])
+
+
+class Noted(HttpRange):
+    """Notes which of its requests were entered, and left."""
+
+    tag = "noted"
+
+    @asynccontextmanager
+    async def ask(self, asked):
+        async with super().ask(asked) as answer:
+            self.job.plan.append("entered")
+            try:
+                yield answer
+            finally:
+                self.job.plan.append("left")
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble", "owned"),
+    [
+        (TINY, None, False),
+        (TINY, Trouble(after=1000), False),
+        (TINY, Trouble(status=404), False),
+        (Content(6 << 20), None, False),
+        (Content(6 << 20), None, True),
+    ],
+    ids=["small", "broken off", "refused", "large", "large and owned"],
+)
+async def test_a_request_is_left_whatever_came_of_it(tmp_path, anyio_backend_name, content, trouble, owned):
+    steps, reports, scope = [], [], anyio.CancelScope()
+
+    def report(message):
+        reports.append(message)
+        if isinstance(message, msg.Probed):
+            scope.cancel()  # nobody records it here, which would be waited for
+
+    if owned:
+        (tmp_path / "a.01JTASKAAAAAAAAAAAAAAAAAAA.part").touch()
+    with RangeServer(content, script=[trouble] if trouble else []) as server:
+        spec = meowcat.ProtocolSpec("noted")
+        request, secrets = seal(meowcat.Download(server.url, str(tmp_path / "a"), protocol=spec))
+        task = TaskState(id=OTHER, key="a", request=request, created=0, state=meowcat.State.PREPARING, run=1)
+        async with world_of(anyio_backend_name) as plain:
+            plugins = replace(plain.plugins, protocols=Protocols.with_own([Noted]))
+            rounds = Rounds(plain.disk, plain.workers, "process")
+            world = replace(plain, rounds=rounds, plugins=plugins)
+            share = Traffic(world.budget, 64, world.clock).share(task.id, "host", None)
+            errand = Errand(task, replace_secrets(secrets, plan=steps), report, None, share, share)
+            with anyio.fail_after(10), scope:
+                await operation_for(world, errand, Fetch(run=1, restarts=0)).run()
+    assert reports
+    assert steps.count("entered") == steps.count("left") > 0
