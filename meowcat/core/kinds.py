@@ -1,7 +1,6 @@
 """Values of another kind than is wanted, told of without the value: it may be a secret."""
 
 from collections.abc import Mapping
-from os import PathLike
 from typing import Any
 
 from meowcat.core.errors import InvalidArgument
@@ -46,7 +45,8 @@ def path_text(what: str, value: object) -> str:
     Raises:
         InvalidArgument: it is none, or one of bytes.
     """
-    text = value.__fspath__() if isinstance(value, PathLike) else value
+    made = getattr(type(value), "__fspath__", None)  # as os.PathLike has it
+    text = value if made is None else made(value)
     if not isinstance(text, str):
         raise InvalidArgument(f"{what}: expected a path, as a text or a Path; got {kind_of(value)}")
     return text

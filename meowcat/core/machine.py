@@ -6,7 +6,6 @@ tasks and an unregistered carrier for each step: registering a model per task co
 equal models are silently not registered.
 """
 
-import logging
 from enum import StrEnum
 from functools import cache
 
@@ -70,6 +69,9 @@ class _Carrier:
         self.state = state.value  # an enum member would be looked up by its name, and not be found
 
 
+MACHINE_NAME = "meowcat"
+"""By which the steps of this machine are told from those of others in the log of `transitions`."""
+
 _MACHINE = Machine(
     model=None,
     states=[state.value for state in State],
@@ -81,16 +83,8 @@ _MACHINE = Machine(
     initial=None,
     auto_transitions=False,
     queued=False,
-    name="meowcat",
+    name=MACHINE_NAME,
 )
-
-
-def _of_another_machine(record: logging.LogRecord) -> bool:
-    return not (isinstance(record.args, tuple) and record.args[:1] == (_MACHINE.name,))
-
-
-# It would tell each step to whatever log an application has at INFO. Other machines may go on telling theirs.
-logging.getLogger("transitions.core").addFilter(_of_another_machine)
 
 
 @cache  # the table has no guards, so an answer never changes: 0.1 us instead of 10

@@ -29,6 +29,7 @@ from meowcat.core.errors import (
     TaskQuarantined,
 )
 from meowcat.core.events import Event
+from meowcat.core.machine import MACHINE_NAME
 from meowcat.core.messages import Faulted, Message
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Instant, TaskId
@@ -40,6 +41,14 @@ from meowcat.runtime.world import Clock
 from meowcat.transfer.signal import Signal
 
 log = logging.getLogger("meowcat.journal")
+
+
+def _of_another_machine(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.args, tuple) and record.args[:1] == (f"{MACHINE_NAME}: ",))
+
+
+# It would tell each step to whatever log an application has at INFO. Other machines may go on telling theirs.
+logging.getLogger("transitions.core").addFilter(_of_another_machine)
 events_log = logging.getLogger("meowcat.engine")
 
 REFUSED_PAUSE = (0.1, 5.0)

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -31,7 +32,10 @@ class Child:
     def __init__(self, *arguments: object) -> None:
         script = Path(__file__).with_name("downloading.py")
         command = [sys.executable, "-X", "dev", str(script), *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._errors = tempfile.TemporaryFile(
+            "w+"
+        )  # asyncio's own warnings would fill a pipe on a busy machine
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -47,7 +51,10 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
         self._reader.join()
-        _, errors = self.process.communicate()
+        self.process.communicate()
+        with self._errors:
+            self._errors.seek(0)
+            errors = self._errors.read()
         if self.process.returncode == -signal.SIGKILL:
             return True
         assert self.process.returncode == 0, errors

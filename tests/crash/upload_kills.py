@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -60,10 +61,13 @@ class Child:
 
     def __init__(self, **asked):
         script = Path(__file__).with_name("uploading.py")
+        self._errors = tempfile.TemporaryFile(
+            "w+"
+        )  # asyncio's own warnings would fill a pipe on a busy machine
         self.process = subprocess.Popen(
             [sys.executable, "-X", "dev", "-W", "ignore", str(script), json.dumps(asked)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         self.killed = False
@@ -75,7 +79,10 @@ class Child:
 
     def end(self):
         """Wait for the end; what it printed last."""
-        out, errors = self.process.communicate(timeout=120)
+        out, _ = self.process.communicate(timeout=120)
+        with self._errors:
+            self._errors.seek(0)
+            errors = self._errors.read()
         if self.process.returncode == -signal.SIGKILL:
             return "killed"
         assert self.process.returncode == 0, errors
