@@ -32,9 +32,8 @@ class Child:
     def __init__(self, *arguments: object) -> None:
         script = Path(__file__).with_name("downloading.py")
         command = [sys.executable, "-X", "dev", str(script), *map(str, arguments)]
-        self._errors = tempfile.TemporaryFile(
-            "w+"
-        )  # asyncio's own warnings would fill a pipe on a busy machine
+        # A pipe would be filled by asyncio's own warnings on a busy machine.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # `kill_after` closes it
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)

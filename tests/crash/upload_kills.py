@@ -61,9 +61,8 @@ class Child:
 
     def __init__(self, **asked):
         script = Path(__file__).with_name("uploading.py")
-        self._errors = tempfile.TemporaryFile(
-            "w+"
-        )  # asyncio's own warnings would fill a pipe on a busy machine
+        # A pipe would be filled by asyncio's own warnings on a busy machine.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # `end` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-X", "dev", "-W", "ignore", str(script), json.dumps(asked)],
             stdout=subprocess.PIPE,
