@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from meowcat.core import messages as msg
-from meowcat.core.errors import DuplicateTask, InvalidTaskState
+from meowcat.core.errors import DuplicateTask, InvalidTaskState, TaskNotFound
 from meowcat.core.info import info_of
 from meowcat.core.machine import ACTIVE, State, Trigger, may
 from meowcat.core.seal import Secrets
@@ -161,19 +161,23 @@ class Submissions:
                 f"task {task} is {feed.task.state} and owns {info_of(feed.task).path} for another request: "
                 "cancel it first, or choose another target or key"
             )
-        if sealed.needs or sealed != present:
-            names = sealed.needs + changed_options(present, sealed)
-            if "url" not in names and whereabouts(sealed) != whereabouts(present):
-                names = ("url", *names)
-            supplied = msg.Supply(names=names, request=sealed)
-            await runtime.supply(task, secrets if sealed.needs else None, supplied)
         try:
+            if sealed.needs or sealed != present:
+                names = sealed.needs + changed_options(present, sealed)
+                if "url" not in names and whereabouts(sealed) != whereabouts(present):
+                    names = ("url", *names)
+                supplied = msg.Supply(names=names, request=sealed)
+                await runtime.supply(task, secrets if sealed.needs else None, supplied)
             if not paused and may(feed.task.state, Trigger.RESUME):
                 await self._opened().command_in_turn(task, msg.Resume())
             elif not paused and may(feed.task.state, Trigger.RETRY):
                 await self._opened().command_in_turn(task, msg.Retry())
         except InvalidTaskState:
             pass  # somebody else set it going at the same moment
+        except TaskNotFound:
+            if feed.task.state is not State.COMPLETE:
+                raise
+            # It has just come to its end, without what was brought for it.
         return feed
 
 

@@ -72,9 +72,11 @@ class Webhook(OneByOne):
         check_url(url)
         if not isinstance(timeout, int | float) or not timeout > 0:
             raise InvalidArgument(f"timeout {timeout!r}: expected seconds, more than 0")
-        wanted = types if isinstance(types, Collection) and not isinstance(types, str | bytes) else [types]
-        if types is not None and (unknown := [each for each in wanted if each not in [*EVENT_TYPES]]):
-            raise InvalidArgument(f"types {unknown!r}: expected a list of {', '.join(EVENT_TYPES)}")
+        if types is not None:
+            listed = isinstance(types, Collection) and not isinstance(types, str | bytes)
+            unknown = [each for each in types if each not in [*EVENT_TYPES]] if listed else [types]
+            if unknown:
+                raise InvalidArgument(f"types {unknown!r}: expected a list of {', '.join(EVENT_TYPES)}")
         self._url = url
         self._keys = _keys(secret)
         self._headers = dict(named("headers", headers, "texts"))

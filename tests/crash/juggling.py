@@ -324,6 +324,11 @@ class Juggler:
                 with suppress(meowcat.TaskNotFound):
                     await engine.set_limit_rate(None, task=info.id)
             await engine.resume_many()
+            async for info in engine.tasks(state=["Canceled"]):
+                if info.waiting_for is meowcat.WaitingFor.SUPPLY:  # killed before its session was removed
+                    errand = self.errands[info.client_file_sign]
+                    secret = {"url": errand["url"], "headers": errand.get("options", {}).get("headers")}
+                    await engine.supply(info.id, **secret)
             await engine.drain()
             left = [info async for info in engine.tasks(state=OPEN)]
             if not left:

@@ -642,3 +642,38 @@ async def test_an_operation_that_a_full_journal_keeps_from_asking_is_no_defect(t
             await silent.cancel()
             with suppress(meowcat.TaskNotFound):  # it may have come to its end, too
                 await resting.cancel()
+
+
+class LateEnd(SQLiteJournal):
+    """The record of an end waits until it may be stored."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def append(self, batch):
+        if any(entry.type == "completed" for entry in batch):
+            self.reached.set()
+            assert self.go.wait(30)
+        return super().append(batch)
+
+
+async def test_asked_for_once_more_while_its_end_is_stored(tmp_path):
+    journal = LateEnd(tmp_path / "t.db")
+    with RangeServer(BIG) as server:
+        asked = meowcat.Download(server.url, str(tmp_path / "a"), headers={"Authorization": "Bearer one"})
+        async with meowcat.Engine(journal, config=config()) as engine:
+            first = await engine.submit(asked)
+            await anyio.to_thread.run_sync(journal.reached.wait)
+            async with anyio.create_task_group() as group:
+                group.start_soon(_submit_again, engine, asked, first)
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+                journal.go.set()
+            await first.result()
+
+
+async def _submit_again(engine, asked, first):
+    again = await engine.submit(asked)
+    assert again.id == first.id
+    assert (await again.result()).path == asked.to

@@ -32,7 +32,10 @@ def test_a_number_has_bounds_and_the_bounds_are_allowed(name):
     for value in (least, most):
         assert getattr(meowcat.Config(**{name: value}), name) == value
     for value in (least - 1, most + 1):
-        with pytest.raises(meowcat.InvalidArgument, match=f"{name} {value}: expected {least:,} to {most:,}"):
+        with pytest.raises(
+            meowcat.InvalidArgument,
+            match=f"{name} {value}: expected a whole number from {least:,} to {most:,}",
+        ):
             meowcat.Config(**{name: value})
 
 

@@ -188,7 +188,9 @@ def test_settings_of_a_protocol_become_what_is_stored_and_a_plan_that_is_not():
     assert "c0ffee" not in repr(planned)
     assert "plan=" in repr(planned)
     for neither in ("s3", None):
-        with pytest.raises(InvalidArgument, match="expected settings such as FormUpload, or a ProtocolSpec"):
+        with pytest.raises(
+            InvalidArgument, match=r"expected settings such as FormUpload\(\), or a ProtocolSpec"
+        ):
             Upload("/x", "https://host.example/x", neither)
 
 
