@@ -390,7 +390,9 @@ class Dispatcher:
     async def _stored(self, step: _Step) -> bool:
         (found,) = await self._load([step.actor.id])
         if isinstance(found, TaskState):
-            return found.seq >= step.after.seq
+            if found.seq > step.after.seq:
+                step.after = found  # somebody else has recorded more since
+            return found == step.after  # and not another step that somebody recorded in its place
         if isinstance(found, TaskNotFound | TaskQuarantined):
             return False  # the next look at the task says which
         raise found

@@ -260,7 +260,8 @@ class Play:
             self.world.restart(self.chance.choice(["lost", "kept", "seed", "killed"]))
 
 
-@pytest.mark.parametrize("seed", [*range(30), 809])  # 809: a row is behind its actor for long
+# 809: a row is behind its actor for long; 1462: another step stands in the place of one in doubt.
+@pytest.mark.parametrize("seed", [*range(30), 809, 1462])
 def test_what_is_in_memory_is_what_the_journal_says(seed):
     Play(seed).run()
 
