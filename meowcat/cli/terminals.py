@@ -17,7 +17,7 @@ def terminal(stream: TextIO) -> "Console | None":
     """
     if not (stream.isatty() or any(environ.get(name) for name in _FORCED)):
         return None
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415  # see above
 
     console = Console(file=stream)
     return console if console.is_terminal and not console.is_dumb_terminal else None

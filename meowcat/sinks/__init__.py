@@ -29,7 +29,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Webhooks bring httpx, which takes half as long to load as all the rest: when they are asked for."""
     if name in ("Webhook", "verify_webhook"):
-        from meowcat.sinks import webhook  # noqa: PLC0415
+        from meowcat.sinks import webhook  # noqa: PLC0415  # see above
 
         return getattr(webhook, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,7 +57,7 @@ def _over_httpx(
     proxy: str | None = None,
 ) -> Transport:
     """Loaded for those who use it: httpx takes half as long as all the rest of meowcat."""
-    from meowcat.transport.httpx import HttpxTransport  # noqa: PLC0415
+    from meowcat.transport.httpx import HttpxTransport  # noqa: PLC0415  # see above
 
     return HttpxTransport(client, timeouts, http2=http2, verify=verify, proxy=proxy)
 
