@@ -336,7 +336,7 @@ class Dispatcher:
         except JournalRejected as rejected:
             await self._put_back(steps, rejected)
         except JournalError as uncertain:
-            await self._resolve(steps, uncertain)
+            await self._resolve(steps, entries, uncertain)
         else:
             self._took(steps)
             self._accepted()
@@ -360,42 +360,46 @@ class Dispatcher:
         for step in steps:
             self._list(step.actor)
 
-    async def _resolve(self, steps: Sequence[_Step], uncertain: JournalError) -> None:
+    async def _resolve(
+        self, steps: Sequence[_Step], entries: Sequence[Entry], uncertain: JournalError
+    ) -> None:
         """Stored or not? Reopen, read, and go on from what is true."""
         self._refusals += 1
         self._refuses(str(uncertain))
         log.warning("an append has no certain outcome (%s); reading the journal again", uncertain)
         while True:
             try:
-                await self._writer.recover()
-                stored = [await self._stored(step) for step in steps]
-                break
+                await self._writer.find_out(entries)
+                await self._catch_up([step for step in steps if step.actor.stale])
             except JournalFenced as fenced:
                 self.give_up(fenced)
                 return
+            except (JournalConflict, JournalRejected):  # nothing of it is there: all is decided anew
+                for step in steps:
+                    self._list(step.actor)
+                break
             except Exception as error:  # noqa: BLE001  # an adapter may raise anything; it is read again later
                 log.warning("the journal can't be read again yet: %s", error)
                 await anyio.sleep(REFUSED_PAUSE[1])
-        for step, is_stored in zip(steps, stored, strict=True):
-            if not is_stored:
-                self._list(step.actor)
-        self._took([step for step, is_stored in zip(steps, stored, strict=True) if is_stored])
+            else:
+                self._took(steps)
+                break
         self._accepted()
+
+    async def _catch_up(self, steps: Sequence[_Step]) -> None:
+        """Somebody else has recorded more since these steps: the tasks are those after all of it."""
+        for step, found in zip(steps, await self._load([each.actor.id for each in steps]), strict=True):
+            if isinstance(found, TaskState):
+                step.after = found
+            elif not isinstance(
+                found, TaskNotFound | TaskQuarantined
+            ):  # the next look at the task says which
+                raise found
 
     def _accepted(self) -> None:
         if self._refusals:
             self._refusals = 0
             self._refuses("")
-
-    async def _stored(self, step: _Step) -> bool:
-        (found,) = await self._load([step.actor.id])
-        if isinstance(found, TaskState):
-            if found.seq > step.after.seq:
-                step.after = found  # somebody else has recorded more since
-            return found == step.after  # and not another step that somebody recorded in its place
-        if isinstance(found, TaskNotFound | TaskQuarantined):
-            return False  # the next look at the task says which
-        raise found
 
     def give_up(self, error: MeowcatError) -> None:
         """Nothing can be recorded any more, so nothing may happen any more."""

@@ -6,12 +6,13 @@ import pytest
 from journal_adapters.memory import MemoryJournal, Store
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
-from meowcat.core.errors import TaskNotFound
+from meowcat.core.errors import JournalUncertain, TaskNotFound
 from meowcat.core.machine import State
-from meowcat.core.state import fold
+from meowcat.core.state import evolve, fold
 from meowcat.core.transfers import Download
 from meowcat.core.values import FileIdentity, Generation, TaskId
 from meowcat.core.wanted import Fetch
+from meowcat.journal.replay import fold_task
 from meowcat.journal.writer import Writer
 from meowcat.runtime.actor import Actor, Answer, Envelope, Live
 from meowcat.runtime.dispatcher import Dispatcher, entries_of
@@ -91,3 +92,84 @@ async def test_each_event_that_is_stored_is_a_line_of_the_log_for_who_asks(caplo
     await turn_over(AT_WORK, Envelope(PROBED, None, live), Envelope(FLUSHED, None, live))
     told = [each.getMessage() for each in caplog.records if each.name == "meowcat.engine"]
     assert told == [f"task {TASK}: {name}" for name in ("Started", "Stored", "PublishIntended")]
+
+
+class Doubtful(MemoryJournal):
+    """Its first append of a command stores what it is told to, and nobody learns what before `look` was
+    called."""
+
+    def __init__(self, stored, look):
+        super().__init__(store=Store())
+        self.stored, self.look = stored, look
+
+    def append(self, batch):
+        position = super().append(self.stored if self.stored and len(batch) == 1 else batch)
+        if self.stored and len(batch) == 1:
+            self.stored = None
+            raise JournalUncertain("the disk did not answer")
+        return position
+
+    def reopen(self):
+        if self.look is not None:
+            look, self.look = self.look, None
+            look()
+            raise JournalUncertain("the disk does not answer yet")
+        return super().reopen()
+
+
+async def pause_in_doubt(*stored, more=False):
+    """Pause a task at work, where these events are in the journal by the time that it can be read again;
+    `more`: somebody else says that of some.
+
+    Returns:
+        The task as the dispatcher knows it after that, and what was applied: the events of each message.
+    """
+    journal = Doubtful(entries_of(AT_WORK, stored, 0)[0], lambda: more and dispatcher.outdate(TASK))
+    journal.open(OWNER, "process")
+    journal.append(entries_of(None, [CREATED, ADMITTED], 0)[0])
+    applied, done = [], anyio.Event()
+
+    async def load(tasks):
+        return [fold_task(task, journal.read(task), evolve) for task in tasks]
+
+    def nothing(*_):
+        pass
+
+    def note(_, events, __):
+        applied.append(tuple(events))
+        done.set()
+
+    writer = Writer(journal, "process")
+    dispatcher = Dispatcher(writer, Clock(), 1 << 20, load, note, nothing, nothing, nothing)
+    answer = Answer()
+    actor = dispatcher.adopt(AT_WORK)
+    dispatcher.post(TASK, msg.Pause(), answer)
+    async with anyio.create_task_group() as group:
+        group.start_soon(dispatcher.run)
+        await done.wait()
+        group.cancel_scope.cancel()
+    await writer.aclose()
+    return actor.task, applied, answer
+
+
+PAUSED, CANCELED = ev.Paused(state=State.PAUSED, reason="asked to"), ev.Canceled(state=State.CANCELED)
+
+
+async def test_a_step_in_doubt_that_stands_in_the_journal_was_taken():
+    task, applied, _ = await pause_in_doubt(PAUSED)
+    assert task.state is State.PAUSED
+    assert applied == [(PAUSED,)]
+
+
+async def test_a_step_in_doubt_in_whose_place_another_one_stands_was_not_taken():
+    task, applied, answer = await pause_in_doubt(CANCELED, more=True)
+    assert task.state is State.CANCELED
+    assert applied == [()]
+    with pytest.raises(TaskNotFound, match="it is Canceled"):
+        await answer.wait()
+
+
+async def test_a_step_in_doubt_on_which_another_one_follows_was_taken_and_the_task_is_that_after_both():
+    task, applied, _ = await pause_in_doubt(PAUSED, CANCELED, more=True)
+    assert task.state is State.CANCELED
+    assert applied == [(PAUSED,)]
