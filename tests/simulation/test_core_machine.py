@@ -383,7 +383,9 @@ class Core(RuleBasedStateMachine):
             return
         if self.task.state is State.PREPARING and not self.mailbox:
             self.tell(msg.Probed, generation=work.pinned)
-        missing = set(range(work.pieces)) - numbers(self.task.stored) - work.flushed
+        # Of a known size there are so many, also where the server had fewer when this work began.
+        count = work.pieces if work.pinned.size is None else work.pinned.size // DEFAULT_PIECE
+        missing = set(range(count)) - numbers(self.task.stored) - work.flushed
         version = server.version if self.in_parts(work) else work.version
         got = (missing & pieces) or missing
         if self.part is None:
@@ -391,7 +393,7 @@ class Core(RuleBasedStateMachine):
         self.part |= dict.fromkeys(got, version)
         work.flushed |= got
         last = missing == got and work.pinned.size is None
-        self.flush(got, work.pieces * DEFAULT_PIECE if last else None)
+        self.flush(got, count * DEFAULT_PIECE if last else None)
 
     def prove(self) -> None:
         pinned = self.task.generation
