@@ -253,9 +253,10 @@ class Connection:
             await slow.take(len(chunk))
             if self._hung_up.is_set():
                 raise Gone
-            self._writer.write(
-                b"%x\r\n%b\r\n" % (len(chunk), chunk) if trouble.framing == "chunked" else chunk
-            )
+            if chunk:  # one of no bytes would be the last of a chunked body
+                self._writer.write(
+                    b"%x\r\n%b\r\n" % (len(chunk), chunk) if trouble.framing == "chunked" else chunk
+                )
             await self._writer.drain()
             seen.sent += len(chunk)
             self._server.ledger.note()

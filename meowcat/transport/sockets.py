@@ -214,9 +214,10 @@ class SocketExchange:
             try:
                 self._hold(idle)
                 return self._ask(idle)
-            except ConnectionError:
-                pass  # closed by the server just now; the request has no effect, so it is sent again
-            except (OSError, HTTPException) as error:
+            except (ConnectionError, HTTPException):
+                pass  # closed by the server just now, or what comes is left over from an earlier reply (RFC
+                # 9112 9.2); the request has no effect, so it is sent again where nothing was before it
+            except OSError as error:
                 return judge(error, self._request.url)
         try:
             sock = self._transport.connect(self._origin, self._hold)

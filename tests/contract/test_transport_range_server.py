@@ -142,6 +142,16 @@ def test_statuses_with_fields():
     assert (reply.status, reply.headers["Retry-After"], body) == (503, "2", b"later")
 
 
+@pytest.mark.parametrize(("then", "tail"), [({}, b"0\r\n\r\n"), ({"after": 0, "then": "close"}, b"")])
+def test_a_chunked_body_of_nothing_ends_once_and_one_that_breaks_off_never(then, tail):
+    with RangeServer(CONTENT, script=[Trouble(status=206, framing="chunked", **then)]) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        connection.sendall(b"GET /file.bin HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        _, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+        connection.close()
+    assert body == tail
+
+
 def test_broken_connections():
     with pytest.raises(ConnectionResetError):
         trouble(before="reset")

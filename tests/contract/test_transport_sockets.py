@@ -78,6 +78,31 @@ async def test_a_body_is_poured_to_its_end_however_it_is_framed(framing):
     assert bytes(sink.body) == content.bytes()
 
 
+async def test_what_is_left_over_from_an_earlier_reply_is_taken_for_none():
+    async def serve(stream):
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
+            await stream.receive()
+            await stream.send(b"0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    client = transport()
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        port = listener.listeners[0].extra_attributes[anyio.abc.SocketAttribute.local_port]()
+        try:
+            for _ in range(3):  # the second and the third meet what is left over, and ask again on a new one
+                sink = Taken()
+                request = HttpRequest("GET", f"http://127.0.0.1:{port}/", {}, large=True)
+                async with client.send(request) as reply:
+                    assert await reply.pour(sink)
+                assert sink.body == b"first"
+        finally:
+            await client.aclose()
+            group.cancel_scope.cancel()
+
+
 async def test_a_sink_that_wants_no_more_leaves_the_rest_unread():
     content = Content(64 * MIB)
     with RangeServer(content) as server:
