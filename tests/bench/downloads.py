@@ -94,19 +94,19 @@ def by_meowcat(job: Job, clock: Clock) -> None:
             meowcat.Engine(job["journal"], config=config) as engine,
             anyio.create_task_group() as group,
         ):
-            group.start_soon(watch_loop)
-            await anyio.sleep(0.02)
+            if job.get("stalls"):
+                group.start_soon(watch_loop)
+                await anyio.sleep(0.02)
             with clock:
                 await engine.download(job["url"], job["to"], **options, **job.get("options", {}))
             group.cancel_scope.cancel()
 
     anyio.run(download, backend_options={"use_uvloop": job.get("uvloop", False)})
-    gaps.sort()
-    clock.figures |= {
-        "stall_p999_ms": gaps[int(len(gaps) * 0.999)] * 1000,
-        "stall_worst_ms": gaps[-1] * 1000,
-        "journal_mb": sum(each.stat().st_size for each in _files_of(job["journal"])) / 1e6,
-    }
+    if gaps:
+        gaps.sort()
+        late = gaps[int(len(gaps) * 0.999)]
+        clock.figures |= {"stall_p999_ms": late * 1000, "stall_worst_ms": gaps[-1] * 1000}
+    clock.figures["journal_mb"] = sum(each.stat().st_size for each in _files_of(job["journal"])) / 1e6
 
 
 def _files_of(journal: str) -> list[Path]:

@@ -209,7 +209,7 @@ def sparse_course(scratch: Scratch) -> Iterator[Sparse]:
     for name, size in (("large.bin", SPARSE), ("small.bin", GIB)):
         with (served / name).open("wb") as file:
             file.truncate(size)
-    job = {"connections": 4, "durability": "process", "options": {"piece_size": MIB}}
+    job = {"connections": 4, "durability": "process", "options": {"piece_size": MIB}, "stalls": True}
     # No byte of it stays, but a download waits for the room that it says it needs.
     roomy = shutil.disk_usage(scratch.memory).free > SPARSE + 2 * GIB
     with Served(served) as server:
