@@ -227,12 +227,13 @@ def compare(served, options):
     if not options.alone and not options.count:
         programs |= {name: run for name, run in (("curl", curl), ("aria2c", aria2c)) if shutil.which(name)}
     results = {name: [] for name in programs}
-    with Nginx(served) as server:
+    # Nothing is deleted before the end: ext4 looks at each inode that was lately, whenever a file is made.
+    with Nginx(served) as server, tempfile.TemporaryDirectory(dir=options.folder) as brought:
         for _ in range(options.rounds):
             for name, download in programs.items():
-                with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                    results[name].append(download(options, server.origin, Path(folder)))
-                    check(served, Path(folder), options.files)
+                folder = Path(tempfile.mkdtemp(dir=brought))
+                results[name].append(download(options, server.origin, folder))
+                check(served, folder, options.files)
     tell(results, options)
 
 

@@ -20,9 +20,12 @@ SIZE = 16 << 10
 class ManyFiles(Course):
     """Each run brings all files of a folder to a fresh one."""
 
-    def __init__(self, served: Served, folder: Path, names: list[str], job: Job) -> None:
+    def __init__(self, served: Served, folder: Path, names: list[str], job: Job, *, keeps: bool) -> None:
         self.requests = served.requests  # type: ignore[method-assign]  # as nginx counts them
         self._served, self._folder, self._names, self._job = served, folder, names, job
+        self._keeps = keeps
+        """What was brought stays until the race is over: whenever a file is made, ext4 looks one by one at
+        the inodes of what was deleted within the last minutes, 0.4 ms for each file of the next client."""
 
     def job(self, entry: Entry, *, proving: bool) -> Job:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
@@ -52,7 +55,8 @@ class ManyFiles(Course):
             )
 
     def clean(self, job: Job) -> None:
-        shutil.rmtree(job["folder"])
+        if not self._keeps:
+            shutil.rmtree(job["folder"])
 
 
 @contextmanager
@@ -62,7 +66,8 @@ def many_files(scratch: Scratch, count: int, job: Job, *, on_disk: bool) -> Iter
     for name in names:
         (served / name).write_bytes(random.randbytes(SIZE))
     with Served(served) as server:
-        yield ManyFiles(server, scratch.folder if on_disk else scratch.memory, names, job)
+        folder = scratch.folder if on_disk else scratch.memory
+        yield ManyFiles(server, folder, names, job, keeps=on_disk)
     shutil.rmtree(served)
 
 
