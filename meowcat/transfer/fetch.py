@@ -21,18 +21,17 @@ from meowcat.core.state import NOTHING, TaskState
 from meowcat.core.transfers import Download
 from meowcat.core.values import Fault, FaultKind, Generation
 from meowcat.core.wanted import Fetch
-from meowcat.protocols.contract import Answer, DownloadProtocol, Pouring, Refused
-from meowcat.transfer.allowance import Allowance
+from meowcat.protocols.contract import Answer, DownloadProtocol, Refused
 from meowcat.transfer.board import FIRST_BYTES, FIRST_PIECES, Board, Part
 from meowcat.transfer.context import Errand, World
 from meowcat.transfer.disk import FileFault
 from meowcat.transfer.files import PartFile, check_target
 from meowcat.transfer.flush import Flusher
-from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
 from meowcat.transfer.publish import discard
+from meowcat.transfer.receive import Receiver
 from meowcat.transfer.recheck import Rechecker
 from meowcat.transfer.writers import WriteFailed, Writers
-from meowcat.transport.contract import Chunk, Pours, TransportFault
+from meowcat.transport.contract import TransportFault
 
 __all__ = ["FetchOperation"]
 
@@ -42,9 +41,6 @@ LOOK = 0.25
 """Seconds between two looks at how the requests of a large content get on."""
 
 THREADS = 2
-READ = 1 << 20
-"""Bytes asked for in one read of a body."""
-
 WINDOW = 4 << 20
 """Bytes per connection that may be on their way to the disk …"""
 MOST_WINDOW = 32 << 20
@@ -97,6 +93,7 @@ class FetchOperation:
         self._part: PartFile
         self._group: TaskGroup
         self._writers: Writers
+        self._receiver: Receiver
         self._flusher: Flusher
 
     # Of the runtime
@@ -153,6 +150,13 @@ class FetchOperation:
             self._world.budget.give,
             self._look,
             self._world.flush_bytes,
+        )
+        self._receiver = Receiver(
+            self._board,
+            self._writers,
+            self._world.budget,
+            self._errand.throttle,
+            threads=self._threads > 0,
         )
         self._silent = lambda: self._writers.quiet
         self._flusher = Flusher(self._world, self._part, self._writers, self._limiter, self._report_flush)
@@ -376,121 +380,11 @@ class FetchOperation:
         part.lease = Lease(0, count)
         part.claims = IntervalSet.of((0, min(count, grid.count)))
 
-    # Bytes
-
     async def _read(self, part: Part, answer: Answer, stop: int | None) -> None:
         """Take the body as far as the part is concerned. `stop`: where the reply says that it ends."""
-        if part.stream is None:
-            limit = self._board.stop_of(part)
-            part.stream = self._writers.stream(
-                self._task.piece_size,
-                None if self._board.grid is None else self._board.grid.size,
-                None if limit is None else limit - part.at,
-            )
-        digest = None if part.whole else answer.digest  # that of a whole is compared with the file
-        if digest is not None:
-            part.checked = part.firm = True
-            self._writers.expect(part.stream, digest)
-        pours = None if digest is not None or stop is None else self._pours(part, answer)
-        if pours is not None and stop is not None:
-            await self._pour(part, pours, stop)
-        elif await self._drain_body(part, answer, stop) and digest is not None:
-            if not await self._writers.confirm(part.stream):
-                detail = f"the body from the server has not the {digest.algorithm} that its head says"
-                raise Refused(_fault(FaultKind.CHECKSUM, detail))
-            self._board.confirm(part)
+        await self._receiver.receive(part, answer, stop, self._task.piece_size)
         if self._board.grid is None:
-            self._writers.end(part.stream)
             self._ended_at = part.at
-
-    def _pours(self, part: Part, answer: Answer) -> Pours | None:
-        """The reply, if a thread can read it: it brings what is missing without a gap."""
-        if not self._threads or part.whole or self._board.grid is None or len(part.claims.pairs) != 1:
-            return None
-        return answer.pours if isinstance(answer, Pouring) else None
-
-    async def _pour(self, part: Part, reply: Pours, stop: int) -> None:
-        """Have a thread read, write and hash."""
-        assert part.stream is not None  # noqa: S101  # made before anything is read
-        held = min(MOST_BLOCK, stop - part.at)
-        await self._writers.hand_over(part.stream)
-        await self._have_room(part, held)
-        # Only now, when nothing is waited for before it is taken away again: a request that was given up in
-        # between must leave no span, by which the part would go on from where the next reply is not.
-        limit = self._board.stop_of(part)
-        part.span = Span(part.at, stop if limit is None else min(limit, stop))
-        pourer = Pourer(self._writers, part.stream, part.span, self._errand.throttle)
-        try:
-            ended = await reply.pour(pourer)
-        finally:
-            pourer.end()
-            self._world.budget.give(held)
-            self._board.catch_up()
-            part.span = None
-        if ended:
-            self._check_end(part, stop)
-        await self._writers.room()
-
-    async def _have_room(self, part: Part, size: int) -> None:
-        """Wait until `size` bytes more may be on their way to the disk."""
-        part.waits = True
-        try:
-            await self._writers.room()
-            await self._world.budget.take(size)
-        finally:
-            part.waits = False
-
-    async def _drain_body(self, part: Part, answer: Answer, stop: int | None) -> bool:
-        """Read until the part has what it is for; whether the body was read to its end."""
-        throttle = self._errand.throttle
-        allowance = Allowance(throttle)
-        try:
-            while True:
-                limit = self._board.stop_of(part)
-                if limit is not None and part.at >= limit and limit != stop:
-                    return False  # split off, or nothing behind it is missing: the rest is left unread
-                size, limited = READ, throttle.rate is not None
-                if limited:
-                    # Where the body should be over, one byte is enough to tell.
-                    size = allowance.size(READ if stop is None else min(READ, max(1, stop - part.at)))
-                    await throttle.acquire(allowance.asks(size))
-                chunk = await answer.read(size)
-                if limited:
-                    allowance.took(size, len(chunk))
-                else:
-                    await throttle.acquire(len(chunk))  # which tells that bytes flow
-                if not chunk:
-                    self._check_end(part, stop)
-                    return True
-                if stop is not None and part.at + len(chunk) > stop:
-                    detail = f"more bytes than up to {stop}, where the reply ends"
-                    raise Refused(_fault(FaultKind.REPLY, detail))
-                await self._place(part, chunk)
-        finally:
-            allowance.end()
-
-    def _check_end(self, part: Part, stop: int | None) -> None:
-        grid = self._board.grid
-        if stop is not None and part.at < stop:
-            detail = f"the body ended at byte {part.at}; its head says {stop}"
-            raise Refused(_fault(FaultKind.DISCONNECTED, detail))
-        if part.whole and grid is not None and part.at != grid.size:
-            detail = f"the content ended at byte {part.at}; expected {grid.size}"
-            raise Refused(_fault(FaultKind.LENGTH, detail))
-
-    async def _place(self, part: Part, chunk: Chunk) -> None:
-        assert part.stream is not None  # noqa: S101  # made before anything is read
-        await self._have_room(part, len(chunk))
-        # From here on nothing may wait: a split would give bytes of this chunk to another part.
-        limit = self._board.stop_of(part)
-        kept = chunk if limit is None or part.whole else chunk[: max(0, limit - part.at)]
-        unused = len(chunk)
-        for offset, some in self._board.wanted(part, kept):
-            self._writers.put(part.stream, offset, some)
-            unused -= len(some)
-        if unused:
-            self._world.budget.give(unused)
-        self._board.came(part, len(kept))
 
     # The part file
 

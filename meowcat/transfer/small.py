@@ -27,9 +27,10 @@ from meowcat.transfer.board import FIRST_BYTES, FIRST_PIECES
 from meowcat.transfer.context import Errand, World
 from meowcat.transfer.digests import new
 from meowcat.transfer.disk import FileFault
-from meowcat.transfer.fetch import READ, FetchOperation
+from meowcat.transfer.fetch import FetchOperation
 from meowcat.transfer.files import PartFile, check_place
 from meowcat.transfer.publish import rename_part
+from meowcat.transfer.receive import READ
 from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.signal import Signal
 from meowcat.transport.contract import TransportFault
