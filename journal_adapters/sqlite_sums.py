@@ -15,7 +15,7 @@ from typing import Any
 
 import google_crc32c
 from msgspec import Struct
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from meowcat.core.errors import JournalConflict, JournalDamaged
 from meowcat.core.values import Position, TaskId
@@ -99,8 +99,9 @@ class TaskSum(Struct, frozen=True, gc=False):
     open: bool
 
     def row(self) -> Row:
-        task, first, seq, open_ = fields = astuple(self)
-        return (*fields, _mark_of(task, first, seq, open_))
+        open_ = 1 if self.open else 0  # a number, which sqlite3 binds without asking whether it is adapted
+        task, first, seq = self.task, self.first, self.seq
+        return (task, first, seq, open_, _mark_of(task, first, seq, open_))
 
 
 def task_of(row: Row) -> TaskSum | None:
@@ -170,24 +171,19 @@ class Sums:
         self._writer = writer
         self._kept = kept
         self._before: dict[TaskId, TaskSum | None] = {}
-        last: dict[TaskId, tuple[Position, Record]] = {}
-        """Of each task the position of its first record, and its last record."""
+        self._after: dict[TaskId, TaskSum] = {}
+        after = self._after
         for record in records:
             task = record.task
-            known = last.get(task)
-            if known is not None:
-                first, expected = known[0], known[1].seq + 1
-            else:
-                before = self._before[task] = kept.get(task) or found.get(task)
-                first, expected = (record.position, 1) if before is None else (before.first, before.seq + 1)
+            known = after.get(task)
+            if known is None:
+                known = self._before[task] = kept.get(task) or found.get(task)
+            first, expected = (record.position, 1) if known is None else (known.first, known.seq + 1)
             if record.seq != expected:
                 raise JournalConflict(
                     f"task {task}: record {record.seq} does not follow on its last; {expected} would"
                 )
-            last[task] = first, record
-        self._after = {
-            task: TaskSum(task, first, record.seq, record.open) for task, (first, record) in last.items()
-        }
+            after[task] = TaskSum(task, first, expected, record.open)
 
     def store(self) -> int:
         """Write them; returns by how many there are more unfinished tasks.
