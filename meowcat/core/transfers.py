@@ -6,9 +6,7 @@ their names in `needs`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
-from operator import attrgetter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
 
 from msgspec import NODEFAULT, Struct, field
@@ -25,14 +23,6 @@ Probe = Literal["get", "head"]
 Direction = Literal["download", "upload"]
 
 _OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)  # 2 us each time that they are asked for
-_BOUNDS = (
-    ("connections", 1, 256),
-    ("piece_size", MIN_PIECE, MAX_PIECE),
-    ("limit_rate", 1, 1 << 50),
-    ("retries", 0, 1_000_000),
-    ("priority", -(1 << 31), 1 << 31),
-)
-_numbers_of = attrgetter(*(name for name, _, _ in _BOUNDS))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -249,14 +239,6 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
 Request = Download | Upload
 
 
-def _texts_of(kind: type[Request]) -> tuple[str, Callable[[Request], tuple[object, ...]]]:
-    """All fields that may be any text, as one: a form, and what gets the values that fill it. They are
-    looked at together, since a queue has a million requests."""
-    names = [name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)]
-    return "%s" * len(names), attrgetter(*names)
-
-
-_TEXTS = {kind: _texts_of(kind) for kind in (Download, Upload)}
 _TEXT_KINDS = frozenset((str, type(None)))
 _FIELD_KINDS = frozenset((str, int, bool))
 
@@ -284,19 +266,10 @@ def check(request: Request) -> None:
     """
     if not request.url:
         raise InvalidArgument("url is empty: expected http://… or https://…, or what its protocol takes")
-    numbers = _numbers_of(request)
-    try:
-        _check_numbers(*numbers)
-    except TypeError:  # a list, say, that can't be remembered
-        _check_numbers.__wrapped__(*numbers)
+    _check_numbers(request)
+    _check_texts(request)
     if request.headers != {}:  # as most are: a call less
         check_headers(request.headers)
-    form, texts_of = _TEXTS[type(request)]
-    texts = texts_of(request)
-    if not _TEXT_KINDS.issuperset(map(type, texts)):
-        _refuse_other_kinds(request)
-    if not (form % texts).isascii():
-        _refuse_surrogates(request)
     if request.protocol is not None:
         _check_spec(request.protocol)
     if isinstance(request, Download):
@@ -354,14 +327,16 @@ def _check_download(request: Download) -> None:
         parse_checksum(request.checksum)
     if request.accept:
         check_header("accept", request.accept)
-    check_digest(request.digest)
+    if request.digest is not None:
+        check_digest(request.digest)
     if request.overwrite not in _OVERWRITES:
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
     if request.probe not in _PROBES:
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
     if not isinstance(request.keep_encoding, bool):
         raise InvalidArgument(f"keep_encoding {request.keep_encoding!r}: expected True or False")
-    _within("total_size", request.total_size, 0, (1 << 63) - 1)
+    if request.total_size is not None:
+        _within("total_size", request.total_size, 0, (1 << 63) - 1)
 
 
 def _check_upload(request: Upload) -> None:
@@ -375,7 +350,8 @@ def _check_upload(request: Upload) -> None:
         raise InvalidArgument("data: is the content of an upload with origin='bytes', and of no other")
     if not isinstance(request.data, bytes | None):
         raise InvalidArgument(f"data: expected bytes, got {kind_of(request.data)}")
-    _within("prepare_retries", request.prepare_retries, 0, 1_000_000)
+    if request.prepare_retries is not None:
+        _within("prepare_retries", request.prepare_retries, 0, 1_000_000)
     check_digest(request.digest)
 
 
@@ -406,16 +382,48 @@ def check_digest(algorithm: str | None) -> None:
         raise InvalidArgument(f"digest {algorithm!r}: expected one of {known}")
 
 
-@lru_cache(typed=True)
-def _check_numbers(*numbers: object) -> None:
-    """Of the fields of `_BOUNDS`, in their order. A queue has the same ones again and again."""
-    for value, (name, least, most) in zip(numbers, _BOUNDS, strict=True):
-        _within(name, value, least, most, optional=name != "priority")
+def _check_numbers(request: Request) -> None:
+    """What is not given, as most is of a queue's, costs a look and no call."""
+    if request.connections is not None:
+        _within("connections", request.connections, 1, 256)
+    if request.piece_size is not None:
+        _within("piece_size", request.piece_size, MIN_PIECE, MAX_PIECE)
+    if request.limit_rate is not None:
+        _within("limit_rate", request.limit_rate, 1, 1 << 50)
+    if request.retries is not None:
+        _within("retries", request.retries, 0, 1_000_000)
+    if type(request.priority) is not int or request.priority:
+        _within("priority", request.priority, -(1 << 31), 1 << 31)
 
 
-def _within(name: str, value: object, least: int, most: int, *, optional: bool = True) -> None:
-    if value is None and optional:
-        return
+def _check_texts(request: Request) -> None:
+    """All fields that may be any text."""
+    if isinstance(request, Download):
+        plain = _plain(
+            request.url,
+            request.to,
+            request.checksum,
+            request.accept,
+            request.client_file_sign,
+            request.key,
+            request.digest,
+        )
+    else:
+        plain = _plain(request.source, request.url, request.client_file_sign, request.key, request.digest)
+    if not plain:
+        _refuse_other_kinds(request)
+        _refuse_surrogates(request)
+
+
+def _plain(*texts: object) -> bool:
+    """Whether all of them are texts of ASCII alone, or not given."""
+    for each in texts:  # noqa: SIM110  # a generator would take as long again
+        if each is not None and (type(each) is not str or not each.isascii()):
+            return False
+    return True
+
+
+def _within(name: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}")
 

@@ -42,12 +42,13 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 """Control characters, blanks and backslashes: parsers disagree on them, which is how a request comes to go
 to another host than the one that was checked."""
 _PLAIN = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
-    r"(?::(?P<port>[1-5][0-9]{4}|[1-9][0-9]{0,3}))?"
-    r"(?:/[A-Za-z0-9._~!$&'()*+,=:@%/-]*)?"
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9][a-z0-9.-]*+(?<=[a-z0-9]))"
+    r"(?::(?P<port>[1-5][0-9]{4}|[1-9][0-9]{0,3}))?+"
+    r"(?:/[A-Za-z0-9._~!$&'()*+,=:@%/-]*+)?+"
 )
 """What most URLs are: without a user, a query or a fragment. Such a one is stored as it is, and needs no
-parser, which would take most of the time of a submission. A port above 59,999 may not exist."""
+parser, which would take most of the time of a submission. A port above 59,999 may not exist. What a part
+has taken it keeps (`+` behind a quantifier): nothing that follows it begins alike."""
 _HOSTS = 1 << 10
 """Hosts that are remembered: each task asks for its own at each of its steps."""
 _SEPARATORS = re.compile(r"([&;])")

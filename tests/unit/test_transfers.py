@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 from pathlib import Path
+from typing import get_type_hints
 
 import msgspec
 import pytest
@@ -283,6 +284,17 @@ def test_a_field_of_a_protocol_that_is_accepted_can_be_read_again(value):
 def test_a_value_of_another_kind_is_named(changes, said):
     with pytest.raises(InvalidArgument, match=said):
         check(replace(DOWNLOAD, **changes))
+
+
+@pytest.mark.parametrize("whole", [DOWNLOAD, UPLOAD])
+def test_every_text_is_looked_at(whole):
+    names = [name for name, hint in get_type_hints(type(whole)).items() if hint in (str, str | None)]
+    assert {"url", "key", "digest", "client_file_sign"} < set(names)
+    for name in names:
+        with pytest.raises(InvalidArgument, match=f"{name}.*: expected a text"):
+            check(replace(whole, **{name: ["x"]}))
+        with pytest.raises(InvalidArgument, match=f"{name}: has half of a character"):
+            check(replace(whole, **{name: "x\ud800"}))
 
 
 @pytest.mark.parametrize("value", [State.QUEUED, IntEnum("Number", "ONE").ONE])
