@@ -242,9 +242,15 @@ class PackedIndex:
         return self._offsets[:shared].tolist() == offsets[:shared].tolist()
 
 
+_BEGIN = blake2b(digest_size=8)
+"""To be copied: that takes half of the time in which one is made."""
+
+
 def hash_of(task: TaskId) -> int:
     """8 bytes of the task's name, the same on every machine."""
-    return int.from_bytes(blake2b(task.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+    digest = _BEGIN.copy()
+    digest.update(task.encode(errors="surrogatepass"))
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _listed(numbers: int | Sequence[int]) -> Sequence[int]:

@@ -1,6 +1,6 @@
 """What becomes of a request: a new task, or the one that is there and owns the target already."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from meowcat.core import messages as msg
@@ -91,7 +91,7 @@ class Submissions:
         await self._create_all(batch)
         return ids
 
-    async def _present(self, keys: Iterable[str]) -> dict[str, TaskState | None]:
+    async def _present(self, keys: Collection[str]) -> dict[str, TaskState | None]:
         """The tasks that have these keys now, read together: one by one they cost ten times a new one. None
         stands for one that can't be read, or is being made at this moment."""
         runtime = self._opened()

@@ -4,7 +4,7 @@ A queue may have a million tasks: what a row takes is what a task takes that is 
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -79,9 +79,11 @@ class Registry:
     def by_key(self, key: str) -> TaskId | None:
         return self._keys.get(_digest(key))
 
-    def by_keys(self, keys: Iterable[str]) -> dict[str, TaskId]:
+    def by_keys(self, keys: Collection[str]) -> dict[str, TaskId]:
         """Those of `keys` that are somebody's."""
         known = self._keys
+        if known.keys().isdisjoint(map(_digest, keys)):
+            return {}  # as for most of a new queue
         return {key: known[digest] for key in keys if (digest := _digest(key)) in known}
 
     def claim(self, tasks: Mapping[str, TaskId]) -> None:
@@ -148,6 +150,12 @@ def _lack_of(task: TaskState) -> Lack:
     return Lack(needs, wait is not None, wait is not None and wait.delay is None)
 
 
+_BEGIN = blake2b(digest_size=_KEY_BYTES)
+"""To be copied: that takes half of the time in which one is made."""
+
+
 @lru_cache(_DIGESTS)
 def _digest(key: str) -> bytes:
-    return blake2b(key.encode(errors="surrogatepass"), digest_size=_KEY_BYTES).digest()
+    digest = _BEGIN.copy()
+    digest.update(key.encode(errors="surrogatepass"))
+    return digest.digest()
