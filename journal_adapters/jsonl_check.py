@@ -13,7 +13,7 @@ from journal_adapters.jsonl_index import PackedIndex
 from journal_adapters.jsonl_mending import mended_lines_of
 from journal_adapters.jsonl_reading import Reading, index_again
 from journal_adapters.jsonl_segments import Header, header_of, is_torn
-from journal_adapters.jsonl_state import Row, Snapshot, read_snapshot
+from journal_adapters.jsonl_state import Listed, Row, Snapshot, read_snapshot
 from meowcat.core.values import TaskId
 from meowcat.journal.contract import GENESIS, Record, Sync
 from meowcat.journal.lines import Commit, Cursor, Opening, Parsed, Segment
@@ -218,7 +218,7 @@ class _Look:
         if snapshot is None or (snapshot.segment, snapshot.offset) != (number, end):
             return
         rows = ((task, self._rows[task]) for task in self._open)
-        tasks = {(task, row.first, row.seq) for task, row in rows}
+        tasks = {Listed(task, row.first, row.seq) for task, row in rows}
         if not self._sound or (
             snapshot.position == self._position
             and bytes.fromhex(snapshot.chain) == self._chain

@@ -27,13 +27,25 @@ _SEQ = 20
 _MASK = (1 << _SEQ) - 1
 
 
+class Listed(Struct, frozen=True, gc=False, array_like=True):
+    """An unfinished task in a snapshot. Not a tuple: the collector of cycles would look at each of a hundred
+    thousand that are made at once, again and again."""
+
+    task: TaskId
+    first: int
+    """The position of its first record."""
+    seq: int
+    """Of its last record."""
+
+
 class Rows:
     """The rows of the unfinished tasks. Most are held as one number, which takes 32 bytes and not 64."""
 
-    def __init__(self, rows: Iterable[tuple[TaskId, Row]] = ()) -> None:
-        self._packed: dict[TaskId, int | Row] = {}
-        for task, row in rows:
-            self.put(task, row.first, row.seq)
+    def __init__(self, rows: Iterable[Listed] = ()) -> None:
+        self._packed: dict[TaskId, int | Row] = {
+            row.task: row.first << _SEQ | row.seq if row.seq <= _MASK else Row(row.first, row.seq)
+            for row in rows
+        }
 
     def get(self, task: TaskId) -> Row | None:
         packed = self._packed.get(task)
@@ -63,10 +75,12 @@ class Rows:
     def values(self) -> Iterator[Row]:
         return map(_unpacked, self._packed.values())
 
-    def listed(self) -> list[tuple[str, int, int]]:
-        """What a snapshot has of them: without a Row for each, of which there may be a million."""
+    def listed(self) -> list[Listed]:
+        """What a snapshot has of them."""
         return [
-            (task, row >> _SEQ, row & _MASK) if isinstance(row, int) else (task, row.first, row.seq)
+            Listed(task, row >> _SEQ, row & _MASK)
+            if isinstance(row, int)
+            else Listed(task, row.first, row.seq)
             for task, row in self._packed.items()
         ]
 
@@ -147,14 +161,13 @@ class Snapshot(Struct, frozen=True):
     recorded: int
     sync: Sync
     cursors: dict[str, int] = field(default_factory=dict)
-    tasks: list[tuple[str, int, int]] = field(default_factory=list)
-    """Of each unfinished task its id, the position of its first record, and the `seq` of its last one."""
+    tasks: list[Listed] = field(default_factory=list)
 
     def ledger(self) -> Ledger:
         ledger = Ledger(self.position, bytes.fromhex(self.chain))
         ledger.epoch, ledger.recorded, ledger.sync = self.epoch, self.recorded, self.sync
         ledger.cursors = {name: Position(position) for name, position in self.cursors.items()}
-        ledger.rows = Rows((TaskId(task), Row(first, seq)) for task, first, seq in self.tasks)
+        ledger.rows = Rows(self.tasks)
         return ledger
 
 

@@ -513,8 +513,8 @@ def _undone(writer: sqlite3.Connection) -> bool:
 
 
 def _row(record: Record, checksum: int) -> Row:
-    """What is stored of a record, in kinds that sqlite3 binds as they are: of any other, as bytes and bools are,
-    it asks each value whether it is to be adapted, which takes a third of the time of an insertion."""
+    """What is stored of a record, in kinds that sqlite3 binds as they are. Of any other, as bytes and bools
+    are, it asks each value whether it is to be adapted: a third of the time of an insertion."""
     position, task, seq, epoch, open_, kind, version, at, body, chain = astuple(record)
     texts = bytearray(body), bytearray(chain)
     return (position, task, seq, epoch, 1 if open_ else 0, kind, version, at, *texts, checksum)
