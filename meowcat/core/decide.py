@@ -186,6 +186,7 @@ _DECIDERS: dict[type[msg.Message], Callable[[TaskState, Any, Instant], Decision]
     msg.Faulted: _faulted,
     msg.Probed: downloads.probed,
     msg.Flushed: downloads.flushed,
+    msg.Brought: downloads.brought,
     msg.Digested: downloads.digested,
     msg.Published: downloads.published,
     msg.PublishFailed: downloads.publish_failed,

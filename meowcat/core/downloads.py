@@ -5,7 +5,7 @@ from meowcat.core import messages as msg
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.machine import ACTIVE, TERMINAL, State, Trigger, step
 from meowcat.core.pieces import choose_piece_size
-from meowcat.core.state import Phase, TaskState, evolve
+from meowcat.core.state import Phase, TaskState
 from meowcat.core.story import (
     NOTHING_HAPPENED,
     Decision,
@@ -25,17 +25,31 @@ _RANGE_NOT_SATISFIABLE = 416
 
 
 def probed(task: TaskState, message: msg.Probed, _: Instant) -> Decision:
-    assert isinstance(task.request, Download)  # noqa: S101  # only a download is probed
     if task.generation is not None and task.state is not State.PREPARING:
         return NOTHING_HAPPENED  # known; a task that began again while it was Running learns it here
-    piece_size = task.piece_size
-    if task.generation is None:
-        try:
-            piece_size = choose_piece_size(message.generation.size or 0, task.request.piece_size)
-        except InvalidArgument as refused:
-            fault = Fault(kind=FaultKind.LENGTH, detail=str(refused))
-            return fail(Story(task), fault).end()
-    return _advance(task, _start(task, task.generation or message.generation, piece_size))
+    return _learn(Story(task), message.generation).end()
+
+
+def brought(task: TaskState, message: msg.Brought, _: Instant) -> Decision:
+    if task.generation is not None:
+        return NOTHING_HAPPENED  # known, so the bytes may be of another one
+    story = _learn(Story(task), message.generation)
+    if story.task.state in ACTIVE:
+        _advance(story, _stored(story.task, message))
+    return story.end()
+
+
+def _learn(story: Story, generation: Generation) -> Story:
+    """What the content is, where that is not known yet."""
+    task = story.task
+    assert isinstance(task.request, Download)  # noqa: S101  # only a download is probed
+    if task.generation is not None:
+        return _advance(story, _start(task, task.generation, task.piece_size))
+    try:
+        piece_size = choose_piece_size(generation.size or 0, task.request.piece_size)
+    except InvalidArgument as refused:
+        return fail(story, Fault(kind=FaultKind.LENGTH, detail=str(refused)))
+    return _advance(story, _start(task, generation, piece_size))
 
 
 def _start(task: TaskState, generation: Generation, piece_size: int) -> ev.Event:
@@ -55,33 +69,37 @@ def size_is_in_doubt(task: TaskState) -> bool:
 
 
 def flushed(task: TaskState, message: msg.Flushed, _: Instant) -> Decision:
-    event = ev.Stored(
+    return _advance(Story(task), _stored(task, message)).end()
+
+
+def _stored(task: TaskState, message: msg.Flushed) -> ev.Event:
+    return ev.Stored(
         state=task.state,
         pieces=message.pieces,
         digests=message.digests,
         file=message.file,
         size=message.size,
     )
-    return _advance(task, event)
 
 
 def proved(task: TaskState, message: msg.Proved, _: Instant) -> Decision:
-    return _advance(task, ev.Rechecked(state=task.state, kept=message.kept, lost=message.lost))
+    event = ev.Rechecked(state=task.state, kept=message.kept, lost=message.lost)
+    return _advance(Story(task), event).end()
 
 
-def _advance(task: TaskState, event: ev.Event) -> Decision:
+def _advance(story: Story, event: ev.Event) -> Story:
     """The event, by which more may be stored and proven. When that is all, and no digest is to be computed,
     it is intended to publish."""
-    task = evolve(task, event)
+    story.tell(event)
+    task = story.task
     if task.state not in ACTIVE or not task.proven:
-        return Decision((event,), None, (task,))
-    story = Story(task, [event], [task])
+        return story
     if task.state is State.PREPARING:
         assert task.generation is not None  # noqa: S101  # what is covered is known
         story.tell(_start(task, task.generation, task.piece_size))
     if not digest_algorithms(task):
         story.tell(_intent(story.task, ()))
-    return story.end()
+    return story
 
 
 def expected_digests(task: TaskState) -> tuple[Checksum, ...]:

@@ -103,6 +103,12 @@ class Flushed(Report, frozen=True, kw_only=True, tag="flushed"):
     size: int | None = None
 
 
+class Brought(Flushed, frozen=True, kw_only=True, tag="brought"):
+    """`Probed` and `Flushed` at once: all of a content of which nothing was known has come, and is stored."""
+
+    generation: Generation
+
+
 class Proved(Report, frozen=True, kw_only=True, tag="proved"):
     """Pieces of earlier runs were read again. Fields as in `events.Rechecked`."""
 
@@ -221,7 +227,8 @@ class AbortFailed(Settled, frozen=True, kw_only=True, tag="abort-failed"):
 
 COMMANDS = (Create, Admit, Pause, Resume, Cancel, Retry, Supply, Reap, Requeue, Recover, Wake)
 REPORTS = (
-    *(Probed, Flushed, Proved, Digested, Faulted, Published, PublishFailed, Discarded, DiscardFailed),
+    *(Probed, Flushed, Brought, Proved, Digested, Faulted),
+    *(Published, PublishFailed, Discarded, DiscardFailed),
     *(Pinned, Opening, Opened, Unopened, Confirmed, Ready, Committed, CommitFailed, Aborted, AbortFailed),
 )
 MESSAGE_TYPES: dict[str, type[Message]] = {str(m.__struct_config__.tag): m for m in (*COMMANDS, *REPORTS)}

@@ -41,6 +41,7 @@ STANDARD: dict[str, dict[str, Any]] = {
     "probed": {"generation": _CONTENT},
     "stored": {"digests": "", "file": _FILE},
     "flushed": {"digests": "", "file": _FILE},
+    "brought": {"generation": _CONTENT, "digests": "", "file": _FILE},
     "rechecked": {"kept": [], "lost": []},
     "proved": {"kept": [], "lost": []},
     "attempt-failed": {"attempt": 1, "waiting_for": "retry", "delay": 250},

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from meowcat.core.events import PublishIntended
 from meowcat.core.http_rules import Asked, Empty, Partial, Verdict, Whole, Wrong
-from meowcat.core.messages import Faulted, Flushed, Probed, Published, PublishFailed
+from meowcat.core.messages import Brought, Faulted, Published, PublishFailed
 from meowcat.core.pieces import DEFAULT_PIECE, choose_piece_size
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Download
@@ -160,12 +160,11 @@ class SmallDownload:
         piece = choose_piece_size(size, self._request.piece_size)
         digests = [blake3(content[start : start + piece]).digest() for start in range(0, size, piece)]
         run, restarts = self._operation.run, self._operation.restarts
-        # Together, so that one append has both.
-        self._errand.report(Probed(run=run, restarts=restarts, generation=generation))
         self._errand.report(
-            Flushed(
+            Brought(
                 run=run,
                 restarts=restarts,
+                generation=generation,
                 pieces=((0, len(digests)),) if digests else (),
                 digests=b"".join(digests),
                 file=self._part.identity,

@@ -372,7 +372,12 @@ class Core(RuleBasedStateMachine):
         if work.pinned is None:
             work.version, work.pieces, work.pinned = server.version, server.pieces, server.generation()
             self.part, self.inode = {}, self.inode + 1
-            self.tell(msg.Probed, generation=work.pinned)
+            if 2 in pieces and work.pinned.size is not None:  # it is small, and comes whole with the head
+                work.flushed = set(range(work.pieces))
+                self.part = dict.fromkeys(work.flushed, work.version)
+                self.flush(work.flushed, None, msg.Brought, generation=work.pinned)
+            else:
+                self.tell(msg.Probed, generation=work.pinned)
             return
         if self.task.unproven and not work.proved:
             work.proved = True
@@ -422,10 +427,10 @@ class Core(RuleBasedStateMachine):
         """Whether it may send more than one request: otherwise all its bytes are of one reply."""
         return work.pinned.ranges and (work.pinned.strong or self.task.request.checksum is not None)
 
-    def flush(self, pieces: set[int], size: int | None) -> None:
+    def flush(self, pieces: set[int], size: int | None, kind: type[msg.Report] = msg.Flushed, **more) -> None:
         runs = tuple((piece, piece + 1) for piece in sorted(pieces))
         identity = FileIdentity(1, self.inode)
-        self.tell(msg.Flushed, pieces=runs, digests=bytes(32 * len(runs)), file=identity, size=size)
+        self.tell(kind, pieces=runs, digests=bytes(32 * len(runs)), file=identity, size=size, **more)
 
     # What always holds
 

@@ -13,7 +13,16 @@ from meowcat.core.sessions import Capabilities, Session
 from meowcat.core.state import evolve, fold
 from meowcat.core.story import NOTHING_HAPPENED, Refusal
 from meowcat.core.transfers import Download, ProtocolSpec, Upload
-from meowcat.core.values import Checksum, Fault, FaultKind, Generation, Instant, SourceIdentity, TaskId
+from meowcat.core.values import (
+    Checksum,
+    Fault,
+    FaultKind,
+    FileIdentity,
+    Generation,
+    Instant,
+    SourceIdentity,
+    TaskId,
+)
 from meowcat.core.waits import WaitingFor
 
 NOW = Instant(at=1_700_000_000_000)
@@ -82,6 +91,14 @@ MESSAGES = {
     "recover": msg.Recover(resume=True),
     "wake": msg.Wake(seq=1),
     "probed": msg.Probed(run=0, restarts=0, generation=Generation(size=1, ranges=True)),
+    "brought": msg.Brought(
+        run=0,
+        restarts=0,
+        generation=Generation(size=1, ranges=True),
+        pieces=((0, 1),),
+        digests=bytes(32),
+        file=FileIdentity(1, 1),
+    ),
     "proved": msg.Proved(run=0, restarts=0, kept=(), lost=()),
     "digested": msg.Digested(run=0, restarts=0, digests=()),
     "faulted": msg.Faulted(run=0, restarts=0, fault=FAULT),
@@ -105,7 +122,10 @@ OF_UPLOADS = {
     *("pinned", "opening", "opened", "unopened", "confirmed", "ready"),
     *("committed", "commit-failed", "aborted", "abort-failed"),
 }
-OF_DOWNLOADS = {"probed", "flushed", "digested", "published", "publish-failed", "discarded", "discard-failed"}
+OF_DOWNLOADS = {
+    *("probed", "flushed", "brought", "digested"),
+    *("published", "publish-failed", "discarded", "discard-failed"),
+}
 
 
 @pytest.mark.parametrize("tag", sorted(set(msg.MESSAGE_TYPES) - {"create", "flushed"} - OF_UPLOADS))
