@@ -15,10 +15,9 @@ from typing import NoReturn
 
 from msgspec.structs import astuple, replace
 
-from journal_adapters import sqlite_file
+from journal_adapters import sqlite_file, sqlite_removal
 from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform
 from journal_adapters.sqlite_archive import (
-    ARCHIVE,
     Archived,
     archived_of,
     attach_for_writing,
@@ -31,6 +30,7 @@ from journal_adapters.sqlite_archive import (
 from journal_adapters.sqlite_check import flaws
 from journal_adapters.sqlite_file import FAILURES
 from journal_adapters.sqlite_reading import SELECT, Reader, record_of
+from journal_adapters.sqlite_removal import LOCK
 from journal_adapters.sqlite_sums import (
     CURSORS,
     OPEN_TASKS,
@@ -129,13 +129,14 @@ class SQLiteJournal:
     def open(self, owner: Owner, sync: Sync) -> Epoch:
         self._refuse_second_opening()
         refuse_platform()
-        lock_path = Path(f"{self.path}-lock")
+        lock_path = Path(f"{self.path}{LOCK}")
         known = owner_of(lock_path) is not None
         sqlite_file.examine(self.path, known=known)  # before a lock file is left beside a foreign one
         self._lock = Lock(lock_path, owner)
         self._sync = sync
         self._reads.begin()
         try:
+            sqlite_removal.make_way(self.path)
             if not sqlite_file.examine(self.path, known=known):
                 sqlite_file.create(self.path, sqlite_file.write_empty)
             self._in_doubt = self._restored = False
@@ -157,7 +158,7 @@ class SQLiteJournal:
         """Open without ownership, also while another process owns the journal; see ReadableJournal."""
         self._refuse_second_opening()
         refuse_platform()
-        if not sqlite_file.examine(self.path, known=owner_of(Path(f"{self.path}-lock")) is not None):
+        if not sqlite_file.examine(self.path, known=owner_of(Path(f"{self.path}{LOCK}")) is not None):
             raise NotAJournal(f"{self.path}: there is no journal")
         self._reads.begin()
         try:
@@ -173,30 +174,26 @@ class SQLiteJournal:
         """Delete the file and all that stands beside it; see RemovableJournal."""
         self._refuse_second_opening()
         refuse_platform()
-        if not sqlite_file.examine(self.path, known=False):
+        if not self._stands() and not sqlite_removal.was_cut_off(self.path):
             raise NotAJournal(f"{self.path}: there is no journal")
-        lock = Lock(Path(f"{self.path}-lock"), owner)
+        lock = Lock(Path(f"{self.path}{LOCK}"), owner)
         try:
-            self.open_for_reading()
-            try:
-                wanted = when()
-            finally:
-                self.close()
+            wanted = not self._stands() or self._answer(when)
             if wanted:
-                self._delete(lock)
-        except OSError as error:
-            raise JournalAccess(f"{self.path}: can't be removed: {error.strerror}") from error
+                sqlite_removal.remove(self.path, lock)
         finally:
             lock.release()
         return wanted
 
-    def _delete(self, lock: Lock) -> None:
-        """The journal first. What a crash then leaves of the rest is in no new journal's way, but for an
-        archive, which is refused by name; and the lock last: until then nobody makes a new one."""
-        lock.forget()
-        beside = (*sqlite_file.LOGS, *(f"{ARCHIVE}{part}" for part in ("", *sqlite_file.LOGS)))
-        for suffix in ("", *beside, "-control", "-lock"):
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+    def _stands(self) -> bool:
+        return sqlite_file.examine(self.path, known=False)
+
+    def _answer(self, when: Callable[[], bool]) -> bool:
+        self.open_for_reading()
+        try:
+            return when()
+        finally:
+            self.close()
 
     def append(self, batch: Sequence[Entry]) -> Position:
         writer = self._writable()

@@ -245,29 +245,36 @@ def _marks_by(path: Path, query: str) -> tuple[int, int]:
 
 LOGS = ("-wal", "-shm")
 """What SQLite has beside a file, by its suffix."""
+MAKING = ("-creating", "-creating-journal")
+"""What stands beside a file while it is created."""
 
 
 def create(path: Path, write: Callable[[Path], None]) -> None:
     """Create the file that `write` makes, whole, at `path`, where nothing or an empty file stands; the lock
     must be held.
     """
-    new = Path(f"{path}-creating")
+    new = Path(f"{path}{MAKING[0]}")
     try:
-        # A log of a journal that was removed would be taken for the new one's.
-        for leftover in (new, Path(f"{new}-journal"), *(Path(f"{path}{part}") for part in LOGS)):
-            leftover.unlink(missing_ok=True)
+        # A log of a file that was moved away would be taken for the new one's.
+        for suffix in (*MAKING, *LOGS):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
         write(new)
         new.rename(path)
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path)
     except OSError as error:
         kind = JournalRejected if error.errno in (errno.ENOSPC, errno.EDQUOT) else JournalAccess
         raise kind(f"{path}: the journal can't be created: {error.strerror}") from error
     except sqlite3.Error as error:
         raise explain(error, path) from error
+
+
+def sync_folder(path: Path) -> None:
+    """Make durable under which names files stand beside `path`."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_empty(path: Path) -> None:

@@ -52,6 +52,8 @@ class Finished:
     """Bytes on the disk, with what stands beside the journal."""
     used: float
     """When it was last written, in seconds since 1970 UTC."""
+    left_over: bool = False
+    """Whether this is what a removal that was cut off has left of it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def prune_journals(*, age: float, remove: bool, as_json: bool) -> Exit:
 
     Those are the journals of each 'get' and 'put' without --journal. One is finished when all of its tasks
     are Complete or Canceled, and owe nothing. What somebody has open stays, and what is damaged, was signed,
-    or has sinks. The files that were transferred are not touched.
+    or has sinks. The files that were transferred are not touched. What a removal that was cut off has left is
+    finished, whatever its age.
 
     With its journal goes the history of a transfer, and the knowledge that the same command was done.
     """
@@ -89,6 +92,7 @@ def prune_journals(*, age: float, remove: bool, as_json: bool) -> Exit:
 
 async def _prune(age: float, *, remove: bool, as_json: bool) -> Exit:
     found = [await _look(where, time.time() - age, remove=remove) for where in chosen(None)]
+    found += [await _finish(where, remove=remove) for where in _cut_off()]
     finished = [each for each in found if isinstance(each, Finished)]
     stay = [each for each in found if isinstance(each, Kept)]
     if as_json:
@@ -111,13 +115,15 @@ def _object(each: Finished, *, removed: bool) -> dict[str, Any]:
         "tasks": each.tasks,
         "bytes": each.size,
         "used": when(round(each.used * 1000)),
+        "left_over": each.left_over,
         "removed": removed,
     }
 
 
 def _print(finished: list[Finished], kept: list[Kept], *, remove: bool) -> None:
     for each in finished:
-        what = f"{counted(each.tasks, 'task')}, {size_text(each.size)}"
+        rest = "what a removal has left" if each.left_over else counted(each.tasks, "task")
+        what = f"{rest}, {size_text(each.size)}"
         used = clock_text(round(each.used * 1000))[:16]
         click.echo(printable(f"{'removed  ' if remove else ''}{each.journal}  {what}, last used {used}"))
     total = f"{counted(len(finished), 'finished journal')}, {size_text(sum(each.size for each in finished))}"
@@ -154,6 +160,20 @@ async def _look(where: str, before: float, *, remove: bool) -> Finished | Kept:
         return Kept(where, "in-use", str(owned))
     except (JournalError, OSError) as error:
         return Kept(where, "unreadable", str(error))
+
+
+async def _finish(where: str, *, remove: bool) -> Finished | Kept:
+    """Remove what is left of a journal, where `remove` says so."""
+    try:
+        status = [path.stat() for path in _beside(where)]
+        if remove:
+            await anyio.to_thread.run_sync(partial(_remove, where, Position(0), remove=True))
+    except JournalOwned as owned:
+        return Kept(where, "in-use", str(owned))
+    except (JournalError, OSError) as error:
+        return Kept(where, "unreadable", str(error))
+    size, used = sum(each.st_size for each in status), max(each.st_mtime for each in status)
+    return Finished(where, 0, size, used, left_over=True)
 
 
 async def _judge(where: str) -> tuple[int, Position] | Kept:
@@ -198,5 +218,29 @@ def _last_written(where: str) -> float:
 
 def _files(where: str) -> list[Path]:
     """The journal, and what stands beside it under its name."""
+    return [Path(where), *_beside(where)]
+
+
+def _beside(where: str) -> list[Path]:
     path = Path(where)
-    return [path, *(each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}-"))]
+    return [each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}-")]
+
+
+def _cut_off() -> list[str]:
+    """The journals that a removal has left something of: they stand under another name, or of all there was
+    only the lock file had to go, which is empty by then."""
+    try:
+        names = {each.name for each in folder().iterdir()}
+    except OSError:
+        return []  # `chosen` has told it, or there are none
+    renamed = {name.removesuffix("-removing") for name in names if name.endswith(".db-removing")}
+    locks = {name.removesuffix("-lock") for name in names if name.endswith(".db-lock")}
+    empty = {name for name in locks - names if _is_empty(folder() / f"{name}-lock")}
+    return [str(folder() / name) for name in sorted((renamed | empty) - names)]
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False  # it went in this moment

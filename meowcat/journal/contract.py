@@ -216,10 +216,12 @@ class RemovableJournal(Protocol):
     def remove(self, owner: Owner, when: Callable[[], bool]) -> bool:
         """Delete the journal, which is not open here, and all that belongs to it; whether it was.
 
+        A crash leaves it whole, or what the next call finishes, and no new journal trips over.
+
         Args:
             owner: who does it, for those who come meanwhile.
             when: asked once nobody else can open the journal any more, while this object is open for
-                reading: False leaves all as it is.
+                reading: False leaves all as it is. Not asked where a removal was cut off.
 
         Raises:
             JournalOwned: somebody has it open. NotAJournal, JournalAccess: there is none, or it can't be

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import meowcat
-from journal_adapters import sqlite_file
+from journal_adapters.ownership import Lock
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.cli import main
 from meowcat.cli.exits import Exit
@@ -156,8 +156,8 @@ def test_a_record_that_came_in_the_meantime_keeps_the_journal(state):
     assert not names(state), "a second look makes no lock file"
 
 
-def test_a_crash_in_the_middle_of_a_removal_is_in_no_new_journals_way(state, monkeypatch):
-    """A log that is left would be taken for that of the new journal: its records would be there again."""
+def test_the_log_of_a_journal_that_was_moved_away_is_in_no_new_journals_way(state):
+    """It would be taken for that of the new journal: its records would be there again."""
     path = journal_in(state)
     log = state / "a.db-wal"
     old = SQLiteJournal(path)
@@ -165,14 +165,58 @@ def test_a_crash_in_the_middle_of_a_removal_is_in_no_new_journals_way(state, mon
     old.append([entry("old", 1)])
     left = log.read_bytes()
     old.close()
-    monkeypatch.setattr(sqlite_file, "LOGS", ())
-    assert SQLiteJournal(path).remove(OWNER, lambda: True)
-    monkeypatch.undo()
+    path.unlink()
     log.write_bytes(left)
     journal = SQLiteJournal(path)
     journal.open(OWNER, "process")
-    assert [each.task for each in journal.scan(0, 100) if each.task == "old"] == []
+    assert list(journal.scan(0, 100)) == []
     journal.close()
+
+
+def cut_off(state, monkeypatch):
+    """A journal of which a removal was cut off behind its first step."""
+    path = journal_in(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        assert run("--remove").exit_code == Exit.JOURNAL
+    assert not path.exists()
+    return path
+
+
+def refused(name, **_):
+    raise PermissionError(1, "not permitted", name)
+
+
+def test_a_removal_that_was_cut_off_is_listed_and_finished(state, monkeypatch):
+    """Whatever its age: that it goes was decided."""
+    path = cut_off(state, monkeypatch)
+    (state / "keep.txt").write_text("mine")
+    listed = run()
+    assert f"{path}  what a removal has left, " in listed.stdout
+    assert "1 finished journal" in listed.stderr
+    assert "--remove removes them" in listed.stderr
+    (left,) = told()["journals"]
+    assert (left["journal"], left["tasks"], left["left_over"], left["removed"]) == (str(path), 0, True, False)
+    assert left["bytes"] > 0
+    (done,) = told("--remove")["journals"]
+    assert (done["journal"], done["removed"]) == (str(path), True)
+    assert names(state) == ["keep.txt"]
+
+
+def test_what_is_left_when_only_the_lock_file_had_to_go_is_removed(state):
+    """And a lock file that names somebody is that of a journal, which may be made or moved back."""
+    (state / "a.db-lock").touch()
+    (state / "b.db-lock").write_text('{"pid":1,"host":"here"}')
+    assert [each["journal"] for each in told("--remove")["journals"]] == [str(state / "a.db")]
+    assert names(state) == ["b.db-lock"]
+
+
+def test_a_removal_that_somebody_is_at_is_left_to_him(state, monkeypatch):
+    path = cut_off(state, monkeypatch)
+    lock = Lock(Path(f"{path}-lock"), OWNER)
+    assert [each["why"] for each in told("--remove")["kept"]] == ["in-use"]
+    lock.release()
+    assert len(told("--remove")["journals"]) == 1
 
 
 def test_a_lock_file_that_went_with_its_journal_is_no_lock(state):

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from itertools import count
 
-from meowcat.core.errors import JournalError, JournalRejected
+from meowcat.core.errors import JournalError, JournalRejected, NotAJournal
 from meowcat.core.values import Position
-from meowcat.journal.contract import Entry, Journal
+from meowcat.journal.contract import CompactableJournal, Entry, Journal, RemovableJournal
 from meowcat.testing.journal.harness import OWNER, JournalHarness, Lacking
 from meowcat.testing.journal.records import check_stored, entry
 from meowcat.testing.journal.registry import check
@@ -17,6 +17,7 @@ from meowcat.testing.journal.registry import check
 STORED = [entry("a", 1, b"first"), entry("b", 1, b"second")]
 BATCH = [entry("a", 2, b"x" * 3000), entry("c", 1, b"third")]
 MORE = [entry("d", 1, b"more")]
+FINISHED = [entry("a", 1, b"first", unfinished=False), entry("b", 1, b"second", unfinished=False)]
 
 
 def failures(doing: Callable[[int, int, bool], bool]) -> None:
@@ -198,3 +199,70 @@ def a_call_that_fails_in_a_close_loses_nothing(harness: JournalHarness) -> None:
         return bool(getattr(failure, "happened", False))
 
     failures(doing)
+
+
+@check("D2", "M29")
+def a_call_that_fails_in_a_removal_leaves_the_whole_journal_or_what_the_next_removal_finishes(
+    harness: JournalHarness,
+) -> None:
+    def doing(nth: int, code: int, lasting: bool) -> bool:
+        happened = _half_removed(harness, nth, code, lasting=lasting)
+        journal = _removable(harness)
+        try:
+            journal.remove(OWNER, lambda: isinstance(journal, Journal) and journal.last() == len(FINISHED))
+        except NotAJournal:
+            pass  # the first one has left nothing
+        _check_new(harness, [])
+        return happened
+
+    failures(doing)
+
+
+@check("D2", "M29")
+def a_call_that_fails_in_a_removal_leaves_the_whole_journal_or_is_in_no_new_ones_way(
+    harness: JournalHarness,
+) -> None:
+    def doing(nth: int, code: int, lasting: bool) -> bool:
+        happened = _half_removed(harness, nth, code, lasting=lasting)
+        _check_new(harness, FINISHED)
+        return happened
+
+    failures(doing)
+
+
+def _removable(harness: JournalHarness) -> RemovableJournal:
+    journal = harness.make()
+    if not isinstance(journal, RemovableJournal):
+        raise Lacking("RemovableJournal: no remove")
+    return journal
+
+
+def _half_removed(harness: JournalHarness, nth: int, code: int, *, lasting: bool) -> bool:
+    """A journal with an archive, of which a removal met a call that failed; whether there was such a call."""
+    harness.raw_write({})
+    removable = _removable(harness)
+    journal = harness.make()
+    journal.open(OWNER, harness.sync)
+    journal.append(FINISHED)
+    if isinstance(journal, CompactableJournal):
+        journal.compact()
+    journal.close()
+    with harness.failing(nth, code, lasting=lasting) as failure:
+        try:
+            removable.remove(OWNER, lambda: True)
+        except JournalError:
+            pass  # told in meowcat's words; what else there is comes out of the check
+    return bool(getattr(failure, "happened", False))
+
+
+def _check_new(harness: JournalHarness, allowed: list[Entry]) -> None:
+    """A journal that is opened now has `allowed` or nothing, and is a sound one, archive included."""
+    journal = harness.make()
+    journal.open(OWNER, harness.sync)
+    found = allowed if journal.last() else []
+    check_stored(journal, found)
+    journal.append(MORE)
+    if isinstance(journal, CompactableJournal):
+        journal.compact()
+    check_stored(journal, [*found, *MORE])
+    journal.close()
