@@ -4,6 +4,7 @@ reading where they have none.
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
@@ -14,7 +15,7 @@ from meowcat.control import messages as ctl
 from meowcat.control.client import connect
 from meowcat.core.errors import ControlError, JournalError, MeowcatError, NobodyListens
 from meowcat.core.info import info_of
-from meowcat.core.machine import ACTIVE, ENDED
+from meowcat.core.machine import ACTIVE, ENDED, State
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import Owner, Record
@@ -28,6 +29,8 @@ READ_EVERY = {True: 0.5, False: 5.0}
 """Seconds between two readings of a journal without owner: one that was named, and one of the state folder,
 which may have hundreds."""
 _READ_AT_ONCE = 2000
+_GOING = ACTIVE | {State.QUEUED}
+"""States of tasks that go on by themselves."""
 
 
 async def seen_in(past: Past) -> tuple[list[Seen], dict[str, ControlError]]:
@@ -35,23 +38,31 @@ async def seen_in(past: Past) -> tuple[list[Seen], dict[str, ControlError]]:
     owners: dict[str, Owner] = {}
     live: dict[TaskId, ctl.LiveTask] = {}
     silent: dict[str, ControlError] = {}
+    refusals: dict[str, str] = {}
     for journal in past.journals:
         try:
             async with connect(journal, answer_within=LOOK_WITHIN) as control:
                 owners[journal] = (await control.ping()).owner
                 live |= {each.info.id: each for each in await control.tasks(states=tuple(ACTIVE))}
+                refusals[journal] = control.refusal
         except NobodyListens:
             continue
         except ControlError as error:
             silent[journal] = error
     return [
-        _seen(each.journal, live.get(each.task.id) or ctl.LiveTask(info=each.info), owners.get(each.journal))
+        _seen(
+            each.journal,
+            live.get(each.task.id) or ctl.LiveTask(info=each.info),
+            owners.get(each.journal),
+            refusals.get(each.journal, ""),
+        )
         for each in past.tasks
     ], silent
 
 
-def _seen(journal: str, live: ctl.LiveTask, owner: Owner | None) -> Seen:
-    return Seen(journal, live.info, live.rate, live.eta, live.waits_until, owner)
+def _seen(journal: str, live: ctl.LiveTask, owner: Owner | None, refusal: str) -> Seen:
+    told = refusal if live.info.state in _GOING else ""
+    return Seen(journal, live.info, live.rate, live.eta, live.waits_until, owner, told)
 
 
 class Board:
@@ -71,6 +82,12 @@ class Board:
         if known != seen:
             self.tasks[task] = seen
             self.changed.add(task)
+
+    def refuse(self, journal: str, refusal: str) -> None:
+        """The journal takes no records now, or with "" takes them again: that concerns each of its tasks."""
+        for seen in list(self.tasks.values()):
+            if seen.journal == journal and seen.owner is not None and seen.info.state in _GOING:
+                self.put(replace(seen, refusal=refusal))
 
     def disown(self, journal: str) -> None:
         """The journal has no owner any more: what only it knew is not known now."""
@@ -119,9 +136,13 @@ async def _owned(board: Board, journal: str) -> bool:
         async with connect(journal, answer_within=LOOK_WITHIN) as control:
             owner = (await control.ping()).owner
             owned = True
+            refusal = ""
             async for changed in control.watch():
                 for live in changed:
-                    board.put(_seen(journal, live, owner))
+                    board.put(_seen(journal, live, owner, control.refusal))
+                if control.refusal != refusal:
+                    refusal = control.refusal
+                    board.refuse(journal, refusal)
     except MeowcatError:  # gone, hanging or closing: the journal itself tells what there is
         pass
     return owned

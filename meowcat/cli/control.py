@@ -13,7 +13,7 @@ from meowcat.cli.completion import unfinished_tasks
 from meowcat.cli.exits import Exit, exit_of
 from meowcat.cli.journals import Past, pick, read_all
 from meowcat.cli.options import direction_option, journal_option, json_option, state_option
-from meowcat.cli.owners import Via, act
+from meowcat.cli.owners import Via, act, telling_why
 from meowcat.cli.views import ID_SHOWN, error_object, json_line, printable
 from meowcat.control import messages as ctl
 from meowcat.core.errors import MeowcatError
@@ -156,7 +156,7 @@ async def apply(report: Report, journal: str, orders: Sequence[ctl.Order]) -> No
     """Give the orders to one journal. What fails there is told, and hurts no other journal."""
     for order in orders:
         try:
-            answered = await act(journal, order)
+            answered = await telling_why(journal, report.note, partial(act, journal, order))
         except MeowcatError as error:
             report.refused(journal, error)
             return

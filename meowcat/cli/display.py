@@ -16,6 +16,7 @@ from meowcat.cli.views import (
     place_text,
     printable,
     progress_object,
+    refusal_text,
     shown_name,
     standing_text,
     task_object,
@@ -206,7 +207,7 @@ def stopped_text(signal: int, command: str | None) -> str:
 def pace_text(info: TaskInfo, moment: Progress) -> str:
     """How it goes: a rate and the time that is left, or what is waited for."""
     if moment.refusal and info.state not in TERMINAL:
-        return f"waits: the journal takes no records: {moment.refusal}"
+        return f"waits: {refusal_text(moment.refusal)}"
     standing = standing_text(info)
     if standing:
         return f"waits: {standing}" if info.waiting_for else standing

@@ -58,7 +58,7 @@ def _details(found: Found, seen: Seen) -> list[tuple[str, str]]:
     return [
         ("Task", info.id),
         ("State", str(info.state) if info.phase is Phase.DONE else f"{info.state} ({info.phase})"),
-        ("Waiting for", waits_text(seen) if info.waiting_for else ""),
+        ("Waiting for", waits_text(seen) if info.waiting_for or seen.refusal else ""),
         ("To go on", "; ".join(map(remedy, info.needs))),
         ("Reason", info.reason),
         ("Direction", info.direction),

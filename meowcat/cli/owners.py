@@ -5,19 +5,28 @@ just become the right one.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import anyio
 from msgspec.structs import replace
 
 from meowcat.cli.journals import read_all
 from meowcat.cli.signers import Signers, signers_of
+from meowcat.cli.views import refusal_text
 from meowcat.config import Config
 from meowcat.control import messages as ctl
 from meowcat.control.client import connect
 from meowcat.control.server import obey
-from meowcat.core.errors import Code, EngineClosed, JournalOwned, NobodyListens, OwnerLost
+from meowcat.core.errors import (
+    Code,
+    EngineClosed,
+    JournalOwned,
+    MeowcatError,
+    NobodyListens,
+    OwnerLost,
+)
 from meowcat.core.machine import ACTIVE, State, Trigger
 from meowcat.core.values import TaskId
 from meowcat.engine import Engine
@@ -28,7 +37,11 @@ another command that is soon done."""
 PAUSE = 0.05
 """Seconds until the next try then."""
 
+PATIENCE = 1.0
+"""Seconds that an owner may take to do something until it is asked whether its journal takes records."""
+
 Via = Literal["owner", "journal"]
+T = TypeVar("T")
 
 _GOING = ACTIVE | {State.QUEUED, State.COMPLETE}
 _REACHED: dict[Trigger, frozenset[State]] = {
@@ -77,6 +90,37 @@ async def act(journal: str, order: ctl.Order) -> Answered:
             if time.monotonic() > deadline:
                 raise silent_owner(owned) from None
             await anyio.sleep(PAUSE)
+
+
+async def telling_why(journal: str, say: Callable[[str], None], doing: Callable[[], Awaitable[T]]) -> T:
+    """Do it; where that takes long since the owner's journal takes no records, say so meanwhile.
+
+    Raises:
+        MeowcatError: what `doing` raises.
+    """
+    found: list[T] = []
+    failed: MeowcatError | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_tell_why, journal, say)
+        try:
+            found.append(await doing())
+        except MeowcatError as error:  # raised below: a group would make another error of it
+            failed = error
+        group.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return found[0]
+
+
+async def _tell_why(journal: str, say: Callable[[str], None]) -> None:
+    await anyio.sleep(PATIENCE)
+    try:
+        async with connect(journal) as control:
+            refusal = (await control.snapshot()).refusal
+    except MeowcatError:
+        return  # whoever waits for the owner is told of it
+    if refusal:
+        say(f"{journal}: {refusal_text(refusal)}; waiting until it does")
 
 
 def silent_owner(owned: JournalOwned) -> JournalOwned:

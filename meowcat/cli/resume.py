@@ -25,6 +25,7 @@ from meowcat.cli.options import (
     quiet_option,
     taken,
 )
+from meowcat.cli.owners import telling_why
 from meowcat.cli.running import Stop, Watched, at_rest, run_until_done, say_how_to_go_on, wait_for_all
 from meowcat.cli.signers import signers_of
 from meowcat.control import messages as ctl
@@ -159,7 +160,8 @@ async def _entrust(owned: Entrusted, supply: Supply, display: Display, codes: li
                 await owned.control.supply(found.task.id, url=supply.url, headers=supply.headers)
             for trigger in (Trigger.RESUME, Trigger.RETRY):
                 if may(found.task.state, trigger):  # refused where somebody else was faster
-                    await owned.control.order(ORDERS[trigger](tasks=(found.task.id,)))
+                    order = partial(owned.control.order, ORDERS[trigger](tasks=(found.task.id,)))
+                    await telling_why(owned.journal, display.say, order)
         codes.extend(await follow(owned.control, owned.journal, owned.tasks, display))
     except (OwnerLost, EngineClosed):
         display.say(f"the owner of {owned.journal} is gone. Go on with:\n  {resume_command(owned.journal)}")
@@ -173,28 +175,32 @@ async def follow(control: Control, journal: str, tasks: Sequence[Found], display
         OwnerLost: before that.
     """
     left = {each.task.id for each in tasks}
-    begun: set[TaskId] = set()
+    shown: dict[TaskId, ctl.LiveTask] = {}
     codes = []
+    refusal = ""
     named = tuple(left) if len(left) <= ctl.TASKS_AT_ONCE else ()
     async for changed in control.watch(named):
         for live in changed:
             if live.info.id not in left:
                 continue
-            if live.info.id not in begun:
-                begun.add(live.info.id)
+            if live.info.id not in shown:
                 display.begin(live.info, journal)
+            shown[live.info.id] = live
             if at_rest(live.info):
                 left.discard(live.info.id)
                 display.end(live.info, journal)
                 codes.append(exit_of_task(live.info))
-            else:
-                display.advance(live.info, moment_of(live))
+        moved = list(shown) if control.refusal != refusal else [each.info.id for each in changed]
+        refusal = control.refusal
+        for task in moved:
+            if task in left:
+                display.advance(shown[task].info, moment_of(shown[task], refusal))
         if not left:
             break
     return codes
 
 
-def moment_of(live: ctl.LiveTask) -> Progress:
+def moment_of(live: ctl.LiveTask, refusal: str) -> Progress:
     info = live.info
     return Progress(
         state=info.state,
@@ -203,6 +209,7 @@ def moment_of(live: ctl.LiveTask) -> Progress:
         rate=live.rate,
         eta=live.eta,
         waiting_for=info.waiting_for,
+        refusal=refusal,
     )
 
 

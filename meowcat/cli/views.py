@@ -36,6 +36,8 @@ class Seen:
     waits_until: int | None = None
     """Milliseconds since 1970 UTC."""
     owner: Owner | None = None
+    refusal: str = ""
+    """Why the journal takes no records now, by its owner; told of tasks that would go on."""
 
 
 def json_line(document: Any) -> None:
@@ -99,6 +101,7 @@ def live_object(seen: Seen) -> dict[str, Any]:
         "eta": None if seen.eta is None else round(seen.eta, 1),
         "waits_until": None if seen.waits_until is None else when(seen.waits_until),
         "owner": None if owner is None else {"pid": owner.pid, "host": owner.host, "command": owner.command},
+        "refusal": seen.refusal or None,
     }
 
 
@@ -111,11 +114,18 @@ def owner_text(owner: Owner | None) -> str:
 
 def waits_text(seen: Seen) -> str:
     """What keeps the task, and until when where that is known."""
+    if seen.refusal:
+        return refusal_text(seen.refusal)
     standing = standing_text(seen.info)
     if seen.waits_until is None:
         return standing
     what, colon, why = standing.partition(":")
     return f"{what} until {clock_text(seen.waits_until)[11:19]}{colon}{why}"
+
+
+def refusal_text(refusal: str) -> str:
+    """What keeps each task of a journal."""
+    return f"the journal takes no records: {refusal}"
 
 
 def progress_object(info: TaskInfo, moment: Progress) -> dict[str, Any]:

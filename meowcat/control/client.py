@@ -83,6 +83,8 @@ class Control:
         self._wire = wire
         self._path = path
         self._within = answer_within
+        self.refusal = ""
+        """Why the journal took no records when its owner last told of tasks; empty while it does."""
 
     async def ping(self) -> ctl.Pong:
         """Who owns the journal, and which version it speaks."""
@@ -137,7 +139,8 @@ class Control:
     def watch(
         self, tasks: Sequence[TaskId] = (), *, direction: Direction | None = None
     ) -> Stream[list[ctl.LiveTask]]:
-        """First all (or the named) tasks, then about twice a second those that changed, which may be none."""
+        """First all (or the named) tasks, then about twice a second those that changed, which may be none.
+        `refusal` is up to date with each."""
         sent = False
 
         async def step() -> list[ctl.LiveTask]:
@@ -163,6 +166,7 @@ class Control:
         while True:
             page = await self._receive(ctl.Tasks, within)
             found += page.tasks
+            self.refusal = page.refusal
             if not page.more:
                 return found
 

@@ -199,6 +199,8 @@ class LiveTask(Struct, frozen=True, kw_only=True):
 class Tasks(Reply, frozen=True, kw_only=True, tag="tasks"):
     tasks: tuple[LiveTask, ...] = ()
     more: bool = False
+    refusal: str = ""
+    """Why the journal takes no records now, so that none of its tasks goes on; empty while it does."""
 
 
 class Glanced(Reply, frozen=True, kw_only=True, tag="snapshot"):

@@ -290,8 +290,7 @@ class ControlServer:
             with anyio.move_on_after(patience):
                 await self._answer(request, send)
                 return
-            late = f"not done within {ANSWER_WITHIN:.0f} s; it may still happen"
-            await send(ctl.failure_of(ControlError(late)))
+            await send(ctl.failure_of(ControlError(self._late())))
         except MeowcatError as error:
             await send(ctl.failure_of(error))
         except _HungUpError:
@@ -299,6 +298,11 @@ class ControlServer:
         except Exception:  # a defect in one command: the client is told, and the engine goes on
             log.exception("%s: %s broke", self._path, type(request).__name__)
             await send(ctl.failure_of(MeowcatError("a defect of meowcat; the owner's log says which")))
+
+    def _late(self) -> str:
+        refusal = self._runtime.bus.refusal
+        why = f", for the journal takes no records: {refusal}" if refusal else ""
+        return f"not done within {ANSWER_WITHIN:.0f} s{why}; it may still happen"
 
     # Requests
 
@@ -339,7 +343,7 @@ class ControlServer:
         if ENDED & set(states):
             infos = [info async for info in self._commands.tasks(state=states, direction=direction)]
             for page, more in ctl.pages(infos):
-                await send(ctl.Tasks(tasks=self._live(page), more=more))
+                await send(self._page(page, more=more))
             return
         wished = [
             row.id
@@ -348,7 +352,10 @@ class ControlServer:
         ]
         for ids, more in ctl.pages(wished):
             found = [info_of(each) for each in await runtime.states_of(ids)]
-            await send(ctl.Tasks(tasks=self._live(found), more=more))
+            await send(self._page(found, more=more))
+
+    def _page(self, infos: Sequence[TaskInfo], *, more: bool) -> ctl.Tasks:
+        return ctl.Tasks(tasks=self._live(infos), more=more, refusal=self._runtime.bus.refusal)
 
     def _live(self, infos: Sequence[TaskInfo]) -> tuple[ctl.LiveTask, ...]:
         """The tasks with what only the owner knows: their rates, and until when they wait."""
@@ -397,12 +404,15 @@ class ControlServer:
             await send(ctl.failure_of(refusal))
 
     async def _tell(self, request: ctl.Watch, send: Send) -> None:
-        """The tasks as they are, and then, twice a second at the most, those that changed or move."""
-        with self._runtime.bus.collected() as changed:
+        """The tasks as they are, and then, twice a second at the most, those that changed or move; and
+        whether the journal takes records, when that changes."""
+        bus = self._runtime.bus
+        with bus.collected() as changed:
+            refusal = bus.refusal
             if request.tasks:
                 named = [(await self._commands.task(each)).info for each in request.tasks]
                 for page, more in ctl.pages(named):
-                    await send(ctl.Tasks(tasks=self._live(page), more=more))
+                    await send(self._page(page, more=more))
             else:
                 await self._list(request, send)
             told: dict[TaskId, ctl.LiveTask] = {}
@@ -417,10 +427,10 @@ class ControlServer:
                 news = [each for each in live if each.info.id in fresh or told.get(each.info.id) != each]
                 told = {each.info.id: each for each in live if each.info.state in ACTIVE}
                 quiet = 0.0 if news else quiet + WATCH_INTERVAL
-                if news or quiet >= HEARTBEAT:
-                    quiet = 0.0
+                if news or bus.refusal != refusal or quiet >= HEARTBEAT:
+                    quiet, refusal = 0.0, bus.refusal
                     for told_now, more in ctl.pages(news):
-                        await send(ctl.Tasks(tasks=told_now, more=more))
+                        await send(ctl.Tasks(tasks=told_now, more=more, refusal=refusal))
 
     def _at_work(self) -> dict[TaskId, TaskState]:
         actors = self._runtime.dispatcher.actors.values()

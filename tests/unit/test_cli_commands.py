@@ -312,6 +312,7 @@ def test_what_a_list_adds_has_the_documented_names():
         "eta": 0.7,
         "waits_until": "2023-11-14T22:13:20.123Z",
         "owner": {"pid": 4711, "host": "elsewhere", "command": "app.py"},
+        "refusal": None,
     }
 
 
