@@ -9,7 +9,7 @@ from oss_server import OSSServer
 
 from meowcat.testing.azurite import Azurite
 from meowcat.testing.s3_servers import RcloneS3, SeaweedFS
-from meowcat.testing.servers import Caddy, Nginx, ServerMissing
+from meowcat.testing.servers import Caddy, Nginx, ServerMissing, held_port
 
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +31,13 @@ def _require(name: str) -> None:
 def require_server() -> Callable[[str], None]:
     """`require_server("nginx")` skips the test where nginx is missing, or fails it where servers must be."""
     return _require
+
+
+@pytest.fixture
+def port():
+    """For servers that come and go."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

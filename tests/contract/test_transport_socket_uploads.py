@@ -164,12 +164,11 @@ async def test_a_connection_is_used_again_after_an_upload():
         assert server.bytes_received() == 6 * MIB
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():
-    with RangeServer(Content(0)) as server:
+async def test_a_connection_that_the_server_closed_meanwhile_is_replaced(port):
+    with RangeServer(Content(0), port=port) as server:
         client = LargeBodies(HttpxTransport(None, PATIENT), PATIENT)
         async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
             assert await read_all(reply) == b"received 2097152\n"
-        port = server.port
     with RangeServer(Content(0), port=port) as server:
         async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
             assert reply.status == 200

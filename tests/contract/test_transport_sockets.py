@@ -189,12 +189,11 @@ async def test_a_connection_is_used_again_after_a_body_was_poured_to_its_end():
         assert await server.until(lambda s: s.open_sockets == 0)
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_is_replaced():
-    with RangeServer(Content(300_000)) as server:
+async def test_a_connection_that_the_server_closed_meanwhile_is_replaced(port):
+    with RangeServer(Content(300_000), port=port) as server:
         client = transport()
         async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
             assert await reply.pour(Taken())
-        port = server.port
     with RangeServer(Content(300_000), port=port) as server:
         sink = Taken()
         assert await pour(server.url, sink, client)

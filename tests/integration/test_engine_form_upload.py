@@ -9,7 +9,7 @@ from form_harness import FormServer
 
 import meowcat
 from meowcat.core.events import Sent
-from meowcat.testing.servers import Content, RangeServer, Trouble, free_port
+from meowcat.testing.servers import Content, RangeServer, Trouble
 
 pytestmark = pytest.mark.anyio
 
@@ -92,16 +92,15 @@ async def test_an_empty_file_arrives(tmp_path):
         assert server.file(result.remote["file_id"]) == b""
 
 
-async def test_a_server_that_is_killed_in_the_middle_gets_the_rest(tmp_path, source):
-    port = str(free_port())
+async def test_a_server_that_is_killed_in_the_middle_gets_the_rest(tmp_path, source, port):
     async with meowcat.Engine(tmp_path / "t.db", config=CONFIG) as engine:
-        with FormServer(tmp_path / "uploads", "--port", port) as server:
+        with FormServer(tmp_path / "uploads", "--port", str(port)) as server:
             task = await engine.submit(upload(source, server.url, limit_rate=2 * MIB, retries=20))
             async for progress in task.progress():
                 if progress.bytes_done >= 2 * MIB:
                     break
             await anyio.to_thread.run_sync(server.kill)
-        with FormServer(tmp_path / "uploads", "--port", port) as server:
+        with FormServer(tmp_path / "uploads", "--port", str(port)) as server:
             result = await task.result()
             assert server.file(result.remote["file_id"]) == source.read_bytes()
         sent = await pieces_sent(task)

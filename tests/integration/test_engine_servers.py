@@ -16,7 +16,6 @@ from meowcat.core import events as ev
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Trouble
 from meowcat.testing.range_server import RangeServer
-from meowcat.testing.servers import free_port
 
 MIB = 1 << 20
 BIG = Content(20 * MIB + 12345)
@@ -108,8 +107,7 @@ async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks_and_then_tried
     assert sorted(path.name for path in tmp_path.glob("?")) == ["a", "b", "c"]
 
 
-async def test_a_host_that_goes_away_is_waited_for_and_costs_no_retries(tmp_path):
-    port = free_port()
+async def test_a_host_that_goes_away_is_waited_for_and_costs_no_retries(tmp_path, port):
     async with meowcat.Engine(tmp_path / "t.db", config=config(retries=0)) as engine:
         with RangeServer(BIG, rate=8 * MIB, port=port) as server:
             task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from meowcat.protocols.credentials import AccessKey
+from meowcat.testing.servers import held_port
 
 SCRIPT = Path(__file__).parent / "oss.py"
 
@@ -26,9 +27,10 @@ class OSSServer:
     region = "cn-hangzhou"
     key = AccessKey(id="LTAIMEOWCATTEST", secret="made-up-secret-for-tests")
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = port
+        self.port = 0
+        self._stack = contextlib.ExitStack()
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
 
@@ -47,7 +49,6 @@ class OSSServer:
         )
         said = self._process.stdout.readline()
         assert said, f"it ended with {self._process.wait()}"
-        self.port = int(json.loads(said)["origin"].rpartition(":")[2])
 
     def kill(self) -> None:
         """kill -9."""
@@ -57,11 +58,13 @@ class OSSServer:
         self._end(signal.SIGTERM)
 
     def __enter__(self) -> Self:
+        self.port = self._stack.enter_context(held_port())
         self.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        self._stack.close()
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
