@@ -217,7 +217,7 @@ class RangeServer:
         """Bytes that went out although they had been sent before: served, minus the union of all ranges."""
         return bytes_sent_twice(self.requests)
 
-    def wait_for(self, claim: Callable[[Self], bool], timeout: float = 5.0) -> bool:
+    def wait_for(self, claim: Callable[[Self], bool], timeout: float = 15.0) -> bool:
         """Block until `claim(server)` holds, looked at whenever something changes; False at the time-out."""
         deadline = time.monotonic() + timeout
         with self.ledger.changed:
@@ -227,6 +227,6 @@ class RangeServer:
                     return claim(self)
         return True
 
-    async def until(self, claim: Callable[[Self], bool], timeout: float = 5.0) -> bool:  # noqa: ASYNC109  # of the thread
+    async def until(self, claim: Callable[[Self], bool], timeout: float = 15.0) -> bool:  # noqa: ASYNC109  # of the thread
         """`wait_for` from asynchronous code."""
         return await anyio.to_thread.run_sync(self.wait_for, claim, timeout)

@@ -16,6 +16,7 @@ import meowcat
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.blocking.loop import LoopThread
 from meowcat.core import events as ev
+from meowcat.runtime import delivery
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
@@ -411,7 +412,8 @@ def test_a_blocking_call_from_inside_a_listener_is_refused_at_once(tmp_path, eng
     engine.snapshot()
 
 
-def test_a_close_from_inside_a_sink_is_refused_at_once(tmp_path, engine):
+def test_a_close_from_inside_a_sink_is_refused_at_once(tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 40)
     refused = queue.SimpleQueue()
 
     def close(event) -> None:
@@ -422,7 +424,7 @@ def test_a_close_from_inside_a_sink_is_refused_at_once(tmp_path, engine):
 
     engine.add_sink("all", meowcat.callback(close))
     engine.submit(meowcat.Download("http://localhost/", str(tmp_path / "a")), paused=True)
-    assert "sink 'all'" in str(refused.get(timeout=3))  # a close would wait for the sink for 5 s
+    assert "sink 'all'" in str(refused.get(timeout=20))  # a close would wait for the sink
 
 
 def test_sinks_and_listeners_serve_synchronous_code(tmp_path, engine):

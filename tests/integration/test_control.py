@@ -359,14 +359,15 @@ async def test_what_is_supplied_goes_to_the_server_and_into_no_file_or_reply(jou
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-async def test_a_close_hangs_up_on_whoever_is_connected(journal):
+async def test_a_close_hangs_up_on_whoever_is_connected(journal, monkeypatch):
+    monkeypatch.setattr(serving, "CLOSE_WITHIN", 30.0)
     async with engine(journal) as opened:
         async with connect(journal) as control, connect(journal) as watching:
             await control.ping()
             await anext(watching.watch())
             began = time.monotonic()
             await opened.close()
-            assert time.monotonic() - began < serving.CLOSE_WITHIN
+            assert time.monotonic() - began < 20  # nothing is under way that it would have to wait for
             with pytest.raises(meowcat.OwnerLost):
                 await control.ping()
         with pytest.raises(meowcat.NobodyListens):
@@ -414,21 +415,21 @@ async def test_half_a_request_is_waited_for_only_so_long(journal, place, monkeyp
     async with engine(journal):
         with await connect_to(place) as stream:
             await stream.send(b'{"command":')
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 assert await said(stream) == b""
 
 
 async def test_who_never_reads_is_hung_up_on_and_nobody_else_notices(journal, place, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "SEND_WITHIN", 0.2)
+    monkeypatch.setattr(serving, "SEND_WITHIN", 1.0)  # which is enough for whoever reads
     async with engine(journal, on_restart="leave") as opened:
         requests = [meowcat.Download("http://127.0.0.1:9/x", str(tmp_path / str(n))) for n in range(1000)]
         await opened.submit_many(requests)
         with await connect_to(place) as deaf:
             await deaf.send(b'{"command":"list"}\n' * 20)
             async with connect(journal) as control:
-                with anyio.fail_after(5):
+                with anyio.fail_after(20):
                     assert len(await control.tasks()) == 1000
-            with anyio.fail_after(10):
+            with anyio.fail_after(20):
                 while len(serving._OPEN) > 1:
                     await anyio.lowlevel.checkpoint()
 
@@ -447,7 +448,7 @@ async def test_more_clients_than_there_is_room_for_are_told_and_room_comes_back(
             for stream in streams:
                 stream.raw.close()
             group.cancel_scope.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while True:
                 try:
                     async with connect(journal) as control:

@@ -353,7 +353,7 @@ async def test_a_silent_server_ends_in_a_time_out_and_is_tried_again(anyio_backe
     async with world_of(anyio_backend_name, timeouts=limits) as world:
         with RangeServer(content, script=[None, Trouble(after=100, then="stall")]) as server:
             drive = await fetched(world, server, content, tmp_path / "file", connections=1)
-    assert [fault.kind for fault in drive.faults] == [FaultKind.TIMEOUT]
+    assert {fault.kind for fault in drive.faults} == {FaultKind.TIMEOUT}  # a busy machine is silent, too
 
 
 async def test_a_missing_content_fails_at_once(world, tmp_path):
@@ -377,7 +377,7 @@ async def paused_midway(world, server, to, **options):
 
 async def test_a_stop_is_silent_and_keeps_what_was_finished(world, tmp_path):
     content = Content(2 * MIB)
-    with RangeServer(content, rate=4 * MIB) as server:
+    with RangeServer(content, rate=MIB) as server:
         drive = await paused_midway(world, server, tmp_path / "file", connections=2)
         assert drive.operation.quiet
         assert await server.until(lambda s: s.open_sockets <= 2)
@@ -425,7 +425,7 @@ async def test_a_file_system_that_tells_late_what_it_could_not_store_is_waited_f
 ):
     content = Content(2 * MIB)
     async with world_of(anyio_backend_name, disk=LateToTell()) as world:
-        with RangeServer(content, rate=8 * MIB) as server:
+        with RangeServer(content, rate=2 * MIB) as server:
             drive = await fetched(world, server, content, tmp_path / "file", connections=2)
             assert (world.disk.checked >= 2, world.disk.closed >= 2) == (True, True)
     assert {fault.kind for fault in drive.faults} == {FaultKind.DISK_FULL}
@@ -449,7 +449,7 @@ def interfere(path, how):
 
 async def test_a_kept_piece_that_is_damaged_is_brought_again(world, tmp_path):
     content = Content(2 * MIB)
-    with RangeServer(content, rate=4 * MIB) as server:
+    with RangeServer(content, rate=MIB) as server:
         drive = await paused_midway(world, server, tmp_path / "file", connections=1)
         server.rate.rate = None
         damage(part_path(drive.task.request.to, drive.task.id), PIECE + 5)
@@ -461,7 +461,7 @@ async def test_a_kept_piece_that_is_damaged_is_brought_again(world, tmp_path):
 
 async def test_a_lost_part_file_is_begun_again_by_the_next_run(world, tmp_path):
     content = Content(2 * MIB)
-    with RangeServer(content, rate=4 * MIB) as server:
+    with RangeServer(content, rate=MIB) as server:
         drive = await paused_midway(world, server, tmp_path / "file", connections=1)
         server.rate.rate = None
         stored = drive.stored_pieces
@@ -488,7 +488,7 @@ async def test_what_was_stored_before_a_crash_is_proven_without_the_network(worl
 
 async def test_a_200_on_a_resume_is_taken_from_its_beginning(world, tmp_path):
     content = Content(2 * MIB)
-    with RangeServer(content, rate=4 * MIB) as server:
+    with RangeServer(content, rate=MIB) as server:
         drive = await paused_midway(world, server, tmp_path / "file", connections=2)
         server.rate.rate = None
         server.ranges = False
@@ -513,7 +513,7 @@ async def test_a_reply_that_brings_nothing_of_what_its_head_says_is_a_failure(wo
 
     with RangeServer(content, script=empty) as server:
         drive = Drive(world, server.url, tmp_path / "file", connections=1, retries=2)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await drive.run()
         assert len(server.requests) in (4, 5)  # where the first reply is recorded late, the count begins anew
     assert drive.task.state is State.FAILED
@@ -522,7 +522,7 @@ async def test_a_reply_that_brings_nothing_of_what_its_head_says_is_a_failure(wo
 
 @pytest.mark.parametrize("how", ["remove", "replace", "truncate"])
 async def test_a_part_file_that_vanishes_midway_fails_with_its_own_code(world, tmp_path, how):
-    with RangeServer(Content(2 * MIB), rate=4 * MIB) as server:
+    with RangeServer(Content(2 * MIB), rate=MIB) as server:
         drive = Drive(world, server.url, tmp_path / "file", connections=2)
         path = Path(part_path(drive.task.request.to, drive.task.id))
         async with anyio.create_task_group() as group:
@@ -546,7 +546,7 @@ async def test_nothing_is_asked_for_where_the_target_stands(world, tmp_path):
 
 
 async def test_a_cancel_removes_the_part_file(world, tmp_path):
-    with RangeServer(Content(2 * MIB), rate=4 * MIB) as server:
+    with RangeServer(Content(2 * MIB), rate=MIB) as server:
         drive = await paused_midway(world, server, tmp_path / "file")
         drive.send(msg.Cancel())
         drive.drain()
@@ -560,7 +560,7 @@ async def test_memory_that_was_taken_is_given_back(anyio_backend_name, tmp_path)
     async with world_of(anyio_backend_name, memory=MIB) as world:
         with RangeServer(content, script=[None, Trouble(after=100_000)]) as server:
             await fetched(world, server, content, tmp_path / "file", connections=8)
-        with anyio.fail_after(1):
+        with anyio.fail_after(10):
             await world.budget.take(MIB)
 
 
@@ -572,7 +572,7 @@ async def test_an_empty_content_that_was_learned_before_a_crash_is_finished(worl
         del drive.events[first:]
         (tmp_path / "file").unlink()
         drive.crash()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await drive.run()
     finished(drive, content)
 

@@ -231,7 +231,9 @@ async def test_a_sink_says_when_it_wants_to_be_asked_again(tmp_path):
     assert world.backoffs == [77, 77]
 
 
-async def test_a_failing_sink_shows_and_holds_up_nothing(tmp_path):
+async def test_a_failing_sink_shows_and_holds_up_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 40)
+
     class Later(OSError, meowcat.RetryLater):  # it is not tried again while it is looked at
         seconds = 3600
 
@@ -248,7 +250,7 @@ async def test_a_failing_sink_shows_and_holds_up_nothing(tmp_path):
             await anyio.wait_all_tasks_blocked()
             sinks = (await engine.snapshot()).sinks
             begun = time.monotonic()
-        assert time.monotonic() - begun < 3  # its delay is not waited for
+        assert time.monotonic() - begun < 20  # its delay is not waited for
     info = sinks["broken"]
     assert (info.position, info.lag, info.attached) == (0, position, True)
     assert info.failures == 1
@@ -281,7 +283,7 @@ async def test_a_delivery_that_takes_too_long_is_a_failure(tmp_path):
     async with meowcat.Engine(tmp_path / "t.db", clock=VirtualTime().clock()) as engine:
         await engine.submit_many(imported(tmp_path, 1), paused=True)
         await engine.add_sink("audit", sink, timeout=0.05)
-        await sink.until(lambda at: at.calls == 2)
+        await sink.until(lambda at: at.calls >= 2)
         assert (await engine.snapshot()).sinks["audit"].error == "SinkError: no answer within 0.05 s"
         sink.block = False
         await sink.has(1)
@@ -318,13 +320,14 @@ async def test_a_removed_sink_is_closed_and_forgotten(tmp_path):
     assert again.positions == [1, 2, 3, 4]
 
 
-async def test_a_sink_is_removed_while_it_fails(tmp_path):
+async def test_a_sink_is_removed_while_it_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_WITHIN", 40)
     sink = Recorder(fail=10**9, error=meowcat.RetryLater(3600))
     async with meowcat.Engine(tmp_path / "t.db") as engine:
         await engine.submit_many(imported(tmp_path, 3), paused=True)
         await engine.add_sink("audit", sink)
         await sink.until(lambda at: at.calls)
-        with anyio.fail_after(3):
+        with anyio.fail_after(20):
             await engine.remove_sink("audit")
     assert await stored(tmp_path / "t.db") == {}
     assert sink.calls == 1
