@@ -27,8 +27,13 @@ from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Timeouts, Transport, TransportFault
 
 MIB = 1 << 20
-SHORT = Timeouts(connect=0.5, read=0.5, pool=0.5)
+GIB = 1 << 30
+SHORT = Timeouts(connect=5, read=0.5, pool=5)
 """For silence that is meant."""
+BRIEF = Timeouts(connect=5, read=0.9, pool=5)
+"""For what comes slowly: many times more often than this, and for longer."""
+AT_ONCE = 1.5
+"""Seconds that a busy machine may take for what waits for nothing."""
 PATIENT = Timeouts(connect=5, read=10, pool=10)
 SECRET = "c2VjcmV0"  # noqa: S105  # looked for in every error's text
 
@@ -251,23 +256,23 @@ class TransportSuite:
         """Only silence is limited: a source that gives a chunk now and then keeps a request alive."""
 
         async def slow() -> AsyncIterator[bytes]:
-            for _ in range(7):
+            for _ in range(12):
                 await anyio.sleep(0.1)
                 yield bytes(10_000)
 
         with RangeServer(Content(0)) as server:
             async with (
-                self.client(SHORT) as transport,
-                transport.send(upload(server.url, slow, 70_000)) as reply,
+                self.client(BRIEF) as transport,
+                transport.send(upload(server.url, slow, 120_000)) as reply,
             ):
                 assert reply.status == 200
 
     async def test_a_reply_to_an_upload_may_take_longer_than_the_read_timeout(self) -> None:
         """S3 sends a blank now and then while it puts an object together."""
-        slowly = Trouble(status=200, body=bytes(4096))
+        slowly = Trouble(status=200, body=bytes(12_288))
         for length in (10, MIB):
-            with RangeServer(Content(0), script=[slowly], rate=4096) as server:
-                async with self.client(SHORT) as transport:
+            with RangeServer(Content(0), script=[slowly], rate=8192) as server:
+                async with self.client(BRIEF) as transport:
                     request = upload(server.url, partial(pieces, 1, length), length)
                     async with transport.send(request) as reply:
                         assert await read_all(reply) == slowly.body
@@ -315,7 +320,7 @@ class TransportSuite:
                         async with transport.send(upload(url, lambda: pieces(32), 32 * MIB)):
                             pass
 
-                    with anyio.fail_after(5):
+                    with anyio.fail_after(20):
                         fault = await self.fault(send())
             assert fault.kind is FaultKind.TIMEOUT
 
@@ -386,29 +391,29 @@ class TransportSuite:
                 await entered.wait()
             cancelled_at = anyio.current_time()
             group.cancel_scope.cancel()
-        assert anyio.current_time() - cancelled_at < 0.7  # at once, whatever the socket does
-        with anyio.fail_after(3):
+        assert anyio.current_time() - cancelled_at < AT_ONCE, "whatever the socket does"
+        with anyio.fail_after(10):
             await exchange.dead()
 
-    async def _gone(self, server: RangeServer, seconds: float = 2.0) -> bool:
+    async def _gone(self, server: RangeServer, seconds: float = 5.0) -> bool:
         """Whether the server sees the end of all its connections that soon."""
         return await server.until(lambda s: s.open_sockets == 0, seconds)
 
     async def test_stopped_while_waiting_for_the_head(self) -> None:
         with RangeServer(Content(10), script=[Trouble(before="stall")]) as server:
-            async with self.client(Timeouts(read=1.0)) as transport:
+            async with self.client(Timeouts(read=2.0)) as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
                 # Well before the read time-out, in case that `dead` did not wait for it.
-                assert await self._gone(server, 0.5)
+                assert await self._gone(server, 1.0)
 
     async def test_stopped_while_the_body_streams(self) -> None:
-        with RangeServer(Content(512 * MIB)) as server:
+        with RangeServer(Content(4 * GIB)) as server:
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: s.bytes_served() > 4 * MIB, in_body=True)
                 assert await self._gone(server)
-                assert server.bytes_served() < 256 * MIB
+                assert server.bytes_served() < 2 * GIB
 
     async def test_stopped_while_the_body_stalls(self) -> None:
         with RangeServer(Content(MIB), script=[Trouble(after=1000, then="stall")]) as server:
@@ -457,9 +462,11 @@ class TransportSuite:
                 return server.bytes_received()
 
     async def test_stopped_in_the_middle_of_an_upload(self) -> None:
-        for length in (512 * MIB, None):  # without a length, an end of the stream would look like the whole
-            got = await self._stop_upload(lambda: pieces(512), length, lambda s: s.bytes_received() > 4 * MIB)
-            assert got < 256 * MIB
+        for length in (4 * GIB, None):  # without a length, an end of the stream would look like the whole
+            got = await self._stop_upload(
+                lambda: pieces(4096), length, lambda s: s.bytes_received() > 4 * MIB
+            )
+            assert got < 2 * GIB
 
     async def test_stopped_while_the_source_of_an_upload_stalls(self) -> None:
         async def stalling() -> AsyncIterator[bytes]:
@@ -492,5 +499,5 @@ class TransportSuite:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 async with exchange as reply:
                     await read_all(reply)
-                with anyio.fail_after(1):
+                with anyio.fail_after(5):
                     await exchange.dead()

@@ -4,7 +4,7 @@ import pytest
 
 from meowcat.core.values import FaultKind
 from meowcat.testing.servers import Content, RangeServer, Trouble
-from meowcat.testing.transport_suite import PATIENT, SHORT, read_all
+from meowcat.testing.transport_suite import PATIENT, read_all
 from meowcat.transport.contract import HttpRequest, TransportFault
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.redirects import Route, open_following
@@ -121,7 +121,7 @@ async def test_a_final_url_that_refuses_from_the_start_is_not_remembered(transpo
 
 
 async def test_a_redirect_whose_own_text_breaks_off_is_still_a_redirect():
-    transport = ReqwestTransport(SHORT)
+    transport = ReqwestTransport(PATIENT)
     cut = Trouble(status=302, headers=(("Location", "/b"),), body=bytes(10_000), after=5000, then="close")
     with RangeServer(CONTENT, script=table(a=cut)) as server:
         following = open_following(transport, HttpRequest("GET", f"{server.origin}/a"))
