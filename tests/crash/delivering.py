@@ -38,12 +38,12 @@ async def main(journal: str, origin: str, folder: str, database: str, durability
     async with meowcat.Engine(journal, config=config) as engine:
         await engine.add_sink("database", Database(database))
         print("ready", flush=True)
+        have = len(list(Path(folder).glob("*.bin")))  # noqa: ASYNC240  # of a small folder
+        names = [f"{have + n}.bin" for n in range(TASKS)]
+        await engine.submit_many(
+            [meowcat.Download(f"{origin}/{name}", to=f"{folder}/{name}") for name in names]
+        )
         if last == "go on":
-            have = len(list(Path(folder).glob("*.bin")))  # noqa: ASYNC240  # of a small folder
-            names = [f"{have + n}.bin" for n in range(TASKS)]
-            await engine.submit_many(
-                [meowcat.Download(f"{origin}/{name}", to=f"{folder}/{name}") for name in names]
-            )
             await anyio.sleep_forever()
         await engine.drain()
     print("complete", flush=True)

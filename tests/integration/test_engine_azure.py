@@ -94,7 +94,7 @@ async def test_a_small_one_is_one_request(tmp_path, azurite, file, content, size
 
 async def test_an_upload_goes_on_after_a_restart_with_what_azure_has(tmp_path, azurite, file, content):
     name = fresh_key()
-    request = upload(azurite, file, name, connections=1, limit_rate=16 << 20)
+    request = upload(azurite, file, name, connections=1, limit_rate=8 << 20)
     async with engine(tmp_path, azurite) as opened:
         task = await opened.submit(request)
         async for progress in task.progress():
@@ -113,7 +113,7 @@ async def test_an_upload_goes_on_after_a_restart_with_what_azure_has(tmp_path, a
 async def test_a_canceled_upload_removes_nothing_and_says_what_is_left(tmp_path, azurite, file):
     name = fresh_key()
     async with engine(tmp_path, azurite) as opened:
-        task = await opened.submit(upload(azurite, file, name, limit_rate=16 << 20))
+        task = await opened.submit(upload(azurite, file, name, limit_rate=4 << 20))
         async for progress in task.progress():
             if progress.bytes_done:
                 break

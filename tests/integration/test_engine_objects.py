@@ -86,7 +86,7 @@ async def test_a_small_one_is_one_put(tmp_path, server, file, content, size):
 
 async def test_an_upload_goes_on_after_a_restart_with_what_the_server_has(tmp_path, server, file, content):
     key = fresh_key()
-    request = upload(server, file, key, connections=1, limit_rate=16 << 20)
+    request = upload(server, file, key, connections=1, limit_rate=8 << 20)
     async with engine(tmp_path, server) as opened:
         task = await opened.submit(request)
         async for progress in task.progress():
@@ -104,7 +104,7 @@ async def test_an_upload_goes_on_after_a_restart_with_what_the_server_has(tmp_pa
 async def test_a_canceled_upload_leaves_nothing(tmp_path, server, file):
     key = fresh_key()
     async with engine(tmp_path, server) as opened:
-        task = await opened.submit(upload(server, file, key, limit_rate=16 << 20))
+        task = await opened.submit(upload(server, file, key, limit_rate=4 << 20))
         async for progress in task.progress():
             if progress.bytes_done:
                 break

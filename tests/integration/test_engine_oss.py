@@ -76,11 +76,12 @@ async def test_a_token_that_runs_out_on_the_way_is_renewed_once_and_no_part_is_s
 
     key = fresh_key()
     async with engine(tmp_path, ask_sts) as opened:
-        task = await opened.submit(upload(oss, file, key, limit_rate=8 * PART, retries=0))
+        task = await opened.submit(upload(oss, file, key, limit_rate=2 * PART, retries=0))
         async for progress in task.progress():
             if progress.bytes_done >= 3 * PART:
                 break
         oss.expire(given[0])
+        await task.set_limit_rate(None)
         await task.result()
         events = [TAGS[type(logged.event)] async for logged in task.history()]
     assert oss.content(key) == content
@@ -93,11 +94,12 @@ async def test_a_session_that_nobody_renews_waits_and_goes_on_with_a_fresh_one(t
     old = oss.session(3600, f"STS.{fresh_key()[:8]}")
     key = fresh_key()
     async with engine(tmp_path, old) as opened:
-        task = await opened.submit(upload(oss, file, key, limit_rate=8 * PART))
+        task = await opened.submit(upload(oss, file, key, limit_rate=2 * PART))
         async for progress in task.progress():
             if progress.bytes_done >= 2 * PART:
                 break
         oss.expire(old)
+        await task.set_limit_rate(None)
         await opened.drain()
         assert task.info.needs == ("credential:default",)
         await opened.add_credential("default", oss.key)
@@ -294,7 +296,7 @@ async def test_a_bucket_is_reached_by_its_own_host(tmp_path, oss, file, content,
     ):
         await (await opened.submit(upload(oss, file, key, settings=protocol))).result()
         await opened.download(url_of(oss, key), tmp_path / "back.bin", protocol=protocol)
-        task = await opened.submit(upload(oss, file, key + ".2", settings=protocol, limit_rate=8 * PART))
+        task = await opened.submit(upload(oss, file, key + ".2", settings=protocol, limit_rate=2 * PART))
         async for progress in task.progress():
             if progress.bytes_done:
                 break
@@ -316,12 +318,13 @@ async def test_no_secret_is_anywhere_but_in_the_requests(tmp_path, oss, file, ca
     texts = []
     async with engine(tmp_path, key) as opened:
         subscription = opened.add_listener(lambda event: texts.append(repr(event)))
-        task = await opened.submit(upload(oss, file, name, limit_rate=8 * PART))
+        task = await opened.submit(upload(oss, file, name, limit_rate=2 * PART))
         async for progress in task.progress():
             texts.append(repr(progress))
             if progress.bytes_done >= 2 * PART:
                 break
         oss.fail(1, status=403, code="SignatureDoesNotMatch", op="upload_part", key=name)
+        await task.set_limit_rate(None)
         with pytest.raises(meowcat.TransferFailed) as failed:
             await task.result()
         error = failed.value

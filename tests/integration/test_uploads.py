@@ -333,7 +333,7 @@ async def test_a_canceled_upload_leaves_no_session(tmp_path, file):
 
 async def test_an_abort_is_owed_over_restarts(tmp_path, file):
     shelf = Shelf()
-    shelf.fail["abort"] = [fault()] * 2
+    shelf.fail["abort"] = [fault()] * 100
     async with engine(tmp_path) as opened:
         task = await opened.submit(upload(file, shelf, connections=1))
         while len(shelf.sent()) < 4:
@@ -341,6 +341,7 @@ async def test_an_abort_is_owed_over_restarts(tmp_path, file):
         await task.cancel()
         await shelf.begun["abort"].wait()
     assert shelf.sessions
+    shelf.fail["abort"].clear()
     async with engine(tmp_path) as opened:
         await opened.drain()
     assert shelf.sessions == {}
