@@ -227,7 +227,7 @@ async def test_without_a_strong_validator_one_reply_brings_all(world, tmp_path):
     content = Content(3 * MIB, etag="weak", modified=None)
     with RangeServer(content) as server:
         await fetched(world, server, content, tmp_path / "file")
-        assert sum(seen.sent == content.size for seen in server.requests) == 1
+        assert await server.until(lambda s: sum(seen.sent == content.size for seen in s.requests) == 1)
         assert "range" not in server.requests[-1].headers
 
 
