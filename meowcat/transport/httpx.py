@@ -24,6 +24,7 @@ from meowcat.transport.contract import (
     TransportFault,
 )
 from meowcat.transport.faults import describe
+from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
 from meowcat.transport.trust import read_certificates
 
 
@@ -64,6 +65,7 @@ class HttpxTransport:
     ) -> None:
         self.timeouts = timeouts or Timeouts()
         self._owned = client is None
+        self._proxies = Proxies(proxy, trust_env=trust_env) if client is None else Proxies()
         if client is None:
             client = httpx.AsyncClient(
                 http1=True,
@@ -85,7 +87,7 @@ class HttpxTransport:
 
     def send(self, request: HttpRequest) -> Exchange:
         """Prepare an exchange: an `HttpxExchange`."""
-        return HttpxExchange(self._client, request, self._timeout)
+        return HttpxExchange(self._client, request, self._timeout, self._proxies)
 
     async def aclose(self) -> None:
         """Close our own client; an injected one stays open."""
@@ -159,8 +161,11 @@ class HttpxExchange:
     body. An injected client with a transport of its own kind is as good as that transport.
     """
 
-    def __init__(self, client: httpx.AsyncClient, request: HttpRequest, timeout: httpx.Timeout) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, request: HttpRequest, timeout: httpx.Timeout, proxies: Proxies
+    ) -> None:
         self._client = client
+        self._proxies = proxies
         self._request = request
         self._timeout = timeout
         self._response: httpx.Response | None = None
@@ -179,7 +184,8 @@ class HttpxExchange:
         try:
             self._response = await self._client.send(request, stream=True, follow_redirects=False)
         except httpx.RequestError as error:
-            fault = judge(error, self._request.url)
+            proxy = self._proxies.before(self._request.url)
+            fault = judge_proxy(error, self._request.url, proxy) or judge(error, self._request.url)
             await self._close()
         except BaseException:  # raised again: canceled, or the body's source failed
             await self._close()
@@ -247,13 +253,25 @@ def broken_handshake(error: BaseException) -> bool:
     return link is not None
 
 
+def judge_proxy(error: httpx.RequestError, url: str, proxy: str) -> Fault | None:
+    """What was wrong with the proxy, as far as it is that; `proxy` is empty where none is known of."""
+    if isinstance(error, httpx.ProxyError):
+        status = str(error)[:3]  # of the reply, whose words stand behind it
+        return not_let_through(proxy, url, answered(int(status)) if status.isdecimal() else "it refused")
+    if not proxy or broken_handshake(error):
+        return None
+    if isinstance(error, httpx.ConnectTimeout):  # of the connection, or of the handshake through it
+        return not_let_through(proxy, url, "no answer in time")
+    return not_reached(proxy, url) if isinstance(error, httpx.ConnectError) else None
+
+
 def judge(error: httpx.RequestError, url: str) -> Fault:
     """Tell what happened from httpx's class, and from the errors below it for TLS."""
     if isinstance(error, httpx.ConnectTimeout):
         return describe(FaultKind.UNREACHABLE, url, "it did not answer in time")
     if isinstance(error, httpx.TimeoutException):
         return describe(FaultKind.TIMEOUT, url)
-    if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+    if isinstance(error, httpx.ConnectError):
         return describe(FaultKind.TLS if broken_handshake(error) else FaultKind.UNREACHABLE, url)
     if isinstance(error, httpx.LocalProtocolError):
         return describe(FaultKind.INTERNAL, url)

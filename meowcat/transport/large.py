@@ -2,10 +2,10 @@
 
 import re
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from meowcat.core.http_rules import LARGE
 from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Timeouts, Transport
+from meowcat.transport.proxies import Proxies
 from meowcat.transport.socket_uploads import SocketUpload
 from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 
@@ -34,7 +34,7 @@ class LargeBodies:
     def __init__(self, rest: Transport, timeouts: Timeouts) -> None:
         self._rest = rest
         self._sockets = SocketTransport(timeouts)
-        self._proxies = {scheme for scheme in getproxies() if scheme != "no"}
+        self._proxies = Proxies(trust_env=True)
 
     def send(self, request: HttpRequest) -> Exchange:
         """Prepare an exchange."""
@@ -53,7 +53,7 @@ class LargeBodies:
             return False
         if not named:
             return False
-        return not self._proxies & {parts.scheme, "all"} or bool(proxy_bypass(parts.netloc))
+        return not self._proxies.before(url)
 
     async def aclose(self) -> None:
         """Close idle connections. Exchanges under way end by themselves."""

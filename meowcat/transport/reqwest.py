@@ -46,6 +46,7 @@ from meowcat.transport.contract import (
     TransportFault,
 )
 from meowcat.transport.faults import describe, os_reason
+from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
 from meowcat.transport.trust import read_certificates
 from meowcat.transport.uploads import Body
 
@@ -94,6 +95,7 @@ class ReqwestTransport:
         self._verify = verify
         self._proxy = proxy
         self._trust_env = trust_env
+        self._proxies = Proxies(proxy, trust_env=trust_env)
         build = self._build().read_timeout(timedelta(seconds=self.timeouts.read))
         self._client: Client | None = build.build()
         self._uploads: Client | None = None
@@ -124,14 +126,14 @@ class ReqwestTransport:
         if self._client is None:
             raise RuntimeError("the client is closed")
         if request.body is None:
-            return ReqwestExchange(self._client, request, self.timeouts)
+            return ReqwestExchange(self._client, request, self.timeouts, self._proxies)
         if request.body_length is not None and request.body_length <= SMALL_BODY:
-            return ReqwestUpload(self._client, request, self.timeouts, None)
+            return ReqwestUpload(self._client, request, self.timeouts, None, self._proxies)
         if self._uploads is None:
             self._uploads = self._build().build()
         sending = UNKNOWN_UPLOAD if request.body_length is None else request.body_length / SLOWEST_UPLOAD
         deadline = self.timeouts.connect + self.timeouts.read + sending
-        return ReqwestUpload(self._uploads, request, self.timeouts, deadline)
+        return ReqwestUpload(self._uploads, request, self.timeouts, deadline, self._proxies)
 
     async def aclose(self) -> None:
         """Close idle connections. Sockets in flight end as `dead` of their exchanges says."""
@@ -168,7 +170,7 @@ class ReqwestReply:
                 return await self._read_some(size, self._timeout)
             whole = await cancelable(self._reader.read(size))
         except PyreqwestError as error:
-            fault = judge(error, self._url, begun=True)
+            fault = judge(error, self._url)
         except TimeoutError:
             fault = describe(FaultKind.TIMEOUT, self._url)
         else:
@@ -202,8 +204,9 @@ class ReqwestExchange:
       `dead` waits until that moment.
     """
 
-    def __init__(self, client: Client, request: HttpRequest, timeouts: Timeouts) -> None:
+    def __init__(self, client: Client, request: HttpRequest, timeouts: Timeouts, proxies: Proxies) -> None:
         self._request = request
+        self._proxies = proxies
         self._read = timeouts.read
         self._client = client
         self._streamed: StreamRequest | None = None
@@ -216,7 +219,7 @@ class ReqwestExchange:
         try:
             response = await cancelable(streamed.__aenter__())
         except PyreqwestError as error:
-            fault = judge(error, self._request.url, begun=False)
+            fault = judge_request(error, self._request.url, self._proxies)
         else:
             self._closed_by = None
             reply = self._reply = ReqwestReply(response, self._request, None)
@@ -248,9 +251,15 @@ class ReqwestUpload:
     """
 
     def __init__(
-        self, client: Client, request: HttpRequest, timeouts: Timeouts, deadline: float | None
+        self,
+        client: Client,
+        request: HttpRequest,
+        timeouts: Timeouts,
+        deadline: float | None,
+        proxies: Proxies,
     ) -> None:
         self._client = client
+        self._proxies = proxies
         self._request = request
         self._timeouts = timeouts
         self._deadline = deadline
@@ -279,7 +288,7 @@ class ReqwestUpload:
         try:
             response = await streamed.__aenter__()
         except PyreqwestError as error:
-            return judge(error, self._request.url, begun=False)
+            return judge_request(error, self._request.url, self._proxies)
         except Exception:  # noqa: BLE001  # of the body: UploadStopped, or the source's own, kept as Body.error
             return describe(FaultKind.DISCONNECTED, self._request.url, "stopped from here")
         reply = ReqwestReply(response, self._request, self._timeouts.read)
@@ -363,27 +372,51 @@ async def close(streamed: StreamRequest, *, ended: bool) -> None:
         await streamed.__aexit__(None, None, None)
 
 
-def judge(error: PyreqwestError, url: str, *, begun: bool) -> Fault:
-    """Tell what happened from the chain of causes; `begun` says whether the head had come."""
+def judge(error: PyreqwestError, url: str) -> Fault:
+    """Tell what happened once the head of the reply had come."""
+    kind = FaultKind.TIMEOUT if isinstance(error, RequestTimeoutError) else FaultKind.DISCONNECTED
+    return describe(kind, url, _reason(_chain(error)))
+
+
+def judge_request(error: PyreqwestError, url: str, proxies: Proxies) -> Fault:
+    """Tell what happened before the head of a reply came."""
+    chain = _chain(error)
+    reason = _reason(chain)
+    if "client error (connect)" in chain:
+        if any(word in text for text in chain for word in _TLS):
+            return describe(FaultKind.TLS, url, reason)
+        return _judge_proxy(chain, url, proxies.before(url)) or describe(FaultKind.UNREACHABLE, url, reason)
+    kind = FaultKind.DISCONNECTED
+    if isinstance(error, RequestTimeoutError):
+        kind = FaultKind.TIMEOUT
+    elif isinstance(error, DecodeError):
+        kind = FaultKind.REPLY
+    return describe(kind, url, reason)
+
+
+def _judge_proxy(chain: list[str], url: str, proxy: str) -> Fault | None:
+    """What was wrong with the proxy where no connection was made; None where there is none, as it seems."""
+    told = next((text for text in chain if text.startswith(("tunnel error: ", "socks error: "))), "")
+    if "failed to create underlying connection" in told or (proxy and not told):
+        return not_reached(proxy, url, _reason(chain))
+    if not told:
+        return None
+    if "authorization" in told:
+        return not_let_through(proxy, url, answered(407))
+    return not_let_through(proxy, url, "it hung up" if "end of file" in told else "it refused")
+
+
+def _chain(error: PyreqwestError) -> list[str]:
+    """The texts of the causes. The first one names the URL, whose text must not decide anything."""
     details = getattr(error, "details", None)
     causes = (details.get("causes") or []) if isinstance(details, dict) else []
-    # The first cause names the URL, whose text must not decide anything.
-    chain = [cause["message"].lower() for cause in causes if " for url (" not in cause["message"]]
-    connecting = not begun and "client error (connect)" in chain
-    if connecting and any(word in text for text in chain for word in _TLS):
-        kind = FaultKind.TLS
-    elif connecting:
-        kind = FaultKind.UNREACHABLE
-    elif isinstance(error, RequestTimeoutError):
-        kind = FaultKind.TIMEOUT
-    elif isinstance(error, DecodeError) and not begun:
-        kind = FaultKind.REPLY
-    else:
-        kind = FaultKind.DISCONNECTED
-    reason = next((text for text in map(os_reason, chain) if text), "")
+    return [cause["message"].lower() for cause in causes if " for url (" not in cause["message"]]
+
+
+def _reason(chain: list[str]) -> str:
     if "dns error" in chain:
-        reason = "its name can't be resolved"
-    return describe(kind, url, reason)
+        return "its name can't be resolved"
+    return next((text for text in map(os_reason, chain) if text), "")
 
 
 def _await_its_thread() -> None:
