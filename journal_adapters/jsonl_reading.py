@@ -3,7 +3,7 @@
 
 import os
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -65,12 +65,24 @@ class View(NamedTuple):
         """The position of the first record that is there."""
         return self.sealed[0].first if self.sealed else self.current.first
 
+    def sealed_at(self, position: int) -> int:
+        """The place in `sealed` of the segment with the position; behind all for the current one."""
+        if position >= self.current.first:
+            return len(self.sealed)
+        return max(0, bisect_right(self.sealed, position, key=attrgetter("first")) - 1)
+
     def holding(self, position: int) -> tuple[StoredSegment, int]:
         """The segment that holds the position, and the last position in it."""
-        if position >= self.current.first:
+        place = self.sealed_at(position)
+        if place == len(self.sealed):
             return self.current, self.last
-        place = bisect_right(self.sealed, position, key=attrgetter("first")) - 1
         return self.sealed[place], self.behind(place) - 1
+
+    def place(self, position: int) -> tuple[StoredSegment, list[int]]:
+        """The segment that holds the position, and the number of the record there."""
+        place = self.sealed_at(position)
+        segment = self.current if place == len(self.sealed) else self.sealed[place]
+        return segment, [position - segment.first]
 
     def behind(self, place: int) -> int:
         """The first position behind the sealed segment at `place`."""
@@ -135,7 +147,13 @@ class Reading:
         self, view: View, tasks: Sequence[TaskId], rows: Sequence[Row | None]
     ) -> list[list[Record | Damage]]:
         """The records of each of `tasks`, every segment being visited once."""
-        places = [list(self._places_of(view, task, row)) for task, row in zip(tasks, rows, strict=True)]
+        sure = self._is_sure(view, min([row.first for row in rows if row is not None], default=0))
+        places = [
+            [view.place(row.first)]
+            if sure and row is not None and row.seq == 1
+            else list(self._places_of(view, task, row))
+            for task, row in zip(tasks, rows, strict=True)
+        ]
         wanted: dict[StoredSegment, set[int]] = {}
         for segment, numbers in chain.from_iterable(places):
             wanted.setdefault(segment, set()).update(numbers)
@@ -149,6 +167,14 @@ class Reading:
             )
             for task, row, of in zip(tasks, rows, places, strict=True)
         ]
+
+    def _is_sure(self, view: View, begin: int) -> bool:
+        """Whether it is known of each record from position `begin` on whose it is. Then the only record of a
+        task is where its row says, and nowhere else."""
+        segments = (*view.sealed[view.sealed_at(begin) :], view.current)
+        return view.first <= begin and not any(
+            self._index(each).undecided for each in segments if each.number not in self._ranges
+        )
 
     def _places_of(
         self, view: View, task: TaskId, row: Row | None
@@ -257,15 +283,13 @@ class Reading:
         those that may be anybody's, if `undecided`.
         """
         current = view.current
-        if begin < current.first:
-            start = max(0, bisect_right(view.sealed, begin, key=attrgetter("first")) - 1)
-            for segment in view.sealed[start:]:
-                low, high = self._ranges.get(segment.number, ("", None))
-                if task < low or (high is not None and task > high):
-                    continue
-                numbers = _numbers(self._index(segment), task, undecided=undecided)
-                if numbers:
-                    yield segment, numbers
+        for segment in view.sealed[view.sealed_at(begin) :]:
+            low, high = self._ranges.get(segment.number, ("", None))
+            if task < low or (high is not None and task > high):
+                continue
+            numbers = _numbers(self._index(segment), task, undecided=undecided)
+            if numbers:
+                yield segment, numbers
         numbers = _numbers(self._index(current), task, undecided=undecided)
         count = view.last - current.first + 1
         while numbers and numbers[-1] >= count:  # what has been written since
@@ -312,13 +336,14 @@ class Reading:
     def _lines(self, view: View, segment: StoredSegment, numbers: list[int]) -> Iterator[Record | Damage]:
         """The records with these numbers, ascending; those that stand side by side are read with one call."""
         index = self._index(segment)
+        there = bisect_left(numbers, index.count)
         try:
             fd = self.open(segment.number)
         except FileNotFoundError:
             yield from (_gone(segment, segment.first + number) for number in numbers)
             return
         try:
-            for run in _runs(numbers, index):
+            for run in _runs(numbers[:there], index):
                 begin = index.offset(run[0])
                 following = run[-1] + 1
                 while following < index.count and index.offset(following) == index.offset(run[-1]):
@@ -328,6 +353,8 @@ class Reading:
                 yield from self._parsed(segment, index, content, begin, run)
         finally:
             self._files.close(fd)
+        for number in numbers[there:]:  # of a segment that has lost its end
+            yield self._damage(segment, index, number, b"", "it is missing")
 
     def _end(self, view: View, segment: StoredSegment, fd: int, index: Index, number: int) -> int:
         """Where the lines before the record with this number end."""

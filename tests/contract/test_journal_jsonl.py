@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -463,6 +464,31 @@ def test_damage_in_a_sealed_segment_is_kept_to_its_task(path):
         assert [type(each) for each in again.read(f"t{position - 1}")] == [Damage]
         assert [type(each) for each in again.read(f"t{position}")] == [Record]
         again.close()
+
+
+@pytest.mark.parametrize("keep_index", [True, False])
+def test_a_sealed_segment_that_lost_its_end_is_kept_to_its_tasks(path, keep_index):
+    names = [f"t{number:02d}" for number in range(40)]
+    with closing(opened(path, segment_size=3000)) as journal:
+        for name in names:
+            journal.append([entry(name, 1)])
+        journal.append([entry("t39", 2)])
+    victim = segments(path)[2]
+    whole = [json.loads(line).get("task") for line in victim.read_text().splitlines()]
+    victim.write_bytes(victim.read_bytes()[:1500])
+    left = [line for line in victim.read_text().split("\n")[:-1] if line.startswith('{"position"')]
+    lost = {*filter(None, whole)} - {json.loads(line)["task"] for line in left}
+    assert 0 < len(lost) < len(names)
+    if not keep_index:
+        (path / f"{victim.stem}.index").unlink()
+    with closing(opened(path)) as again:
+        assert list(again.unfinished()) == names
+        for name, many in zip(names, again.read_many(names), strict=True):
+            assert many == again.read(name) or name in lost
+            assert [type(each) for each in many] == (
+                [Damage] if name in lost else [Record] * (1 + (name == "t39"))
+            )
+            assert name not in lost or many[0].task == name
 
 
 def test_without_a_snapshot_damage_that_fits_no_task_is_refused_and_told_what_to_do(path):
