@@ -53,8 +53,9 @@ bench: $(VENV)/.stamp-bench  ## measure, next to others too; hours, on a quiet m
 	$(BIN)/python -m tests.bench --out docs/performance
 	@for each in tests/bench/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
-soak: $(VENV)/.stamp-test  ## 200 random kill -9 cycles, and whatever else is slow on purpose
+soak: $(VENV)/.stamp-test  ## 200 random kill -9 cycles, whatever else is slow on purpose, and examples drawn anew
 	$(PYTEST) $(TESTS) -m soak -s --timeout 0
+	$(PYTEST) $(TESTS) -m hypothesis --hypothesis-profile "at random" -n $(WORKERS) --dist loadfile
 
 azurite: $(VENV)/npm/.stamp-azurite  ## the emulator that tests of Azure run against; needs node and npm
 

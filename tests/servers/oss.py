@@ -299,6 +299,7 @@ def main():
         date_header=False,
         server_header=False,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,  # or it would hang up, now and then, on a request that is on its way
     )
     print(json.dumps({"origin": f"http://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)
     asyncio.run(serve(uvicorn.Server(config), listener, Doors(service)))
