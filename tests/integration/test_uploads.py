@@ -430,8 +430,8 @@ async def test_an_object_stands_as_long_as_the_server_has_it_of_this_task(tmp_pa
 
 
 async def canceled_with_a_session(opened, file, shelf):
-    """A canceled upload whose session could not be removed at once; the next attempt is in an hour."""
-    shelf.fail["abort"] = [fault(retry_after=3_600_000)]
+    """A canceled upload whose session can't be removed as long as `fail` says so."""
+    shelf.fail["abort"] = [fault()] * 100
     task = await opened.submit(upload(file, shelf, connections=1))
     while len(shelf.sent()) < 2:
         await anyio.lowlevel.checkpoint()
@@ -447,6 +447,7 @@ async def test_a_removal_that_waits_for_its_next_attempt_is_tried_at_once_when_a
         task = await canceled_with_a_session(opened, file, shelf)
         (orphan,) = await opened.orphans()
         assert (orphan.task, orphan.ours) == (task.id, True)
+        shelf.fail["abort"].clear()
         assert await opened.abort_orphans() == [task.id]
         assert shelf.sessions == {}
         assert await opened.orphans() == []
@@ -473,6 +474,7 @@ async def test_an_engine_that_only_takes_commands_removes_what_is_owed_when_aske
         await canceled_with_a_session(opened, file, shelf)
         other = await opened.submit(upload(file, shelf, key="other"), paused=True)
     assert shelf.sessions
+    shelf.fail["abort"].clear()
     aborts = shelf.count("abort")
     async with engine(tmp_path, on_restart="leave") as opened:
         assert shelf.count("abort") == aborts
