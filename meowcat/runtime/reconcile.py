@@ -282,8 +282,9 @@ class Reconciler:
     def _look(self) -> None:
         """Those to whom nothing comes lend their slots to those that wait, for as long as nothing comes."""
         self._looking = False
+        now = self._clock.ticks()
         for task in self.scheduler.working:
-            self.scheduler.note_silent(task, silent=self._traffic.silent(task))
+            self.scheduler.note_silent(task, silent=self._traffic.silent(task), now=now)
         self.grant()
 
     def _granted(self, task: TaskId) -> None:

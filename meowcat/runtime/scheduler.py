@@ -21,8 +21,8 @@ LEFT_OVERS = 64
 
 
 REMEMBERED_MS = 60_000
-"""Milliseconds after the end of a hold until a host is forgotten that nobody has to do with any more: those
-that waited for it have come by then."""
+"""Milliseconds after the end of a hold, or after a host fell silent, until it is forgotten where nobody has
+to do with it any more: those that waited for it have come by then."""
 
 
 class Demand(Struct, order=True, gc=False):
@@ -112,12 +112,14 @@ class Scheduler:
         self._probing: dict[TaskId, str] = {}
         self._untried: list[str] = []
         """See `untried`."""
-        self._stalled: set[str] = set()
-        """Hosts that let all of their tasks wait when something last came from them, or nothing."""
+        self._stalled: dict[str, int] = {}
+        """Hosts that let all of their tasks wait when something last came from them, or nothing; and when it
+        is next seen whether each can be forgotten."""
         self._busy: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._lent: dict[Direction, int] = dict.fromkeys(slots, 0)
         self._ends: list[tuple[int, str]] = []
-        """A heap of when holds end; one that was made longer is looked at once more."""
+        """A heap of when holds end, and when silent hosts are looked at; a hold that was made longer is
+        looked at once more."""
 
     # The line
 
@@ -225,6 +227,10 @@ class Scheduler:
     def _end_hold(self, at: int, name: str) -> None:
         """A hold has ended at `at`, or it is to be seen whether anybody still has to do with the host."""
         self._look_again(name)
+        if self._stalled.get(name) == at:
+            del self._stalled[name]
+            if name in self._hosts:
+                self._note_stalled(name, at)
         held = self._held.get(name)
         if held is None or at not in (held.hold.until, held.look):
             return  # it was made longer since
@@ -309,8 +315,9 @@ class Scheduler:
         """The host's window is larger now."""
         self._look_again(host)
 
-    def note_silent(self, task: TaskId, *, silent: bool) -> None:
-        """Whether nothing has come to the task for a while: then somebody else has its slot meanwhile.
+    def note_silent(self, task: TaskId, *, silent: bool, now: int) -> None:
+        """Whether nothing has come to the task for a while, at `now` (monotonic ms): then somebody else has
+        its slot meanwhile.
 
         A host from which nothing comes to any task gets one at a time from then on, until `brought`.
         """
@@ -322,10 +329,15 @@ class Scheduler:
             host.silent.add(task)
             self._lent[demand.direction] += 1
             if len(host.silent) == len(host.at_work):
-                self._stalled.add(demand.host)
+                self._note_stalled(demand.host, now)
         elif not silent and task in host.silent:
             self._speak(demand, host)
             self.brought(demand.host)
+
+    def _note_stalled(self, host: str, now: int) -> None:
+        if host not in self._stalled:
+            self._stalled[host] = now + REMEMBERED_MS
+            heappush(self._ends, (now + REMEMBERED_MS, host))
 
     def _speak(self, demand: Demand, host: _Host) -> None:
         host.silent.remove(demand.task)
@@ -334,7 +346,7 @@ class Scheduler:
     def brought(self, host: str) -> None:
         """Bytes have come from the host, or gone to it."""
         if host in self._stalled:
-            self._stalled.remove(host)
+            del self._stalled[host]
             self._look_again(host)
 
     def silent(self, host: str) -> int:

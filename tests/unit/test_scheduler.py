@@ -109,6 +109,40 @@ def test_a_held_host_that_nobody_has_to_do_with_any_more_is_forgotten():
     assert book.scheduler.hosts() == ()
 
 
+def test_a_silent_host_is_forgotten_only_when_nobody_has_to_do_with_it_any_more():
+    book = Book(3)
+    book.ask(demand("a", 1))
+    book.scheduler.note_silent("a", silent=True, now=50)
+    assert book.ask(demand("b", 2), now=50 + REMEMBERED_MS) == [], (
+        "it is one at a time as long as anybody is there"
+    )
+    book.scheduler.withdraw("a")
+    book.scheduler.withdraw("b")
+    assert book.ask(demand("a", 1), demand("b", 2), now=100 + REMEMBERED_MS) == ["a"], (
+        "who comes back soon, too"
+    )
+    book.scheduler.withdraw("a")
+    book.scheduler.withdraw("b")
+    book.hand_out(50 + 2 * REMEMBERED_MS - 1)
+    assert not book.scheduler.calm
+    book.hand_out(50 + 2 * REMEMBERED_MS)
+    assert book.scheduler.calm
+    assert book.ask(demand("a", 1), demand("b", 2), now=51 + 2 * REMEMBERED_MS) == ["a", "b"]
+
+
+def test_a_host_that_speaks_and_falls_silent_again_is_remembered_from_then_on():
+    book = Book(3)
+    book.ask(demand("a", 1))
+    book.scheduler.note_silent("a", silent=True, now=0)
+    book.scheduler.note_silent("a", silent=False, now=10)
+    book.scheduler.note_silent("a", silent=True, now=20)
+    book.scheduler.withdraw("a")
+    book.hand_out(REMEMBERED_MS)
+    assert not book.scheduler.calm
+    book.hand_out(20 + REMEMBERED_MS)
+    assert book.scheduler.calm
+
+
 def test_one_that_leaves_for_another_held_host_lets_the_first_be_tried():
     book = Book(3)
     book.scheduler.hold_host("h", 100)
@@ -182,7 +216,7 @@ def test_a_host_that_falls_silent_holds_up_no_other():
     others = [demand(f"o{n}", 10 + n, host="other") for n in range(4)]
     assert book.ask(*(demand(name, n) for n, name in enumerate("abcd")), *others) == ["a", "b"]
     for name in "ab":
-        book.scheduler.note_silent(name, silent=True)
+        book.scheduler.note_silent(name, silent=True, now=0)
     assert book.hand_out() == ["o0", "o1"]  # and none of those that wait for the silent host
     book.scheduler.withdraw("a")
     assert book.hand_out() == []  # b is at it still
@@ -201,7 +235,7 @@ def test_slots_are_lent_once_only():
     names = "abcd"
     book.ask(*(demand(name, n, host=name) for n, name in enumerate(names)))
     for name in names:
-        book.scheduler.note_silent(name, silent=True)
+        book.scheduler.note_silent(name, silent=True, now=0)
         book.hand_out()
     assert book.granted == ["a", "b"]
 
@@ -209,9 +243,9 @@ def test_slots_are_lent_once_only():
 def test_who_moves_again_has_its_slot_back():
     book = Book(1)
     book.ask(demand("a", 1), demand("b", 2, host="other"), demand("c", 3, host="third"))
-    book.scheduler.note_silent("a", silent=True)
+    book.scheduler.note_silent("a", silent=True, now=0)
     assert book.hand_out() == ["b"]
-    book.scheduler.note_silent("a", silent=False)
+    book.scheduler.note_silent("a", silent=False, now=0)
     book.scheduler.withdraw("b")
     assert book.hand_out() == []
     book.scheduler.withdraw("a")
@@ -364,7 +398,7 @@ class Both(RuleBasedStateMachine):
 
     @rule(task=TASKS)
     def fall_silent(self, task):
-        self.fast.note_silent(task, silent=True)
+        self.fast.note_silent(task, silent=True, now=self.now)
         if task in self.naive.working:
             self.naive.silent.add(task)
             host = self.naive.working[task].host
@@ -374,7 +408,7 @@ class Both(RuleBasedStateMachine):
 
     @rule(task=TASKS)
     def speak(self, task):
-        self.fast.note_silent(task, silent=False)
+        self.fast.note_silent(task, silent=False, now=self.now)
         if task in self.naive.silent:
             self.naive.silent.remove(task)
             self.naive.stalled.discard(self.naive.working[task].host)
