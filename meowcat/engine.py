@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
 
 import anyio
 
+from meowcat.annotations import OnDemand
 from meowcat.audit.settings import Audit
 from meowcat.config import MOST_RATE, Config
 from meowcat.control.place import place_for
@@ -74,6 +75,8 @@ from meowcat.transport.defaults import transport_for
 
 if TYPE_CHECKING:
     import httpx
+else:
+    httpx = OnDemand("httpx")
 
 SINK_NAME = 200
 """Characters that a sink's name may have."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import anyio
 from msgspec import Struct
 
+from meowcat.annotations import OnDemand
 from meowcat.core.errors import TransferCanceled, TransferFailed
 from meowcat.core.info import TaskInfo, eta_of, fraction_of, info_of
 from meowcat.core.machine import TERMINAL, State
@@ -18,7 +19,9 @@ from meowcat.runtime.listeners import Listener, Subscription
 from meowcat.streams import Stream
 
 if TYPE_CHECKING:
-    from meowcat.engine import Engine
+    from meowcat import engine as engine_module
+else:
+    engine_module = OnDemand("meowcat.engine")
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two reports of progress at the least."""
@@ -63,7 +66,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 class Task:
     """A handle. Any number of them may stand for one task; none of them keeps it going."""
 
-    def __init__(self, engine: "Engine", feed: Feed) -> None:
+    def __init__(self, engine: "engine_module.Engine", feed: Feed) -> None:
         self._engine = engine
         self._feed = feed
 

@@ -9,6 +9,7 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self
 
+from meowcat.annotations import OnDemand
 from meowcat.audit.settings import Audit
 from meowcat.blocking.calls import Blocking, awaited, called, iterated
 from meowcat.blocking.loop import LoopThread
@@ -38,6 +39,8 @@ from meowcat.transport.contract import Transport
 
 if TYPE_CHECKING:
     import httpx
+else:
+    httpx = OnDemand("httpx")
 
 P = ParamSpec("P")
 

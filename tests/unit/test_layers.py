@@ -37,7 +37,9 @@ MAY_IMPORT = {
     },
     "control": {"control", "runtime", "transfer", "journal", "protocols", "transport", "core", "streams"},
     "config": {"core"},
+    "annotations": set(),
     "blocking": {
+        "annotations",
         "blocking",
         "engine",
         "task",
