@@ -14,11 +14,9 @@ from meowcat.cli.exits import Exit, exit_of_all
 from meowcat.cli.journals import resume_command
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import TERMINAL, State
-from meowcat.core.waits import WaitingFor
 from meowcat.task import Task
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_HELPLESS = (WaitingFor.SUPPLY, WaitingFor.PROTOCOL)
 
 
 class Stop:
@@ -74,7 +72,8 @@ class Watched:
 
 def at_rest(info: TaskInfo) -> bool:
     """Whether the task won't move any more without help from outside."""
-    return info.state in TERMINAL or info.state is State.PAUSED or info.waiting_for in _HELPLESS
+    waits = info.waiting_for is not None and info.waiting_for.helpless
+    return waits or info.state in TERMINAL or info.state is State.PAUSED
 
 
 async def wait_for_all(watched: Sequence[Watched], display: Display) -> Exit:

@@ -16,7 +16,7 @@ from meowcat.core.state import TaskState
 from meowcat.core.story import NOTHING_HAPPENED, Decision, Refusal, Story, admission, begin_anew, failure
 from meowcat.core.transfers import with_named
 from meowcat.core.values import Instant
-from meowcat.core.waits import WaitingFor
+from meowcat.core.waits import wait_for
 from meowcat.core.wanted import wants_slot
 
 CRASHES_BEFORE_PAUSE = 3
@@ -78,7 +78,8 @@ def _admit(task: TaskState, message: msg.Admit, _: Instant) -> Decision:
     if task.state is not State.QUEUED or not wants_slot(task):
         return NOTHING_HAPPENED  # paused or canceled while the slot was on its way, or it needs none
     if message.missing:
-        return Decision((ev.Waiting(state=task.state, waiting_for=WaitingFor.SUPPLY, names=message.missing),))
+        lacks = message.missing
+        return Decision((ev.Waiting(state=task.state, waiting_for=wait_for(lacks), names=lacks),))
     event = admission(task)
     if task.generation is None or not task.stored or task.reusable:
         return Decision((event,))

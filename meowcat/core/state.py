@@ -270,7 +270,7 @@ def _waiting(task: TaskState, event: ev.Waiting) -> TaskState:
 
 
 def _supplied(task: TaskState, event: ev.Supplied) -> TaskState:
-    waits_on = task.wait is not None and task.wait.waiting_for is not WaitingFor.SUPPLY
+    waits_on = task.wait is not None and not task.wait.waiting_for.helpless
     return replace(
         task,
         state=event.state,

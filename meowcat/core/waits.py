@@ -1,5 +1,6 @@
 """What a task can wait for. A waiting task says so in `waiting_for` and holds no slot."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -16,7 +17,18 @@ class WaitingFor(StrEnum):
     SUPPLY = "supply"
     """What was never journaled, and has to be handed in (`Task.supply`) or registered by name."""
     PROTOCOL = "protocol"
-    """A protocol tag that nobody has registered."""
+    """A protocol that nobody has registered, and nothing else: `Engine(protocols=[…])` brings it."""
+
+    @property
+    def helpless(self) -> bool:
+        """Whether only somebody from outside can end it."""
+        return self in (WaitingFor.SUPPLY, WaitingFor.PROTOCOL)
+
+
+def wait_for(names: Sequence[str]) -> WaitingFor:
+    """What a task waits for that lacks these, which `Supplied` names once they are there."""
+    only = all(name.startswith("protocol:") for name in names)
+    return WaitingFor.PROTOCOL if only else WaitingFor.SUPPLY
 
 
 class Wait(Struct, frozen=True):

@@ -115,9 +115,10 @@ def answers(
     for index, task in enumerate(tasks):
         message = _message(task, on_restart)
         entries, after = _told(task, message, clock) if message is not None else ([], task)
-        if on_restart != "leave" and _is_met(after, has):
-            met = msg.Reap() if after.condemned else msg.Supply(names=after.request.needs)
-            supplied, after = _told(after, met, clock)
+        met = _met(after, has) if on_restart != "leave" else ()
+        if met:
+            supply = msg.Reap() if after.condemned else msg.Supply(names=met)
+            supplied, after = _told(after, supply, clock)
             entries += supplied
         if entries:
             yield index, entries, after
@@ -128,11 +129,14 @@ def _told(task: TaskState, message: msg.Message, clock: Clock) -> tuple[list[Ent
     return entries_of(task, decide(task, message, now).events, now.at)
 
 
-def _is_met(task: TaskState, has: Has) -> bool:
-    """Whether the task waits, without an end, for what is registered by now."""
+def _met(task: TaskState, has: Has) -> tuple[str, ...]:
+    """What the task waits for without an end, if all of it is registered by now: what it needs; or what it
+    said when it began to wait, where it will say then what else is missing now."""
     moves = task.state is State.QUEUED or bool(task.condemned)
-    waits = moves and task.wait is not None and task.wait.delay is None
-    return waits and bool(task.request.needs) and all(map(has, task.request.needs))
+    if not moves or task.wait is None or task.wait.delay is not None:
+        return ()
+    told = () if task.condemned else task.wait.names
+    return next((names for names in (task.request.needs, told) if names and all(map(has, names))), ())
 
 
 def _message(task: TaskState, on_restart: OnRestart) -> msg.Message | None:

@@ -305,6 +305,11 @@ async def test_an_upload_waits_for_its_source_and_its_protocol_to_be_registered(
         await opened.drain()
         (info,) = [info async for info in opened.tasks()]
         assert set(info.needs) == {"protocol:shelf", "source:row 17"}
+        assert info.waiting_for is meowcat.WaitingFor.SUPPLY
+        await opened.add_source("row 17", Memory())
+        await opened.drain()
+        (info,) = [info async for info in opened.tasks()]
+        assert info.waiting_for is meowcat.WaitingFor.PROTOCOL, "all that it lacks"
     async with engine(tmp_path) as opened:
         again = await opened.task(task.id)
         await opened.drain()

@@ -132,6 +132,16 @@ def test_what_waits_goes_on_where_all_that_it_waits_for_is_registered(there):
         assert (entry.type, after.state, after.wait) == ("supplied", State.QUEUED, None)
 
 
+def test_what_it_said_that_it_waits_for_is_no_longer_told_once_it_is_registered():
+    """Though something else is missing now, which was there in the process before: the next slot tells."""
+    created = ev.Created(state=State.QUEUED, task=TaskId("T"), key="k", at=0, request=NEEDS)
+    waits = ev.Waiting(state=State.QUEUED, waiting_for=WaitingFor.SUPPLY, names=("source:b",))
+    task = fold([created, waits])
+    assert list(answers([task], "resume", StoppedClock(), {"credential:a"}.__contains__)) == []
+    ((_, (entry,), after),) = answers([task], "resume", StoppedClock(), {"source:b"}.__contains__)
+    assert (entry.type, after.state, after.wait) == ("supplied", State.QUEUED, None)
+
+
 @pytest.mark.parametrize("on_restart", ["pause", "leave"])
 def test_what_is_not_to_go_on_is_not_set_going_by_a_registration(on_restart):
     found = list(answers([waiting()], on_restart, StoppedClock(), lambda _: True))
