@@ -242,7 +242,7 @@ def _in(names: Sequence[TaskId]) -> str:
 
 
 def _is_damaged(found: Sequence[Record | Damage]) -> bool:
-    return any(isinstance(each, Damage) for each in found)
+    return Damage in map(type, found)  # asked of each task at an opening
 
 
 def record_of(row: Row) -> Record | Damage:

@@ -28,11 +28,13 @@ _COLUMNS = "j.epoch, j.last, j.chain, j.unfinished, j.cursors, j.crc"
 _WIDTH = 6
 TAIL = f"SELECT {_COLUMNS} FROM journal j"  # noqa: S608  # our own words, here and below
 OPEN_TASKS = (
-    f"SELECT {_COLUMNS}, t.id, t.first, t.seq, t.open, t.crc"  # noqa: S608
-    " FROM journal j LEFT JOIN main.task t ON t.open = 1 ORDER BY t.first"
+    "SELECT j.epoch, 0, j.last, j.chain, j.unfinished, j.cursors, j.crc FROM journal j UNION ALL"
+    " SELECT t.id, t.first, t.seq, t.open, t.crc, NULL, NULL FROM main.task t WHERE t.open = 1 ORDER BY 2"
 )
+"""The tail, and then the unfinished tasks as their index has them, at the same instant. A tail that is joined
+to each of them has all of them sorted first, in as much time again."""
 CURSORS = f"SELECT {_COLUMNS}, c.name, c.position, c.crc FROM journal j LEFT JOIN cursor c"  # noqa: S608
-"""The tail, and all unfinished tasks or cursors at the same instant; the tail alone where there are none."""
+"""The tail, and all cursors at the same instant; the tail alone where there are none."""
 
 SUM = "SELECT id, first, seq, open, crc FROM task WHERE id"
 _BY_RECORDS = "SELECT min(position), max(seq) FROM record WHERE task = ?"
@@ -238,18 +240,17 @@ def unfinished_of(rows: Iterable[Row]) -> list[TaskSum] | None:
     """The sums in rows of `OPEN_TASKS`; None where the rows contradict the tail or themselves."""
     found: list[TaskSum] = []
     first = 0
-    tail, told = START, None
+    tail: Tail | None = None
     for row in rows:
-        if row[:_WIDTH] != told:  # it stands in each row, of one instant
-            told, tail = row[:_WIDTH], tail_of(row)
-        if row[_WIDTH] is None and tail.unfinished == 0:
-            return []
-        task = task_of(row[_WIDTH:])
+        if row[-1] is not None:  # a task's is NULL
+            tail = tail_of((row[0], *row[2:]))
+            continue
+        task = task_of(row[:5])
         if task is None or not task.open or task.first <= first:
             return None
         first = task.first
         found.append(task)
-    return found if len(found) == tail.unfinished else None
+    return found if len(found) == (tail or tail_of(None)).unfinished else None
 
 
 def cursors_of(rows: Iterable[Row]) -> dict[str, Position]:
