@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from journal_adapters import sqlite_file, sqlite_removal
 from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform
@@ -512,6 +512,16 @@ def _undone(writer: sqlite3.Connection) -> bool:
 def _row(record: Record, checksum: int) -> Row:
     """What is stored of a record, in kinds that sqlite3 binds as they are. Of any other, as bytes and bools
     are, it asks each value whether it is to be adapted: a third of the time of an insertion."""
-    position, task, seq, epoch, open_, kind, version, at, body, chain = astuple(record)
-    texts = bytearray(body), bytearray(chain)
-    return (position, task, seq, epoch, 1 if open_ else 0, kind, version, at, *texts, checksum)
+    return (
+        record.position,
+        record.task,
+        record.seq,
+        record.epoch,
+        1 if record.open else 0,
+        record.type,
+        record.version,
+        record.at,
+        bytearray(record.body),
+        bytearray(record.chain),
+        checksum,
+    )

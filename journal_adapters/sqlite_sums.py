@@ -10,6 +10,7 @@ journal; the rows of tasks can be made anew from the records at any time.
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -134,13 +135,20 @@ def insert(writer: sqlite3.Connection, verb: str, rows: Sequence[Row]) -> None:
     """
     if not rows:
         return
-    one = f"({', '.join('?' * len(rows[0]))})"
-    many = _VALUES // len(rows[0])
+    width = len(rows[0])
+    many = _VALUES // width
     whole = len(rows) - len(rows) % many
     for first in range(0, whole, many):
-        statement = f"{verb} VALUES {', '.join([one] * many)}"
-        writer.execute(statement, tuple(chain.from_iterable(rows[first : first + many])))
-    writer.executemany(f"{verb} VALUES {one}", rows[whole:])
+        values = tuple(chain.from_iterable(rows[first : first + many]))
+        writer.execute(_statement(verb, width, many), values)
+    writer.executemany(_statement(verb, width, 1), rows[whole:])
+
+
+@lru_cache
+def _statement(verb: str, width: int, rows: int) -> str:
+    """That stores so many rows of so many values."""
+    one = f"({', '.join('?' * width)})"
+    return f"{verb} VALUES {', '.join([one] * rows)}"
 
 
 def to_find(batch: Iterable[Record], kept: Mapping[TaskId, TaskSum], archived: str) -> list[TaskId]:
