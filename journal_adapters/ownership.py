@@ -46,6 +46,7 @@ class Lock:
         """
         self.path = path
         self.pid = os.getpid()
+        self._name = str(path)
         self._descriptor = _lock(path)
         _LIVE.add(self)
         try:
@@ -58,7 +59,7 @@ class Lock:
     def replaced(self) -> bool:
         """Whether another file stands at the path, or none: then another owner may hold a lock as well."""
         try:
-            return not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))  # noqa: PTH116  # asked at each append
+            return not os.path.samestat(os.stat(self._name), os.fstat(self._descriptor))  # noqa: PTH116  # asked at each append
         except OSError:
             return True
 
