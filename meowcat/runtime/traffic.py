@@ -97,7 +97,7 @@ class Traffic:
 
     def window(self, host: str) -> int | None:
         """Requests at once that the host is given for now; None = no bound of its own."""
-        gate = self._gates.get(host)
+        gate = self._kept.get(host)  # whoever has a window is kept
         return None if gate is None or gate.window is None else gate.window.most
 
     def under_way(self, host: str) -> int:
