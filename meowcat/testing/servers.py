@@ -138,7 +138,7 @@ class Program:
         socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         return True
 
-    def _await_listening(self, log: Path, seconds: float = 30.0) -> None:
+    def _await_listening(self, log: Path, seconds: float = 60.0) -> None:
         assert self._process is not None
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
