@@ -707,6 +707,8 @@ async def test_kills_at_any_moment_take_back_nothing_that_was_confirmed(client, 
         await anyio.to_thread.run_sync(server.kill)
 
     for _ in range(10):
+        if confirmed > len(content) - 12 * MIB:
+            break  # a fast machine might come to the end before the kill
         with FormServer(tmp_path) as server:
             job = job_for(server.url, content)
             sender = Sender(content, MIB, lambda job=job: FormProtocol(job, tools_of(client)))

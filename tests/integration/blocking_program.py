@@ -140,8 +140,15 @@ def interrupted_open(folder, url):
 
     def ask(info) -> bool:
         say("waiting")
-        asked.wait(1)
+        asked.wait(30)
+        threading.Event().wait(0.2)
         return True
+
+    def interrupt(*signaled) -> None:
+        asked.set()
+        signal.default_int_handler(*signaled)
+
+    signal.signal(signal.SIGINT, interrupt)
 
     engine = meowcat.blocking.Engine(f"{folder}/t.db", on_restart=ask)
     try:
