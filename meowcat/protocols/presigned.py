@@ -26,6 +26,7 @@ from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.completions import NEEDS_ETAG, Completion
 from meowcat.protocols.contract import Job, Outcome, Part, Prepared, Reconciled, Tools, UploadProtocol
 from meowcat.protocols.plans_at_hand import PlansAtHand
+from meowcat.protocols.presigned_digests import PartDigests, md5_of
 from meowcat.protocols.presigned_replies import classify, confirmed, etag_of, gone, unauthorized
 from meowcat.protocols.presigned_settings import TAG, receipt_of, upload_fields, uploaded_parts, url_of
 from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
@@ -59,6 +60,7 @@ class PresignedProtocol(UploadProtocol):
         self._plans = PlansAtHand(tools, job.task, UploadPlan, job.plan, self._fields.refresher)
         self._sent: set[int] = set()
         """Indices of the parts that were confirmed to this object."""
+        self._digests = PartDigests()
 
     @classmethod
     def resolve(cls, url: str, spec: ProtocolSpec, plan: object | None = None) -> tuple[str, ProtocolSpec]:
@@ -138,10 +140,12 @@ class PresignedProtocol(UploadProtocol):
         return plan, reply
 
     async def send_part(self, session: Session, part: Part) -> Receipt:
+        await self._digests.ahead(part)
         plan, reply = await self._exchange(session, lambda plan: _part(plan, part), part.body, part.size)
         planned = _part(plan, part)
         if not confirmed(reply):
             raise self._failed(plan, reply, planned, f"part {planned.number}")
+        await self._digests.compare(part, reply, f"part {planned.number}")
         etag = (reply.header("etag") or "")[:_LONGEST]
         if not etag and plan.completion in NEEDS_ETAG and plan.complete is not None:
             raise _refused(
@@ -385,14 +389,8 @@ def _held(plan: UploadPlan) -> dict[int, Held]:
     held: dict[int, Held] = {}
     for index, part in enumerate(plan.resumed):
         receipt = receipt_of(part.etag, part.part_id, part.checksum)
-        held[index] = Held(size=part.size, receipt=receipt, md5=_md5_of(part.etag))
+        held[index] = Held(size=part.size, receipt=receipt, md5=md5_of(part.etag))
     return held
-
-
-def _md5_of(etag: str) -> str | None:
-    """The MD5 that an ETag of a part is, at S3 and OSS without an encryption of their own."""
-    text = etag.strip('"').lower()
-    return text if len(text) == 32 and set(text) <= set("0123456789abcdef") else None  # noqa: PLR2004  # MD5
 
 
 def _chunks(data: bytes) -> Callable[[], AsyncIterator[bytes]]:

@@ -1,5 +1,6 @@
 """The protocol of presigned uploads against a scripted store: expiry, refreshing, endings, and no leaks."""
 
+import hashlib
 import logging
 import os
 import threading
@@ -533,6 +534,19 @@ async def test_a_redirected_part_goes_nowhere(lent, store, back_end):
     fault = await refusal(protocol.send_part(session, pieces(CONTENT)[0]))
     assert fault.kind is FaultKind.REDIRECT
     assert store.count("PUT") == 1
+
+
+async def test_a_part_that_the_store_got_otherwise_is_refused_and_sent_again(lent, store, back_end):
+    protocol = lent.protocol(back_end.plan())
+    session = (await protocol.prepare(None)).session
+    first, second, _ = pieces(CONTENT)
+    await protocol.send_part(session, first)  # by which the ETags are known to be MD5s
+    md5 = hashlib.md5(b"something else", usedforsecurity=False).hexdigest()
+    store.after["PUT"] = [Response("", 200, {"ETag": f'"{md5}"'})]
+    fault = await refusal(protocol.send_part(session, second))
+    assert fault.kind is FaultKind.DISCONNECTED
+    assert fault.detail.startswith("part 2: the server got other bytes than were sent")
+    await protocol.send_part(session, second)
 
 
 async def test_a_part_without_an_etag_is_refused_where_the_completion_needs_it(lent, store, back_end):
