@@ -28,5 +28,5 @@ def main(origin: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name, RangeServer(Content(4 << 20), rate=16 << 20) as server:
+    with tempfile.TemporaryDirectory() as name, RangeServer(Content(4 << 20), rate=8 << 20) as server:
         main(server.origin, Path(name))

@@ -168,7 +168,7 @@ async def test_nothing_is_sent_once_the_server_has_said_that_it_is_complete(tmp_
 async def test_a_pause_in_the_middle_sends_no_confirmed_chunk_again(tmp_path, source):
     with FormServer(tmp_path / "uploads") as server:
         async with meowcat.Engine(tmp_path / "t.db", config=CONFIG) as engine:
-            task = await engine.submit(upload(source, server.url, limit_rate=4 * MIB))
+            task = await engine.submit(upload(source, server.url, limit_rate=2 * MIB))
             async for progress in task.progress():
                 if progress.bytes_done >= 2 * MIB:
                     break

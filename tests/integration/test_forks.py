@@ -85,7 +85,7 @@ def test_multiprocessing(tmp_path, method, journal):
 
 @pytest.mark.parametrize("journal", ["sqlite", "jsonl"])
 def test_a_killed_parent_leaves_its_locks_to_nobody_although_a_child_lives(tmp_path, journal):
-    with RangeServer(Content(8 * MIB), rate=8 * MIB) as server:
+    with RangeServer(Content(8 * MIB), rate=4 * MIB) as server:
         said = run("parent_dies", journal, tmp_path, server.url, code=-9)
         assert said == Counter(["taken over 8388608"])
 
