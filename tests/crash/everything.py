@@ -595,16 +595,16 @@ class Everything:
             life.wait_ready()  # a fork server's children ignore it in their first moments
         if how == "kill":
             life.send(signal.SIGKILL)
-            assert life.end(10) == -signal.SIGKILL
+            assert life.end(30) == -signal.SIGKILL
         elif how in ("int", "term"):
             life.send(signal.SIGTERM if how == "term" else signal.SIGINT)
-            code = life.end(40)
+            code = life.end(90)
             assert code in (0, -signal.SIGTERM), (code, life.errors.read_text()[-8000:])
         else:
             life.send(signal.SIGTERM)
             life.run_for(chance.choice([0.005, 0.05, 0.3]))
             life.send(signal.SIGKILL)
-            code = life.end(10)
+            code = life.end(30)
             assert code in (0, -signal.SIGTERM, -signal.SIGKILL), (code, life.errors.read_text()[-8000:])
         return how
 
