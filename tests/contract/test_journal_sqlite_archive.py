@@ -201,6 +201,7 @@ def test_readers_see_all_of_it_at_any_moment_of_a_compaction(path, small_batches
     whole = scan_all(journal, 1000)
     readers = [reading(path) for _ in range(2)]
     over, looks, wrong = threading.Event(), [0, 0], []
+    at_it = threading.Barrier(1 + len(readers))
 
     def look(number, reader):
         last = False
@@ -211,10 +212,13 @@ def test_readers_see_all_of_it_at_any_moment_of_a_compaction(path, small_batches
             ]:
                 wrong.append(looks[number])
             looks[number] += 1
+            if looks[number] == 1:
+                at_it.wait(20)
 
     threads = [threading.Thread(target=look, args=each) for each in enumerate(readers)]
     for each in threads:
         each.start()
+    at_it.wait(20)
     journal.compact()
     over.set()
     for each in threads:
