@@ -194,6 +194,8 @@ def resume_command(journal: str, needs: Iterable[str] = (), task: TaskId | None 
         kind, _, name = need.partition(":")
         if kind == "url":
             words += ["--url", "URL"]
+        elif kind == "plan":
+            words += ["--plan", "FILE"]
         elif kind == "header":
             words += ["--header", shlex.quote(f"{name}: VALUE")]
     return " ".join(words)

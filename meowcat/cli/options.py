@@ -1,5 +1,6 @@
 """Options that several commands share, and what they are turned into."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,13 +131,40 @@ def headers_of(lines: Sequence[str]) -> dict[str, str]:
 def _lines(given: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for line in given:
-        if not line.startswith("@"):
+        if line.startswith("@"):
+            lines += [each for each in _text_of("--header", line).splitlines() if each.strip()]
+        else:
             lines.append(line)
-            continue
-        try:
-            text = Path(line[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-            raise click.UsageError(f"--header {line}: {reason}") from error
-        lines += [each for each in text.splitlines() if each.strip()]
     return lines
+
+
+def url_of(given: str | None) -> str | None:
+    """A URL, or what stands in `@FILE`.
+
+    Raises:
+        click.UsageError: no such file.
+    """
+    return _text_of("--url", given).strip() if given is not None and given.startswith("@") else given
+
+
+def _text_of(option: str, given: str) -> str:
+    """What stands in the file of `@FILE`."""
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise click.UsageError(f"{option} {given}: {reason}") from error
+
+
+def plan_of_file(name: str | None) -> bytes | None:
+    """The JSON of a presigned plan, from a file, or from standard input for `-`.
+
+    Raises:
+        click.UsageError: no such file.
+    """
+    if name is None:
+        return None
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"--plan {name}: {error.strerror}") from error

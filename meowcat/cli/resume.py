@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import anyio
 import click
 
-from meowcat.cli.completion import unfinished_tasks
+from meowcat.cli.completion import files, unfinished_tasks
 from meowcat.cli.control import ORDERS, Report, apply
 from meowcat.cli.display import Display, display_for, exit_of_task
 from meowcat.cli.exits import Exit, exit_of_all
@@ -22,8 +22,10 @@ from meowcat.cli.options import (
     headers_of,
     journal_option,
     json_option,
+    plan_of_file,
     quiet_option,
     taken,
+    url_of,
 )
 from meowcat.cli.owners import telling_why
 from meowcat.cli.running import Stop, Watched, at_rest, run_until_done, say_how_to_go_on, wait_for_all
@@ -32,6 +34,7 @@ from meowcat.control import messages as ctl
 from meowcat.control.client import Control, connect
 from meowcat.core.errors import EngineClosed, JournalOwned, NobodyListens, OwnerLost
 from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may
+from meowcat.core.plans import DownloadPlan, UploadPlan, plan_of
 from meowcat.core.urls import check_url, host_of
 from meowcat.core.values import TaskId
 from meowcat.engine import Engine
@@ -43,6 +46,7 @@ Examples:
   meowcat resume --journal transfers.db            all that is unfinished there
   meowcat resume 7Q3KX2 --url 'https://host/x?sig=…'   one task, with a fresh signed URL
   meowcat resume 7Q3KX2 -H 'Authorization: …'      one task, with a header that was never journaled
+  meowcat resume 7Q3KX2 --plan plan.json           one task, with a fresh presigned plan
 
 Tasks that were Paused by a user and tasks that Failed are left alone, unless named or with --all.
 Where another process owns the journal, it is asked to go on, and its progress is shown.
@@ -53,11 +57,17 @@ Where another process owns the journal, it is asked to go on, and its progress i
 class Supply:
     """What was never journaled, given again."""
 
-    url: str | None
-    headers: dict[str, str]
+    url: str | None = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    plan: bytes | None = field(default=None, repr=False)
+    """As JSON: what it has to be depends on the task."""
 
     def __bool__(self) -> bool:
-        return bool(self.url or self.headers)
+        return bool(self.url or self.headers or self.plan is not None)
+
+    def plan_for(self, found: Found) -> UploadPlan | DownloadPlan | None:
+        """Raises InvalidArgument where it is none of such a task."""
+        return None if self.plan is None else plan_of(self.plan, found.task.request.direction)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,16 @@ class Entrusted:
 @click.option(
     "--no-wait", is_flag=True, help="Only set going: the owner, or a later 'resume', does the rest."
 )
-@click.option("--url", help="A fresh URL for the task, a signed one for example. For one task.")
+@click.option(
+    "--url",
+    help="A fresh URL for the task, a signed one for example; @FILE reads it from a file. For one task.",
+)
+@click.option(
+    "--plan",
+    metavar="FILE",
+    shell_complete=files,
+    help="A fresh presigned plan for the task, as JSON; - reads standard input. For one task.",
+)
 @engine_options
 @quiet_option
 @json_option
@@ -109,7 +128,8 @@ def resume(tasks: tuple[str, ...], *, as_json: bool, quiet: bool, **options: Any
     journal move along while it is open, but are not waited for.
     """
     engine = taken(options)
-    supply = Supply(options["url"], headers_of(options["header_lines"]))
+    plan = plan_of_file(options["plan"])
+    supply = Supply(url_of(options["url"]), headers_of(options["header_lines"]), plan)
     if supply.url is not None:
         check_url(supply.url)
     wish = Wish(tasks, options["journal"], options["everything"], supply, engine)
@@ -157,7 +177,7 @@ async def _entrust(owned: Entrusted, supply: Supply, display: Display, codes: li
     try:
         for found in owned.tasks:
             if supply and found.task.state not in ENDED:
-                await owned.control.supply(found.task.id, url=supply.url, headers=supply.headers)
+                await _hand_over(owned.control, found, supply)
             for trigger in (Trigger.RESUME, Trigger.RETRY):
                 if may(found.task.state, trigger):  # refused where somebody else was faster
                     order = partial(owned.control.order, ORDERS[trigger](tasks=(found.task.id,)))
@@ -239,12 +259,17 @@ async def _set_going_only(wish: Wish, *, as_json: bool) -> Exit:
 async def _supply_to_owner(found: Found, supply: Supply) -> None:
     try:
         async with connect(found.journal) as control:
-            await control.supply(found.task.id, url=supply.url, headers=supply.headers)
+            await _hand_over(control, found, supply)
     except NobodyListens:
         raise click.UsageError(
-            f"--url and --header are kept in memory only, and nobody works on {found.journal}: "
+            f"--url, --header and --plan are kept in memory only, and nobody works on {found.journal}: "
             "leave --no-wait out"
         ) from None
+
+
+async def _hand_over(control: Control, found: Found, supply: Supply) -> None:
+    plan = supply.plan_for(found)
+    await control.supply(found.task.id, url=supply.url, headers=supply.headers, plan=plan)
 
 
 def _by_journal(chosen: Sequence[Found]) -> dict[str, list[Found]]:
@@ -273,11 +298,14 @@ def _nothing_text(past: Past) -> str:
 
 
 def _check_supply(supply: Supply, chosen: list[Found]) -> None:
-    """A URL is for one task; a header, which may be a credential, for one host at most."""
+    """A URL and a plan are for one task; a header, which may be a credential, for one host at most."""
     if not chosen and supply:
-        raise click.UsageError("--url and --header: no task to supply them to; name it")
-    if supply.url is not None and len(chosen) > 1:
-        raise click.UsageError(f"--url is for one task, and {len(chosen)} are to go on: name it")
+        raise click.UsageError("--url, --header and --plan: no task to supply them to; name it")
+    for option, given in (("--url", supply.url), ("--plan", supply.plan)):
+        if given is not None and len(chosen) > 1:
+            raise click.UsageError(f"{option} is for one task, and {len(chosen)} are to go on: name it")
+    for each in chosen:
+        supply.plan_for(each)  # before anything is opened
     hosts = {host_of(each.task.request.url) for each in chosen}
     if supply.headers and len(hosts) > 1:
         raise click.UsageError(
@@ -323,7 +351,8 @@ async def _set_going(engine: Engine, found: Found, supply: Supply) -> Task:
     if task.state in ENDED:
         return task
     if supply:
-        await task.supply(url=supply.url, headers=supply.headers or None)
+        plan = supply.plan_for(found)
+        await task.supply(url=supply.url, headers=supply.headers or None, plan=plan)
     if may(task.state, Trigger.RESUME):
         await task.resume()
     elif may(task.state, Trigger.RETRY):

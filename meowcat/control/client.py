@@ -14,6 +14,7 @@ from meowcat.control.wire import LineTooLong, Wire, connect_to
 from meowcat.core.errors import ControlError, NobodyListens, OwnerLost
 from meowcat.core.info import Orphan, Snapshot
 from meowcat.core.machine import State
+from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
 from meowcat.journal.contract import Journal
@@ -97,10 +98,22 @@ class Control:
         return await self._outcomes()
 
     async def supply(
-        self, task: TaskId, *, url: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        task: TaskId,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        plan: UploadPlan | DownloadPlan | None = None,
     ) -> None:
         """As `Task.supply`: it stays in the owner's memory."""
-        await self._send(ctl.Supply(task=task, url=url, headers=dict(headers or {})))
+        supply = ctl.Supply(
+            task=task,
+            url=url,
+            headers=dict(headers or {}),
+            upload_plan=plan if isinstance(plan, UploadPlan) else None,
+            download_plan=plan if isinstance(plan, DownloadPlan) else None,
+        )
+        await self._send(supply)
         await self._outcomes()
 
     async def limit(

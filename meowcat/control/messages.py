@@ -13,6 +13,7 @@ from meowcat.core import errors
 from meowcat.core.errors import Code, ControlError, InvalidArgument, MeowcatError
 from meowcat.core.info import Orphan, Snapshot, TaskInfo
 from meowcat.core.machine import State, Trigger
+from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.transfers import Direction
 from meowcat.core.urls import HIDDEN, scrub
 from meowcat.core.values import TaskId
@@ -21,8 +22,8 @@ from meowcat.journal.contract import Owner
 VERSION = 1
 """Of the format. A higher one may change what a command means, and is refused."""
 
-MAX_REQUEST = 256 << 10
-"""Bytes of a request's line, its line feed left aside."""
+MAX_REQUEST = 8 << 20
+"""Bytes of a request's line, its line feed left aside. A plan of ten thousand signed URLs has room."""
 MAX_REPLY = 64 << 20
 """Bytes of a reply's line that a client takes."""
 TASKS_AT_ONCE = 1000
@@ -75,10 +76,17 @@ class Supply(Request, frozen=True, kw_only=True, tag="supply"):
     task: TaskId
     url: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    upload_plan: UploadPlan | None = None
+    download_plan: DownloadPlan | None = None
+
+    @property
+    def plan(self) -> UploadPlan | DownloadPlan | None:
+        return self.upload_plan or self.download_plan
 
     def __repr__(self) -> str:
         url = None if self.url is None else HIDDEN
-        return f"Supply(task={self.task!r}, url={url!r}, headers={sorted(self.headers)!r})"
+        headers = sorted(self.headers)
+        return f"Supply(task={self.task!r}, url={url!r}, headers={headers!r}, plan={self.plan!r})"
 
 
 class Limit(Request, frozen=True, kw_only=True, tag="limit"):

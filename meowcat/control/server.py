@@ -25,6 +25,7 @@ from meowcat.control.wire import LineTooLong, Wire, listen_at
 from meowcat.core.errors import ControlError, InvalidArgument, MeowcatError
 from meowcat.core.info import Orphan, Snapshot, TaskInfo, eta_of, info_of
 from meowcat.core.machine import ACTIVE, ENDED, TABLE, State
+from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.state import TaskState
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
@@ -93,7 +94,12 @@ class Commands(Protocol):
         self, *, state: Sequence[State] | None = None, direction: Direction | None = None
     ) -> list[TaskId]: ...
     async def supply(
-        self, task: TaskId | str, *, url: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        task: TaskId | str,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        plan: UploadPlan | DownloadPlan | None = None,
     ) -> None: ...
     async def task(self, task: TaskId | str) -> Handle: ...
     def tasks(
@@ -313,7 +319,7 @@ class ControlServer:
                 await send(ctl.Pong(version=ctl.VERSION, meowcat=meowcat, owner=self._runtime.owner))
             case ctl.Supply():
                 url, headers = request.url, request.headers
-                await self._commands.supply(request.task, url=url, headers=headers)
+                await self._commands.supply(request.task, url=url, headers=headers, plan=request.plan)
                 await send(ctl.Done(outcomes=(ctl.Outcome(task=request.task),)))
             case ctl.Limit():
                 await _send_outcomes(await limit(self._commands, request), send)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_SIZE
-from meowcat.core.transfers import check_header
+from meowcat.core.transfers import Direction, check_header
 from meowcat.core.urls import check_url, identity, redact
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "UploadedPart",
     "check_fit",
     "expires_of",
+    "plan_of",
     "stale",
 ]
 
@@ -63,6 +64,21 @@ class _Hidden(Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("shows", self._shown())]
+
+
+def plan_of(data: bytes, direction: Direction) -> "UploadPlan | DownloadPlan":
+    """A back end's plan, out of its JSON.
+
+    Raises:
+        InvalidArgument: it is none. The text itself is not shown, for its URLs are signed.
+    """
+    kind: type[UploadPlan | DownloadPlan] = UploadPlan if direction == "upload" else DownloadPlan
+    try:
+        plan = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidArgument(f"plan: expected the JSON of an {kind.__name__}: {error}") from None
+    plan.validate()
+    return plan
 
 
 class PlanRequest(_Hidden, frozen=True):

@@ -11,10 +11,12 @@ _REMEDIES = {
     "url": "a fresh URL: meowcat resume TASK --url, or Task.supply(url=…)",
     "header": "the header {}: meowcat resume TASK --header, or Task.supply(headers=…)",
     "data": "the bytes: Task.supply(data=…)",
-    "plan": "a fresh plan: Task.supply(plan=…), or a refresher registered by name",
+    "plan": "a fresh plan: meowcat resume TASK --plan, or Task.supply(plan=…); or a refresher registered by "
+    "name",
     "credential": "the credential {}: from the environment or credentials.toml with meowcat resume TASK; or "
     "Engine(credentials=…), Engine.add_credential",
-    "refresher": "the refresher {}, Engine(refreshers=…) or Engine.add_refresher; or Task.supply(plan=…)",
+    "refresher": "the refresher {}, Engine(refreshers=…) or Engine.add_refresher; or a fresh plan, meowcat "
+    "resume TASK --plan or Task.supply(plan=…)",
     "source": "the source {}: Engine(sources=…), or Engine.add_source",
     "protocol": "the protocol {}: Engine(protocols=[…])",
 }

@@ -223,7 +223,7 @@ def test_the_names_of_tasks_credentials_are_taken_from_what_they_need():
 def test_what_goes_on_names_what_has_to_be_given_again_and_nothing_else():
     needs = ("url", "header:authorization", "credential:prod", "protocol:mine", "source:x", "data", "plan")
     command = resume_command("t.db", needs)
-    assert command == "meowcat resume --journal t.db --url URL --header 'authorization: VALUE'"
+    assert command == "meowcat resume --journal t.db --url URL --header 'authorization: VALUE' --plan FILE"
 
 
 def test_what_has_run_out_is_told_with_what_is_needed():
