@@ -21,7 +21,10 @@ from meowcat.protocols.registry import (
     upload_protocol_of,
 )
 
-__all__ = ["Intake", "Sealed", "supplied"]
+__all__ = ["Intake", "Sealed", "absolute", "supplied"]
+
+_ROOT = "/" if os.name == "posix" else None
+"""What a path from the root on begins with; on Windows that is not all that it takes."""
 
 Sealed = tuple[Request, Secrets, str]
 """A request as it is stored, what is kept of it in memory only, and its key."""
@@ -64,7 +67,7 @@ class Intake:
             accept = config.accept
         request = replace(
             request,
-            to=os.path.abspath(request.to),  # noqa: PTH100  # symlinks stay as they are
+            to=absolute(request.to),
             connections=request.connections or config.connections,
             piece_size=request.piece_size or config.piece_size,
             retries=config.retries if request.retries is None else request.retries,
@@ -93,7 +96,7 @@ class Intake:
         url, spec = protocol.resolve(request.url, request.protocol, request.plan)
         config, source, prepare_retries = self.config, request.source, request.prepare_retries
         if request.origin == "file" and source:
-            source = os.path.abspath(path_text("source", source))  # noqa: PTH100  # as above
+            source = absolute(path_text("source", source))
         request = replace(
             request,
             url=url,
@@ -113,6 +116,14 @@ class Intake:
     def _digest_for(self, request: Request) -> str | None:
         chosen = request.digest or self.config.digest or self.digest
         return None if chosen == NO_DIGEST else chosen
+
+
+def absolute(path: str) -> str:
+    """A path from the root on. Symlinks stay as they are."""
+    plain = type(path) is str and path[:1] == _ROOT and path[-1:] != "/"
+    if plain and "//" not in path and "/." not in path:
+        return path  # as most of a queue are; `abspath` asks a dozen times before it says so
+    return os.path.abspath(path)  # noqa: PTH100  # Path.resolve follows symlinks
 
 
 def _names_accept(headers: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ their names in `needs`.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args, get_type_hints
 
 from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import force_setattr, replace
@@ -131,6 +131,7 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     Building one does no I/O; `Engine.submit` makes `to` absolute.
     """
 
+    direction: ClassVar[Direction] = "download"
     url: str
     to: str = ""
     """Where the finished file goes; its folder must exist. Nothing stands there before all is verified."""
@@ -176,10 +177,6 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
         if self.protocol is not None:
             _take_settings(self)
 
-    @property
-    def direction(self) -> Direction:
-        return "download"
-
 
 Origin = Literal["file", "named", "bytes"]
 VerifySource = Literal["auto", "always"]
@@ -191,6 +188,7 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
     Building one does no I/O; `Engine.submit` makes the path of a file absolute.
     """
 
+    direction: ClassVar[Direction] = "upload"
     source: str
     """The path of a file; or the name of a registered source, or of bytes that were handed in."""
     url: str
@@ -230,10 +228,6 @@ class Upload(_Shown, frozen=True, tag="upload", tag_field="kind"):
 
     def __post_init__(self) -> None:
         _take_settings(self)
-
-    @property
-    def direction(self) -> Direction:
-        return "upload"
 
 
 Request = Download | Upload
