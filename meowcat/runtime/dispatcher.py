@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 from msgspec import Struct
 
 from meowcat.core.decide import decide
@@ -200,7 +201,11 @@ class Dispatcher:
     async def run(self) -> None:
         """Turn until canceled or broken."""
         while self.broken is None:
-            if not self._ready:
+            if self._ready:
+                # Whom the turn before has let go on comes first, and what it says goes along with the rest: the
+                # renames of some small files are recorded with the beginnings of the next, in one append.
+                await anyio.lowlevel.checkpoint()
+            else:
                 self._wake = Signal()
                 await self._wake.wait()
             await self._turn()

@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from journal_adapters.memory import MemoryJournal, Store
 from meowcat.core import events as ev
@@ -92,6 +93,55 @@ async def test_each_event_that_is_stored_is_a_line_of_the_log_for_who_asks(caplo
     await turn_over(AT_WORK, Envelope(PROBED, None, live), Envelope(FLUSHED, None, live))
     told = [each.getMessage() for each in caplog.records if each.name == "meowcat.engine"]
     assert told == [f"task {TASK}: {name}" for name in ("Started", "Stored", "PublishIntended")]
+
+
+class Counted(MemoryJournal):
+    """Knows how many records came at once."""
+
+    def __init__(self):
+        super().__init__(store=Store())
+        self.batches = []
+
+    def append(self, batch):
+        self.batches.append(len(batch))
+        return super().append(batch)
+
+
+async def test_what_a_turn_leads_to_at_once_is_recorded_together_with_what_it_wakes():
+    """As the slot that is free once a file is intended to be renamed, and the rename."""
+    journal, woken, other = Counted(), anyio.Event(), TaskId("U")
+    journal.open(OWNER, "process")
+    journal.append(entries_of(None, [CREATED, ADMITTED], 0)[0])
+    journal.append(entries_of(None, [replace(CREATED, task=other), ADMITTED], 0)[0])
+    told = []
+
+    def note(actor, *_):
+        told.append(actor.id)
+        if len(told) == 1:
+            woken.set()
+            dispatcher.post(other, msg.Pause())
+
+    async def answer():
+        await woken.wait()
+        dispatcher.post(TASK, msg.Resume())
+
+    def nothing(*_):
+        pass
+
+    writer = Writer(journal, "process")
+    dispatcher = Dispatcher(writer, Clock(), 1 << 20, None, note, nothing, nothing, nothing)
+    dispatcher.adopt(AT_WORK)
+    dispatcher.adopt(replace(AT_WORK, id=other))
+    async with anyio.create_task_group() as group:
+        group.start_soon(answer)
+        await anyio.wait_all_tasks_blocked()
+        dispatcher.post(TASK, msg.Pause())
+        group.start_soon(dispatcher.run)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    await writer.aclose()
+    assert sorted(told) == [TASK, TASK, other]
+    assert journal.batches == [2, 2, 1, 2]
 
 
 class Doubtful(MemoryJournal):
