@@ -202,7 +202,7 @@ class Dispatcher:
         """Turn until canceled or broken."""
         while self.broken is None:
             if self._ready:
-                # Whom the turn before has let go on comes first, and what it says goes along with the rest: the
+                # Whom the turn before has let go on comes first, and what it says goes along with the rest:
                 # renames of some small files are recorded with the beginnings of the next, in one append.
                 await anyio.lowlevel.checkpoint()
             else:

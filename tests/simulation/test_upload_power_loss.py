@@ -126,7 +126,7 @@ def test_power_lost_again_during_the_recovery(kind):
         tried += doomed.every_crash(
             upload(kind), it_is_there_once, losses=("lost",), calls=slice(number % 5, None, 5)
         )
-    assert tried > 10
+    assert tried >= 10
 
 
 @kinds
