@@ -71,7 +71,7 @@ def run(name, *arguments, cwd):
         check=False,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
     )
@@ -131,7 +131,7 @@ def read_by_a_stranger(folder):
         check=False,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
     )
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()
@@ -178,6 +178,6 @@ def test_the_tests_of_an_application_pass_where_nothing_else_is(tmp_path):
         "-p",
         "no:cacheprovider",
     ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=folder)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, cwd=folder)
     assert done.returncode == 0, done.stdout
     assert "40 passed, 8 skipped" in done.stdout

@@ -69,7 +69,7 @@ def run(name, folder, environment):
         check=False,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

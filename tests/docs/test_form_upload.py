@@ -51,7 +51,7 @@ def test_the_session_goes_as_the_page_shows_it(tmp_path):
         script = "\n".join(commands).replace("http://127.0.0.1:8000/upload", server.url)
         script = script.replace("http://127.0.0.1:8000", server.url.removesuffix("/upload"))
         done = subprocess.run(
-            ["bash", "-euc", script], check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60
+            ["bash", "-euc", script], check=False, capture_output=True, text=True, cwd=tmp_path, timeout=240
         )
     assert done.stdout.splitlines() == said
     assert done.returncode == 0

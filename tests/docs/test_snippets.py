@@ -146,7 +146,7 @@ def localised(code: str, hosts: dict[str, str]) -> str:
 
 def run_program(command: list[str]) -> None:
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        command, check=False, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 

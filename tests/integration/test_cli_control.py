@@ -83,7 +83,7 @@ class Shell:
 
     def run(self, *words):
         with self.start(*words) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     @contextmanager

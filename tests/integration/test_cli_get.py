@@ -50,7 +50,7 @@ class Shell:
 
     def run(self, *words, given=None) -> subprocess.CompletedProcess:
         with self.start(*words, stdin=subprocess.PIPE) as process:
-            out, err = process.communicate(given, timeout=60)
+            out, err = process.communicate(given, timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def tasks(self, *words) -> list[dict]:

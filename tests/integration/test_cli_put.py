@@ -52,7 +52,7 @@ class Shell:
 
     def run(self, *words) -> subprocess.CompletedProcess:
         with self.start(*words) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def killed(self, *words, at):
@@ -253,7 +253,7 @@ def test_a_source_that_changes_on_the_way_is_exit_code_1(shell, form):
     ) as process:
         wait_until_confirmed(process, MIB)
         shell.file("x.bin", 16 * MIB, seed=6)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     assert process.returncode == 1
     assert form.names() == []
 
