@@ -20,7 +20,7 @@ from meowcat.runtime import delivery
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 MIB = 1 << 20
 BIG = Content(8 * MIB)

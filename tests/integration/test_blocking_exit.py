@@ -15,7 +15,7 @@ from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Bucket
 from meowcat.testing.range_server import RangeServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 MIB = 1 << 20
 PROGRAM = Path(__file__).with_name("blocking_program.py")
@@ -44,7 +44,7 @@ def start(tmp_path, server):
 
 
 def ended(program):
-    said, complained = program.communicate(timeout=40)
+    said, complained = program.communicate(timeout=120)
     return program.returncode, said.split(), complained
 
 

@@ -9,7 +9,7 @@ from meowcat.core import events as ev
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 MIB = 1 << 20
 BIG = Content(8 * MIB)

@@ -10,7 +10,7 @@ import meowcat
 from journal_adapters.sqlite import SQLiteJournal
 from meowcat.journal.contract import BulkJournal
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 TASKS = 2500
 

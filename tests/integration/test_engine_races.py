@@ -20,7 +20,7 @@ from meowcat.testing.exchanges import Trouble
 from meowcat.testing.range_server import RangeServer
 from meowcat.transfer.disk import OsDisk
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(40)]  # a wedged engine ends its test in seconds
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]  # a wedged engine ends its test early
 
 MIB = 1 << 20
 BIG = Content(4 * MIB)

@@ -10,7 +10,7 @@ import pytest
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(240)
 
 MIB = 1 << 20
 PROGRAM = Path(__file__).with_name("fork_program.py")
@@ -27,7 +27,7 @@ def run(*arguments, code=0):
         check=False,
         capture_output=True,
         text=True,
-        timeout=80,
+        timeout=200,
     )
     assert done.stderr == ""
     assert done.returncode == code

@@ -17,7 +17,7 @@ from meowcat.core import events as ev
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 MIB = 1 << 20
 

@@ -16,7 +16,7 @@ from meowcat.runtime import listeners
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 MIB = 1 << 20
 

@@ -26,7 +26,7 @@ from meowcat.core.values import Fault, FaultKind
 from meowcat.sinks.json_lines import JSONLines
 from meowcat.transfer.disk import OsDisk
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 KEY = b"0123456789abcdef0123456789abcdef"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
