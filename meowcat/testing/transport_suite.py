@@ -30,7 +30,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 SHORT = Timeouts(connect=5, read=0.5, pool=5)
 """For silence that is meant."""
-BRIEF = Timeouts(connect=5, read=0.9, pool=5)
+BRIEF = Timeouts(connect=5, read=1.5, pool=5)
 """For what comes slowly: many times more often than this, and for longer."""
 AT_ONCE = 1.5
 """Seconds that a busy machine may take for what waits for nothing."""
@@ -256,20 +256,20 @@ class TransportSuite:
         """Only silence is limited: a source that gives a chunk now and then keeps a request alive."""
 
         async def slow() -> AsyncIterator[bytes]:
-            for _ in range(12):
+            for _ in range(18):
                 await anyio.sleep(0.1)
                 yield bytes(10_000)
 
         with RangeServer(Content(0)) as server:
             async with (
                 self.client(BRIEF) as transport,
-                transport.send(upload(server.url, slow, 120_000)) as reply,
+                transport.send(upload(server.url, slow, 180_000)) as reply,
             ):
                 assert reply.status == 200
 
     async def test_a_reply_to_an_upload_may_take_longer_than_the_read_timeout(self) -> None:
         """S3 sends a blank now and then while it puts an object together."""
-        slowly = Trouble(status=200, body=bytes(12_288))
+        slowly = Trouble(status=200, body=bytes(16_384))
         for length in (10, MIB):
             with RangeServer(Content(0), script=[slowly], rate=8192) as server:
                 async with self.client(BRIEF) as transport:
