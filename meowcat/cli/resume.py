@@ -34,7 +34,7 @@ from meowcat.control import messages as ctl
 from meowcat.control.client import Control, connect
 from meowcat.core.errors import EngineClosed, JournalOwned, NobodyListens, OwnerLost
 from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may
-from meowcat.core.plans import DownloadPlan, UploadPlan, plan_of
+from meowcat.core.plans import DownloadPlan, UploadPlan, read_plan
 from meowcat.core.urls import check_url, host_of
 from meowcat.core.values import TaskId
 from meowcat.engine import Engine
@@ -67,7 +67,7 @@ class Supply:
 
     def plan_for(self, found: Found) -> UploadPlan | DownloadPlan | None:
         """Raises InvalidArgument where it is none of such a task."""
-        return None if self.plan is None else plan_of(self.plan, found.task.request.direction)
+        return None if self.plan is None else read_plan(self.plan, found.task.request.direction)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ __all__ = [
     "UploadedPart",
     "check_fit",
     "expires_of",
-    "plan_of",
+    "read_plan",
     "stale",
 ]
 
@@ -66,7 +66,7 @@ class _Hidden(Struct, frozen=True):
         return [("shows", self._shown())]
 
 
-def plan_of(data: bytes, direction: Direction) -> "UploadPlan | DownloadPlan":
+def read_plan(data: bytes, direction: Direction) -> "UploadPlan | DownloadPlan":
     """A back end's plan, out of its JSON.
 
     Raises:

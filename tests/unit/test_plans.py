@@ -17,6 +17,7 @@ from meowcat.core.plans import (
     UploadPlan,
     check_fit,
     expires_of,
+    read_plan,
     stale,
 )
 
@@ -49,6 +50,34 @@ def with_part(index, **changes):
 
 
 plans = st.tuples(st.integers(1, 10_000), st.integers(1, 3_000)).map(lambda pair: plan_of(*pair))
+
+
+@given(plans)
+def test_a_plan_is_read_out_of_its_json(plan):
+    assert read_plan(msgspec.json.encode(plan), "upload") == plan
+    download = DownloadPlan(url=f"{OBJECT}?sig={CANARY}")
+    assert read_plan(msgspec.json.encode(download), "download") == download
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        msgspec.json.encode(GOOD)[:-1],
+        msgspec.json.encode({"url": signed()}),
+        msgspec.json.encode(with_part(0, offset=1)),
+    ],
+)
+def test_what_is_no_plan_is_refused_and_not_shown(text):
+    with pytest.raises(InvalidArgument) as refused:
+        read_plan(text, "upload")
+    assert CANARY not in str(refused.value)
+    with pytest.raises(InvalidArgument, match="DownloadPlan"):
+        read_plan(msgspec.json.encode(GOOD), "download")
 
 
 @given(plans, st.randoms())
