@@ -1,10 +1,11 @@
 """Small files go to the disk in rounds: what is ready together takes one trip to a thread, and few syncs.
 
 A sync costs a small file more than all else, and many files that are synced together cost little more than
-one. So under `power` a round makes the calls of all jobs that wait, then syncs what they wrote (the file
-system as a whole, where there are several and it can be), then each other folder that got or lost a name,
-and only then are the jobs done. Under `process` nothing is synced, and a job takes some microseconds: it is
-done on the loop, as long as the disk lets the loop go on.
+one. So under `power` a round syncs what all jobs that wait have written (the file system as a whole, where
+there are several and it can be), then each other folder that got or lost a name, and only then are the jobs
+done. The calls themselves take some microseconds, and are made on the loop as long as the disk lets that go
+on: a thread would ask for the interpreter's lock behind each of them, in the way of all others. Under
+`process` nothing is synced, and that is all.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,6 +54,9 @@ class _Job(Generic[T]):
         """Set when it is done, or when it is to lead the next round."""
 
     def attempt(self) -> None:
+        """Make the call, unless that was done."""
+        if self.outcome is not None:
+            return
         try:
             self.outcome = self._call()
         except Exception as error:  # noqa: BLE001  # raised again where the job is waited for
@@ -104,15 +108,23 @@ class Rounds:
         Raises:
             FileFault: a sync failed: nothing may be relied on. And whatever `call` raises.
         """
+        inline = self._workers.threaded and perf_counter() >= self._inline_from
         if folder is not None and self._syncs:
-            with anyio.CancelScope(shield=True):
-                job = _Job(call, folder, holds_bytes=holds_bytes)
-                await self._join(job)
-                return job.result()
-        began = perf_counter()
-        if began < self._inline_from or not self._workers.threaded:
+            job = _Job(call, folder, holds_bytes=holds_bytes)
+            if inline:
+                self._here(job.attempt)
+            if not job.failed:
+                with anyio.CancelScope(shield=True):
+                    await self._join(job)
+            return job.result()
+        if not inline:
             with anyio.CancelScope(shield=True):
                 return await self._workers.run(call, self._several)
+        return self._here(call)
+
+    def _here(self, call: Callable[[], T]) -> T:
+        """Make a call on the loop, and see how long that keeps it."""
+        began = perf_counter()
         try:
             return call()
         finally:

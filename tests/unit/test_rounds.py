@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import anyio
 import pytest
@@ -104,22 +105,46 @@ async def test_where_a_file_system_can_not_be_synced_as_a_whole_each_file_is():
 
 
 async def test_what_comes_while_a_round_is_made_is_in_the_next(disk):
-    workers = CountingWorkers()
+    begun = anyio.Event()
+
+    class Slow(CountingWorkers):
+        async def run(self, call, limiter):
+            begun.set()
+            await anyio.wait_all_tasks_blocked()
+            return await super().run(call, limiter)
+
+    workers = Slow()
     rounds = Rounds(disk, workers, "power")
     late = []
 
+    async def later():
+        await begun.wait()
+        late.append(await rounds.do(storing(disk, 2), FOLDER, holds_bytes=True))
+
     async with anyio.create_task_group() as group:
-
-        def first():
-            anyio.from_thread.run_sync(group.start_soon, later)
-            return storing(disk, 1)()
-
-        async def later():
-            late.append(await rounds.do(storing(disk, 2), FOLDER, holds_bytes=True))
-
-        await rounds.do(first, FOLDER, holds_bytes=True)
+        group.start_soon(later)
+        await rounds.do(storing(disk, 1), FOLDER, holds_bytes=True)
     assert workers.trips == 2
     assert disk.restart("lost").get(late[0].path) == CONTENT
+
+
+async def test_the_loop_makes_the_calls_and_a_thread_the_syncs(disk):
+    here, made, synced = threading.get_ident(), [], []
+    fdatasync = disk.fdatasync
+
+    def store():
+        made.append(threading.get_ident())
+        return storing(disk, 1)()
+
+    def sync(fd):
+        synced.append(threading.get_ident())
+        fdatasync(fd)
+
+    disk.fdatasync = sync
+    await Rounds(disk, Workers(), "power").do(store, FOLDER, holds_bytes=True)
+    assert made == [here]
+    assert synced
+    assert here not in synced
 
 
 async def test_a_job_that_fails_fails_alone(disk):
