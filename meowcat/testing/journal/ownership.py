@@ -26,13 +26,10 @@ from meowcat.testing.journal.registry import check
 def a_second_owner_is_refused_within_a_second_and_told_who_owns_it(harness: JournalHarness) -> None:
     journal = opened(harness)
     other = harness.close_later(harness.make())
-    took = []
-    for _ in range(3):  # the quickest time counts: any of them may be one at which a busy machine stood still
-        begin = time.monotonic()
-        with refused(JournalOwned) as refusal:
-            other.open(OTHER, harness.sync)
-        took.append(time.monotonic() - begin)
-    assert min(took) < 1, "a second owner must be told within a second"
+    begin = time.monotonic()
+    with refused(JournalOwned) as refusal:
+        other.open(OTHER, harness.sync)
+    assert time.monotonic() - begin < 1, "a second owner must be told within a second"
     assert isinstance(refusal.error, JournalOwned)
     assert refusal.error.owner == str(OWNER)
     assert "4711" in str(refusal.error)
