@@ -179,7 +179,7 @@ def test_a_bandwidth_cap_holds(cap):
     with RangeServer(CONTENT, **{cap: 1_000_000}) as server:
         began = time.monotonic()
         get(server)
-        assert time.monotonic() - began > 0.25
+        assert 0.25 < time.monotonic() - began < 2
 
 
 def test_waiting_ends_with_the_claim_or_the_timeout():

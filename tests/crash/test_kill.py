@@ -26,8 +26,8 @@ SIZE = 200 * MIB
 RATE = 24 * MIB
 PIECE = MIB
 """Of `downloading.py`."""
-TWICE_PER_STOP = 24 * MIB
-"""What is in flight is lost: that of a second. There are four flushes in one, but disks may be busy."""
+TWICE_PER_STOP = 16 * MIB
+"""A pause loses what is in flight as well, though nothing that was flushed."""
 
 
 class Child:

@@ -61,7 +61,7 @@ def test_hours_of_waiting_pass_in_no_time():
     began = time.monotonic()
     patient.run(download)
     assert patient.now > 86_400
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 5
     it_is_there(patient)
 
 
