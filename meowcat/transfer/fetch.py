@@ -41,6 +41,7 @@ LOOK = 0.25
 """Seconds between two looks at how the requests of a large content get on."""
 
 THREADS = 2
+
 WINDOW = 4 << 20
 """Bytes per connection that may be on their way to the disk …"""
 MOST_WINDOW = 32 << 20
