@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.transport.contract import Timeouts, Transport
-from meowcat.transport.large import LargeBodies
+from meowcat.transport.plain import PlainHttp
 
 if TYPE_CHECKING:
     import httpx
@@ -35,7 +35,7 @@ def transport_for(
     own = _own(timeouts, http2=http2, ca_bundle=ca_bundle, proxy=proxy)
     if http2 or proxy is not None:
         return own, True
-    return LargeBodies(own, timeouts), True
+    return PlainHttp(own, timeouts), True
 
 
 def _given(given: "httpx.AsyncClient | Transport", timeouts: Timeouts) -> Transport:

@@ -2,34 +2,27 @@
 stands.
 
 A client that takes chunks over copies each of them, and sends them by a thread of its own. Here the memory
-that a source was read into is what the kernel copies from. See `transport.large` for what goes this way.
+that a source was read into is what the kernel copies from. See `transport.plain` for what goes this way.
 """
 
-import re
 import select
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
-from http.client import HTTPException
 
 import anyio
 
 from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.connections import MOST_AT_ONCE
 from meowcat.transport.contract import Chunk, HttpRequest, TransportFault
 from meowcat.transport.faults import describe
-from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge, receive
+from meowcat.transport.incoming import Incoming, NotHTTP
+from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge
 
 __all__ = ["SocketUpload"]
 
 Outcome = SocketReply | Fault | None
 """None while there is more to send."""
-
-_HEAD = 64 << 10
-"""Bytes of a reply that are taken at once while the body is still being sent."""
-
-_INTERIM = re.compile(rb"HTTP/1\.1 1\d\d")
-_STATUS = len(b"HTTP/1.1 100")
-"""Bytes of a reply that tell whether it is an interim one."""
 
 
 class SocketUpload(SocketExchange):
@@ -46,13 +39,11 @@ class SocketUpload(SocketExchange):
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         super().__init__(transport, request)
         self._read = transport.timeouts.read
-        self._heard = b""
-        """What came of a reply while the body was being sent."""
         self._last = False
         """Whether the last chunk is being sent, or was."""
 
     async def __aenter__(self) -> SocketReply:
-        assert self._request.body is not None  # noqa: S101  # `LargeBodies` chose this class by it
+        assert self._request.body is not None  # noqa: S101  # `PlainHttp` chose this class by it
         body = self._request.body()
         try:
             outcome = await self._converse(body)
@@ -70,8 +61,7 @@ class SocketUpload(SocketExchange):
 
     async def dead(self) -> None:
         """See the class."""
-        if self._busy:
-            await self._over.wait()
+        await self._wait_for_thread()
 
     def _stop(self) -> bool:
         with self._lock:
@@ -90,42 +80,44 @@ class SocketUpload(SocketExchange):
                 return describe(FaultKind.INTERNAL, self._request.url, detail)
             left -= len(chunk)
             self._last = left == 0
-            outcome = await self.do(partial(self._judged, send, memoryview(chunk)))
+            try:
+                outcome = await send(memoryview(chunk))
+            except (OSError, NotHTTP) as error:
+                outcome = judge(error, self._request.url)
             if outcome is not None:
                 return outcome
-            send = self._send
+            send = self._go_on_with
             del chunk  # so that its memory is free by the time that the next one is asked for
 
-    # Of the threads
-
-    def _judged(self, send: Callable[[memoryview], Outcome], chunk: memoryview) -> Outcome:
-        try:
-            return send(chunk)
-        except (OSError, HTTPException) as error:
-            return judge(error, self._request.url)
-
-    def _begin_with(self, chunk: memoryview) -> Outcome:
+    async def _begin_with(self, chunk: memoryview) -> Outcome:
         """Send the head and the first chunk, by a connection that waits for that if there is one."""
         idle = self._transport.idle.take(self._origin)
         if idle is not None:
+            self.connection = idle
             try:
-                self._hold(idle)
-                self._send_head(idle)
-                return self._send(chunk)
+                return await self.do(partial(self._send_first, chunk))
             except ConnectionError:
-                if self._last or self._stopped:
+                if self._last:
                     raise
+                idle.close()
                 # Closed by the server just now: what it has of the body is not all, and means nothing.
         try:
-            sock = self._transport.connect(self._origin, self._hold)
+            await self._connect()
         except OSError as error:
             return self._unreachable(error)
-        self._send_head(sock)
-        return self._send(chunk)
+        return await self.do(partial(self._send_first, chunk))
 
-    def _send(self, chunk: memoryview) -> Outcome:
-        sock = self._sock
-        assert sock is not None  # noqa: S101  # held since the first chunk
+    async def _go_on_with(self, chunk: memoryview) -> Outcome:
+        return await self.do(partial(self._send, chunk))
+
+    # Of the threads
+
+    def _send_first(self, chunk: memoryview, sock: socket.socket) -> Outcome:
+        self._incoming = Incoming(self._request.method)
+        sock.sendall(self._head)
+        return self._send(chunk, sock)
+
+    def _send(self, chunk: memoryview, sock: socket.socket) -> Outcome:
         try:
             while chunk:
                 answered = self._is_answered(sock)
@@ -139,15 +131,18 @@ class SocketUpload(SocketExchange):
         return self._receive(sock) if self._last else None
 
     def _receive(self, sock: socket.socket) -> SocketReply:
-        heard, self._heard = self._heard, b""
-        self._response = receive(sock, self._request.method, heard)
-        return SocketReply(self, self._response, self._request.url)
+        incoming, connection = self._incoming, self.connection
+        assert incoming is not None  # noqa: S101  # of the first chunk
+        assert connection is not None  # noqa: S101  # likewise
+        while not incoming.begun:
+            incoming.feed(sock.recv(MOST_AT_ONCE))
+        return self._reply(connection, incoming)
 
     def _receive_early(self, sock: socket.socket) -> SocketReply | Fault:
         """A reply to a body that has no end. The connection is of no use after it."""
         reply = self._receive(sock)
-        assert self._response is not None  # noqa: S101  # it has just come
-        self._response.will_close = True
+        assert self._incoming is not None  # noqa: S101  # as above
+        self._incoming.reusable = False
         if 200 <= reply.status < 300:  # noqa: PLR2004  # the class of success
             reason = f"it answered {reply.status} before it had all of the body"
             return describe(FaultKind.DISCONNECTED, self._request.url, reason)
@@ -172,19 +167,13 @@ class SocketUpload(SocketExchange):
         Raises:
             ConnectionResetError: it has hung up.
         """
+        incoming = self._incoming
+        assert incoming is not None  # noqa: S101  # as above
         sock.settimeout(0)
         try:
-            came = sock.recv(_HEAD)
+            incoming.feed(sock.recv(MOST_AT_ONCE))
         except BlockingIOError:
-            return False
+            pass
         finally:
             sock.settimeout(self._read)
-        if not came:
-            raise ConnectionResetError
-        self._heard += came
-        while _INTERIM.match(self._heard):
-            _, blank, rest = self._heard.partition(b"\r\n\r\n")
-            if not blank:
-                return False  # the rest of it is still to come
-            self._heard = rest
-        return len(self._heard) >= _STATUS
+        return incoming.begun

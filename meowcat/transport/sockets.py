@@ -1,29 +1,32 @@
-"""Exchanges over plain HTTP/1.1 that have a thread each: GETs of large contents, which it reads from its
-socket into the buffers of whoever writes the bytes. `transport.socket_uploads` has those that send.
+"""Exchanges over plain HTTP/1.1 on sockets of one's own: requests that have no body, and what they share with
+those that have one (`transport.socket_uploads`).
 
-A client that hands each chunk to an event loop copies it once more and wakes the loop for it, which doubles
-the processor time of a large download. Here the bytes of a body never meet the loop (`contract.Pours`). What
-is small, encrypted, or goes through a proxy is left to another client: see `transport.large`.
+What is small the event loop sends and reads by itself. A large body is read by a thread, from its socket into
+the buffers of whoever writes the bytes (`contract.Pours`): a client that hands each chunk to an event loop
+copies it once more and wakes the loop for it, which doubles the processor time of a large download.
 
-Stopping is simple with a socket of one's own: it is shut down, and the thread that waits for its bytes comes
-back at once, also where it waits for a head.
+Stopping is simple with a socket of one's own: it is closed, or shut down where a thread has it, which comes
+back at once.
 """
 
-import io
+import os
+import re
 import socket
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.connections import MOST_AT_ONCE, Connection, IdleConnections, Origin, connection_over
 from meowcat.transport.contract import (
     USER_AGENT,
+    Chunk,
     Headers,
     HttpRequest,
     Sink,
@@ -31,23 +34,28 @@ from meowcat.transport.contract import (
     TransportFault,
 )
 from meowcat.transport.faults import describe
-from meowcat.transport.idle import IdleSockets, Origin
+from meowcat.transport.incoming import Incoming, NotHTTP
 
-__all__ = ["SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge", "receive"]
+__all__ = ["PouredReply", "SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge"]
 
 T = TypeVar("T")
 
 MOST_THREADS = 256
 """At once: as many as `Config.max_requests` allows requests."""
 
-_FINAL = 200
-"""The first status of a reply that is not followed by another one (RFC 9110 15.2)."""
-
 _HTTP_PORT = 80
 
 NEXT_ADDRESS = 1.0
 """Seconds after which the next address of a host is tried, where it has several: the way to one may be
 broken. The one that answered goes first from then on."""
+
+_URL = re.compile(r"http://([^/?#]+)([^#]*)")
+"""Authority and target."""
+
+_HEAD = re.compile(
+    r"[A-Za-z]+ [!-~]+ HTTP/1\.1\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*\r\n"
+)
+"""Of a request that can be sent (RFC 9112 3 and 5)."""
 
 
 class Unsuited(Exception):
@@ -64,7 +72,7 @@ class SocketTransport:
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
-        self.idle = IdleSockets()
+        self.idle = IdleConnections()
         self.threads = anyio.CapacityLimiter(MOST_THREADS)
         self._preferred: dict[Origin, Any] = {}
 
@@ -72,91 +80,141 @@ class SocketTransport:
         """Close idle connections. Exchanges under way end by themselves."""
         self.idle.close()
 
-    # Of the threads
-
-    def connect(self, origin: Origin, hold: Callable[[socket.socket], None]) -> socket.socket:
-        """A connection to the first of the host's addresses that answers; `hold` is given each socket.
+    async def connect(self, origin: Origin) -> Connection:
+        """One to the first of the host's addresses that answers.
 
         Raises:
             OSError: there is none.
 
         """
-        host, port = origin
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await _addresses(origin)
         found.sort(key=lambda each: each[4] != self._preferred.get(origin))
-        connect = self.timeouts.connect
+        longest = self.timeouts.connect
         failure: OSError | None = None
         for number, (family, kind, protocol, _, address) in enumerate(found, 1):
             sock = socket.socket(family, kind, protocol)
-            hold(sock)
             try:
-                sock.settimeout(connect if number == len(found) else min(NEXT_ADDRESS, connect))
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                await _connect(sock, address, longest if number == len(found) else min(NEXT_ADDRESS, longest))
             except OSError as error:
+                sock.close()
                 failure = error
+            except BaseException:  # raised again: a cancellation
+                sock.close()
+                raise
             else:
-                sock.settimeout(self.timeouts.read)
                 self._preferred[origin] = address
-                return sock
+                return connection_over(sock, self.timeouts.read)
         raise failure or OSError("no address")
 
 
 class SocketExchange:
-    """A GET or HEAD. All that blocks is done by one thread after the other.
+    """A GET or HEAD.
 
-    Entering it may raise `Unsuited`.
+    Raises:
+        Unsuited: at once, where it can't be sent.
+
     """
 
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         self._transport = transport
         self._request = request
-        self._url = urlsplit(request.url)
-        self._origin = _origin(self._url)
+        self._origin, self._head = _address(request)
         self._lock = Lock()
-        self._sock: socket.socket | None = None
-        self._response: HTTPResponse | None = None
+        self.connection: Connection | None = None
+        self._incoming: Incoming | None = None
         self._stopped = False
         self._busy = False
         """Whether a thread has the socket in its hands."""
-        self._over = anyio.Event()
-        """Set once a thread is out of it that was stopped."""
+        self._over: anyio.Event | None = None
+        """Set once a thread is out of it that was stopped, where somebody waits for that."""
 
     async def __aenter__(self) -> "SocketReply":
-        reply = await self.do(self._begin)
+        try:
+            reply = await self._begin()
+        except BaseException:  # raised again: a cancellation
+            self._stop()
+            raise
         if isinstance(reply, Fault):
             self._stop()
             raise TransportFault(reply)
         return reply
 
     async def __aexit__(self, *exc: object) -> None:
-        response, sock = self._response, self._sock
-        if response is not None and sock is not None and _ended(response) and not response.will_close:
-            response.close()
-            self._transport.idle.put(self._origin, sock)
-            self._sock = None
-        self._stop()
+        incoming, connection = self._incoming, self.connection
+        if connection is not None and incoming is not None and incoming.ended and incoming.reusable:
+            self.connection = None
+            self._transport.idle.put(self._origin, connection)
+        else:
+            self._stop()
 
     async def dead(self) -> None:
-        """At once: a socket that was shut down sends nothing."""
+        """At once: a socket that was closed sends nothing."""
 
-    async def do(self, call: Callable[[], T]) -> T:
-        """Have a thread do it. A cancellation shuts the socket down, and waits for the thread if that has
-        it; one that still looks for a connection is left alone, and gives up by itself.
-        """
+    async def _begin(self) -> "SocketReply | Fault":
+        idle = self._transport.idle.take(self._origin)
+        if idle is not None:
+            self.connection = idle
+            try:
+                return await self._ask(idle)
+            except (ConnectionError, NotHTTP):
+                idle.close()
+                # Closed by the server just now, or what comes is left over from an earlier reply (RFC 9112
+                # 9.2). The request has no effect, so it is sent again where nothing was before it.
+            except OSError as error:
+                return judge(error, self._request.url)
+        try:
+            connection = await self._connect()
+        except OSError as error:
+            return self._unreachable(error)
+        try:
+            return await self._ask(connection)
+        except (OSError, NotHTTP) as error:
+            return judge(error, self._request.url)
+
+    async def _connect(self) -> Connection:
+        connection = self.connection = await self._transport.connect(self._origin)
+        return connection
+
+    def _unreachable(self, error: OSError) -> Fault:
+        reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
+        return describe(FaultKind.UNREACHABLE, self._request.url, reason)
+
+    async def _ask(self, connection: Connection) -> "SocketReply":
+        await connection.send(self._head)
+        incoming = self._incoming = Incoming(self._request.method)
+        while not incoming.begun:
+            incoming.feed(await connection.receive())
+        return self._reply(connection, incoming)
+
+    def _reply(self, connection: Connection, incoming: Incoming) -> "SocketReply":
+        if self._request.large:
+            return PouredReply(self, connection, incoming, self._request.url)
+        return SocketReply(connection, incoming, self._request.url)
+
+    # Threads
+
+    async def do(self, call: Callable[[socket.socket], T]) -> T:
+        """Have a thread do it, which may block. A cancellation shuts the socket down, and waits for it."""
+        connection = self.connection
+        if connection is None:
+            raise ConnectionAbortedError
+        sock = connection.lend()
         tell = _caller()
 
-        def work() -> T | None:
+        def work() -> T | OSError | NotHTTP | None:
             with self._lock:
                 if self._stopped:
                     return None  # nobody waits for it
                 self._busy = True
             try:
-                return call()
+                return call(sock)
+            except (OSError, NotHTTP) as error:
+                return error
             finally:
-                if self._let_go():
+                over = self._let_go()
+                if over is not None:
                     try:
-                        tell(self._over.set)
+                        tell(over.set)
                     except RuntimeError:  # the loop has ended, and with it whoever might have waited
                         pass
 
@@ -164,209 +222,124 @@ class SocketExchange:
             done = await anyio.to_thread.run_sync(
                 work, abandon_on_cancel=True, limiter=self._transport.threads
             )
-        except BaseException:  # raised again: a cancellation, most of the time
+        except BaseException:  # raised again: a cancellation
             if self._stop():
                 with anyio.CancelScope(shield=True):
-                    await self._over.wait()
+                    await self._wait_for_thread()
             raise
+        connection.give_back()
+        if isinstance(done, OSError | NotHTTP):
+            raise done
         return done  # type: ignore[return-value]  # None only after a stop, and then nobody is here
 
-    def _let_go(self) -> bool:
-        """The thread has done its work; whether somebody waits for that, who has stopped it."""
+    async def _wait_for_thread(self) -> None:
+        with self._lock:
+            if not self._busy:
+                return
+            over = self._over = self._over or anyio.Event()
+        await over.wait()
+
+    def _let_go(self) -> anyio.Event | None:
+        """The thread has done its work; who waits for that."""
         with self._lock:
             self._busy = False
             if self._stopped:
                 self._close()
-            return self._stopped
+            return self._over
 
     def _stop(self) -> bool:
         """Send and receive nothing more; whether a thread still has the socket."""
         with self._lock:
             self._stopped = True
-            if self._busy:
-                if self._sock is not None:
-                    _shut(self._sock)
-                return self._sock is not None
+            if self._busy and self.connection is not None:
+                self.connection.shut()
+                return True
             self._close()
             return False
 
     def _close(self) -> None:
-        if self._response is not None:
-            self._response.close()
-        if self._sock is not None:
-            _shut(self._sock)  # closing alone would leave it open where a forked child has a copy
-            self._sock.close()
-            self._sock = None
-
-    # Of the threads
-
-    def _hold(self, sock: socket.socket) -> None:
-        with self._lock:
-            if self._sock is not None and self._sock is not sock:
-                self._sock.close()  # of an address that did not answer, or one that the server had closed
-            self._sock = sock
-            if self._stopped:
-                raise ConnectionAbortedError
-
-    def _begin(self) -> "SocketReply | Fault":
-        idle = self._transport.idle.take(self._origin)
-        if idle is not None:
-            try:
-                self._hold(idle)
-                return self._ask(idle)
-            except (ConnectionError, HTTPException):
-                pass  # closed by the server just now, or what comes is left over from an earlier reply (RFC
-                # 9112 9.2); the request has no effect, so it is sent again where nothing was before it
-            except OSError as error:
-                return judge(error, self._request.url)
-        try:
-            sock = self._transport.connect(self._origin, self._hold)
-        except OSError as error:
-            return self._unreachable(error)
-        try:
-            return self._ask(sock)
-        except (OSError, HTTPException) as error:
-            return judge(error, self._request.url)
-
-    def _unreachable(self, error: OSError) -> Fault:
-        reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
-        return describe(FaultKind.UNREACHABLE, self._request.url, reason)
-
-    def _ask(self, sock: socket.socket) -> "SocketReply":
-        self._send_head(sock)
-        self._response = receive(sock, self._request.method)
-        return SocketReply(self, self._response, self._request.url)
-
-    def _send_head(self, sock: socket.socket) -> None:
-        connection = HTTPConnection("")
-        connection.sock = sock
-        target = self._url.path or "/"
-        if self._url.query:
-            target = f"{target}?{self._url.query}"
-        try:
-            connection.putrequest(self._request.method, target, skip_host=True, skip_accept_encoding=True)
-            for name, value in _complete(self._request, _host(self._url)).items():
-                connection.putheader(name, value.encode())  # UTF-8, as it is signed; a str is sent as Latin-1
-        except (ValueError, HTTPException):
-            raise Unsuited from None  # characters that http.client refuses
-        connection.endheaders()
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
 
 class SocketReply:
-    """The head of a reply, and its body, which a thread reads: piece by piece, or all of it (`pour`)."""
+    """The head of a reply, and its body, which the event loop reads."""
 
-    def __init__(self, exchange: SocketExchange, response: HTTPResponse, url: str) -> None:
-        self._exchange = exchange
-        self._response = response
+    def __init__(self, connection: Connection, incoming: Incoming, url: str) -> None:
+        self._connection = connection
+        self._incoming = incoming
         self._url = url
-        self.status: int = response.status
-        self.headers: Headers = response.getheaders()
-        self.version = "HTTP/1.0" if response.version == 10 else "HTTP/1.1"  # noqa: PLR2004  # as http.client has it
+        self.status = incoming.status
+        self.headers: Headers = incoming.headers
+        self.version = incoming.version
 
-    async def read(self, size: int) -> bytes:
+    async def read(self, size: int) -> Chunk:
         """See `HttpReply.read`."""
-        return await self._do(lambda: self._read(size))
+        incoming = self._incoming
+        try:
+            while not (chunk := incoming.take(size)) and not incoming.ended:
+                incoming.feed(await self._connection.receive())
+        except (OSError, NotHTTP) as error:
+            fault = _broken(error, self._url)
+        else:
+            return chunk
+        raise TransportFault(fault)
+
+
+class PouredReply(SocketReply):
+    """One whose body a thread can read as well."""
+
+    def __init__(
+        self, exchange: SocketExchange, connection: Connection, incoming: Incoming, url: str
+    ) -> None:
+        super().__init__(connection, incoming, url)
+        self._exchange = exchange
 
     async def pour(self, sink: Sink) -> bool:
         """See `Pours`."""
-        return await self._do(lambda: self._pour(sink))
-
-    async def _do(self, call: Callable[[], T]) -> T:
-        done = await self._exchange.do(lambda: self._judged(call))
-        if isinstance(done, Fault):
-            raise TransportFault(done)
-        return done
-
-    # Of the threads
-
-    def _judged(self, call: Callable[[], T]) -> T | Fault:
+        came = self._connection.came()
         try:
-            return call()
-        except (OSError, HTTPException) as error:
-            return describe(
-                FaultKind.TIMEOUT if isinstance(error, TimeoutError) else FaultKind.DISCONNECTED, self._url
-            )
+            if came is not None:
+                self._incoming.feed(came)
+            return await self._exchange.do(lambda sock: self._pour(sock, sink))
+        except (OSError, NotHTTP) as error:
+            fault = _broken(error, self._url)
+        raise TransportFault(fault)
 
-    def _read(self, size: int) -> bytes:
-        chunk = self._response.read1(size)
-        if not chunk and self._response.length:
-            raise ConnectionResetError
-        return chunk
+    # Of the thread
 
-    def _pour(self, sink: Sink) -> bool:
-        response = self._response
-        while not _ended(response):
+    def _pour(self, sock: socket.socket, sink: Sink) -> bool:
+        incoming = self._incoming
+        while incoming.holds or not incoming.ended:
             room = sink.room()
             if room is None:
                 return False
-            # Fills all of it, so that a write is worth its call; ends early with the body.
-            count = response.readinto(room)
-            sink.came(count)
-            if count < len(room) and response.length:
-                raise ConnectionResetError
+            count = 0
+            try:
+                # Fills all of it, so that a write is worth its call; ends early with the body.
+                while count < len(room) and (came := self._fill(sock, room[count:])):
+                    count += came
+            finally:
+                if count:
+                    sink.came(count)
         return True
 
-
-def receive(sock: socket.socket, method: str, heard: bytes = b"") -> HTTPResponse:
-    """The head of the reply, of which `heard` has come already. Interim replies before it are passed over:
-    a server may send any, and http.client knows of 100 alone.
-    """
-    while True:
-        source = _Heard(heard, sock) if heard else sock
-        response = HTTPResponse(source, method=method)  # type: ignore[arg-type]  # it only makes a file of it
-        response.begin()
-        if response.status >= _FINAL:
-            return response
-        heard = response.fp.peek()
-
-
-class _Heard(io.RawIOBase):
-    """A socket some bytes of which were taken already. Closing it leaves the socket open."""
-
-    def __init__(self, heard: bytes, sock: socket.socket) -> None:
-        self._rest = memoryview(heard)
-        self._sock = sock
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what a BufferedReader gives
-        if not self._rest:
-            return self._sock.recv_into(buffer)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+    def _fill(self, sock: socket.socket, room: memoryview) -> int:
+        """Put some of the body at the beginning of `room`; how much, none at its end."""
+        incoming = self._incoming
+        while not (chunk := incoming.take(len(room))) and not incoming.ended:
+            if incoming.left is None:
+                incoming.feed(sock.recv(MOST_AT_ONCE))
+            else:
+                count = sock.recv_into(room[: incoming.left])
+                incoming.count(count)
+                return count
+        room[: len(chunk)] = chunk
+        return len(chunk)
 
 
-def _ended(response: HTTPResponse) -> bool:
-    """Whether the body was read to its end; http.client closes the reply only after most ways of doing so."""
-    return response.isclosed() or response.length == 0
-
-
-def _complete(request: HttpRequest, host: str) -> dict[str, str]:
-    named = {name.lower() for name in request.headers}
-    own = {"Host": host, "User-Agent": USER_AGENT, "Accept": "*/*"}
-    if request.body_length is not None:
-        own["Content-Length"] = str(request.body_length)
-    return {name: value for name, value in own.items() if name.lower() not in named} | dict(request.headers)
-
-
-def _host(url: SplitResult) -> str:
-    """In lower case, and without the port that http has anyway (RFC 9110 7.2): signatures cover it so."""
-    name, port = url.hostname or "", url.port
-    name = f"[{name}]" if ":" in name else name
-    return name if port in (None, _HTTP_PORT) else f"{name}:{port}"
-
-
-def _origin(url: SplitResult) -> Origin:
-    return url.hostname or "", url.port or _HTTP_PORT
-
-
-def judge(error: OSError | HTTPException, url: str) -> Fault:
+def judge(error: OSError | NotHTTP, url: str) -> Fault:
     """What a failure between the request and its head means."""
     if isinstance(error, TimeoutError):
         return describe(FaultKind.TIMEOUT, url)
@@ -375,18 +348,83 @@ def judge(error: OSError | HTTPException, url: str) -> Fault:
     return describe(FaultKind.REPLY, url)
 
 
+def _broken(error: OSError | NotHTTP, url: str) -> Fault:
+    """What a failure after the head means."""
+    silent = isinstance(error, TimeoutError)
+    return describe(FaultKind.TIMEOUT if silent else FaultKind.DISCONNECTED, url)
+
+
 def _reason(error: OSError) -> str:
-    """The system's own words: those of http.client may quote the peer."""
-    plain = error.errno is not None and not isinstance(error, HTTPException)
-    return error.strerror or "" if plain else ""
+    return error.strerror or "" if error.errno is not None else ""
 
 
-def _shut(sock: socket.socket) -> None:
-    """Wake whoever reads from it."""
+async def _addresses(origin: Origin) -> list[Any]:
+    host, port = origin
+    try:  # no name: nobody has to be asked for it
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return list(await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+
+
+async def _connect(sock: socket.socket, address: Any, seconds: float) -> None:
+    sock.setblocking(False)
     try:
-        sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # not connected yet, or not any more
+        sock.connect(address)
+    except BlockingIOError:
+        with anyio.move_on_after(seconds) as scope:
+            await anyio.wait_writable(sock)
+        failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if scope.cancelled_caught or failed:
+            error = OSError(failed, os.strerror(failed)) if failed else TimeoutError()
+            raise error from None
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _address(request: HttpRequest) -> tuple[Origin, bytes]:
+    """Where a request goes, and its head, in UTF-8, as it is signed.
+
+    Raises:
+        Unsuited: it can't be sent.
+
+    """
+    found = _URL.match(request.url)
+    if found is None:
+        raise Unsuited
+    authority, target = found.groups()
+    origin, own = _place(authority)
+    if request.body_length is not None:
+        own = {**own, "content-length": f"Content-Length: {request.body_length}\r\n"}
+    if not own.keys().isdisjoint(map(str.lower, request.headers)):
+        own = {**own, **{name.lower(): "" for name in request.headers}}
+    given = [f"{name}: {value}\r\n" for name, value in request.headers.items()]
+    slash = "" if target[:1] == "/" else "/"
+    head = f"{request.method} {slash}{target} HTTP/1.1\r\n{''.join(own.values())}{''.join(given)}\r\n"
+    if _HEAD.fullmatch(head):
+        try:
+            return origin, head.encode()
+        except UnicodeEncodeError:
+            pass
+    raise Unsuited
+
+
+@lru_cache(256)
+def _place(authority: str) -> tuple[Origin, dict[str, str]]:
+    """Host and port, and the header lines of each request to them that does not say otherwise, by their names
+    in lower case.
+
+    `Host` is in lower case, and without the port that http has anyway (RFC 9110 7.2): signatures cover it so.
+    """
+    url = urlsplit(f"//{authority}")
+    name, port = url.hostname or "", url.port or _HTTP_PORT
+    host = f"[{name}]" if ":" in name else name
+    if port != _HTTP_PORT:
+        host = f"{host}:{port}"
+    lines = {
+        "host": f"Host: {host}\r\n",
+        "user-agent": f"User-Agent: {USER_AGENT}\r\n",
+        "accept": "Accept: */*\r\n",
+    }
+    return (name, port), lines
 
 
 def _caller() -> Callable[[Callable[[], object]], object]:

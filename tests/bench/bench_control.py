@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--durability", choices=["power", "process"], default="power")
     parser.add_argument("--where", choices=["head", "body"], default="body")
-    parser.add_argument("--http", choices=["reqwest", "httpx"], default="reqwest")
+    parser.add_argument("--http", choices=["own", "httpx"], default="own")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times = asyncio.run(measure(Path(folder), options))

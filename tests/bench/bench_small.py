@@ -34,7 +34,7 @@ from meowcat.testing.servers import Nginx
 from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Timeouts
-from meowcat.transport.reqwest import ReqwestTransport
+from meowcat.transport.defaults import transport_for
 
 MEMORY = Path("/dev/shm")
 PER_FOLDER = 1000
@@ -72,7 +72,7 @@ def world_of(counts, options):
         return journal, {}
     disk = counts.counting(OsDisk(), [name for name in dir(OsDisk) if not name.startswith("_")], "disk")
     workers = counts.counting(Workers(), ["run"], "hop")
-    transport = counts.counting(ReqwestTransport(Timeouts()), ["send"], "request")
+    transport = counts.counting(transport_for(None, Timeouts())[0], ["send"], "request")
     append = journal.append
 
     def counted_append(batch):

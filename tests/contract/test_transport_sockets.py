@@ -1,5 +1,6 @@
-"""The transport contract where large bodies are read by threads, and what only that has to prove."""
+"""The transport contract over sockets of our own, and what only these have to prove."""
 
+import asyncio
 import socket
 from contextlib import suppress
 
@@ -10,16 +11,16 @@ from msgspec.structs import replace
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.testing.servers import Content, RangeServer, Trouble
-from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite
+from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
 from meowcat.transport.contract import HttpRequest, Pours, TransportFault
 from meowcat.transport.httpx import HttpxTransport
-from meowcat.transport.large import LargeBodies
+from meowcat.transport.plain import PlainHttp
 
 pytestmark = pytest.mark.anyio
 
 
 def transport(timeouts=PATIENT, **options):
-    return LargeBodies(HttpxTransport(None, timeouts, **options), timeouts)
+    return PlainHttp(HttpxTransport(None, timeouts, **options), timeouts)
 
 
 class AllAreLarge:
@@ -35,9 +36,14 @@ class AllAreLarge:
         await self.inner.aclose()
 
 
-class TestLargeBodies(TransportSuite):
+class TestByTheLoop(TransportSuite):
     http2 = False
 
+    def make(self, timeouts, **options):
+        return transport(timeouts, **options)
+
+
+class TestByThreads(TestByTheLoop):
     def make(self, timeouts, **options):
         return AllAreLarge(transport(timeouts, **options))
 
@@ -161,7 +167,7 @@ async def test_a_stop_in_the_middle_of_a_body_closes_its_socket_and_leaves_no_th
 )
 @pytest.mark.parametrize("apart", [True, False])
 async def test_interim_replies_are_passed_over(interim, apart):
-    """http.client takes any but 100 for the reply."""
+    """A server may send any number of them."""
     body = Content(MIB).bytes()
     final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     pieces = [*interim, final] if apart else [b"".join([*interim, final])]
@@ -205,6 +211,52 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_replaced(port):
     assert len(sink.body) == 300_000
 
 
+async def test_one_connection_serves_the_loop_and_threads_by_turns():
+    content = Content(300_000)
+    with RangeServer(content) as server:
+        client = transport()
+        for large in (False, True, True, False, False):
+            request = HttpRequest("GET", server.url, large=large)
+            async with client.send(request) as reply:
+                if large:
+                    sink = Taken()
+                    assert await reply.pour(sink)
+                    assert bytes(sink.body) == content.bytes()
+                else:
+                    assert await read_all(reply) == content.bytes()
+        await client.aclose()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_nobody_reads_yet_does_not_keep_the_loop_busy(monkeypatch):
+    """A loop tells of a socket in each of its turns until somebody takes what is in it."""
+    called = 0
+    loop = asyncio.get_running_loop()
+    add = loop.add_reader
+
+    def counted(fileno, callback, *given):
+        def call():
+            nonlocal called
+            called += 1
+            callback(*given)
+
+        add(fileno, call)
+
+    monkeypatch.setattr(loop, "add_reader", counted)
+    content = Content(8 * MIB)
+    with RangeServer(content) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", server.url)) as reply:
+            assert await server.until(lambda s: s.bytes_served() > MIB // 4)
+            before = called
+            for _ in range(500):
+                await asyncio.sleep(0)
+            assert called - before <= 3
+            assert await read_all(reply) == content.bytes()
+        await client.aclose()
+
+
 async def test_what_is_encrypted_is_the_other_clients_affair():
     content = Content(2 * MIB)
     with RangeServer(content, tls=True) as server:
@@ -215,7 +267,7 @@ async def test_what_is_encrypted_is_the_other_clients_affair():
         await client.aclose()
 
 
-async def test_what_http_client_refuses_to_send_is_the_other_clients_affair():
+async def test_what_can_not_be_sent_is_the_other_clients_affair():
     with RangeServer(Content(2 * MIB)) as server:
         client = transport()
         odd = HttpRequest("GET", server.url, {"X-Odd": "\ud800"}, large=True)

@@ -9,6 +9,7 @@ from meowcat.testing.servers import Content
 from meowcat.testing.transport_suite import PATIENT, read_all
 from meowcat.transport.contract import HttpRequest
 from meowcat.transport.httpx import HttpxTransport
+from meowcat.transport.plain import PlainHttp
 from meowcat.transport.reqwest import ReqwestTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -21,11 +22,15 @@ def anyio_backend():
     return "asyncio"
 
 
+def plain(timeouts, **options):
+    return PlainHttp(ReqwestTransport(timeouts, **options), timeouts)
+
+
 @pytest.fixture(
-    params=[ReqwestTransport, lambda *a, **k: HttpxTransport(None, *a, **k)], ids=["reqwest", "httpx"]
+    params=[ReqwestTransport, partial(HttpxTransport, None), plain], ids=["reqwest", "httpx", "plain"]
 )
 def make(request):
-    return ReqwestTransport if request.param == "reqwest" else partial(HttpxTransport, None)
+    return request.param
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -162,8 +162,8 @@ def test_no_product_code_imports_the_testing_package_but_the_demo():
 
 def test_dependencies_outside_the_standard_library_are_declared():
     declared = {
-        "anycrc", "anyio", "blake3", "click", "cryptography", "google_crc32c", "h2", "httpx", "msgspec",
-        "platformdirs", "pyreqwest", "rich", "transitions",
+        "anycrc", "anyio", "blake3", "click", "cryptography", "google_crc32c", "h2", "httptools", "httpx",
+        "msgspec", "platformdirs", "pyreqwest", "rich", "transitions",
     }  # fmt: skip
     for_tests = {"hypothesis", "pytest", "trustme"}
     for package in PACKAGES:

@@ -1,0 +1,252 @@
+"""Connections of one's own to servers, on the event loop; and those that wait for their next request."""
+
+import asyncio
+import socket
+import sys
+from collections import deque
+from time import monotonic
+
+import anyio
+
+__all__ = ["MOST_AT_ONCE", "Connection", "IdleConnections", "Origin", "connection_over"]
+
+Origin = tuple[str, int]
+"""Host and port."""
+
+MOST_AT_ONCE = 64 << 10
+"""Bytes that are taken from a socket at once where nobody says where they belong."""
+
+IDLE_SECONDS = 30.0
+"""A connection that was idle for longer is not used again: servers close theirs about then."""
+
+MOST_IDLE = 256
+"""As many as `Config.max_requests` allows requests."""
+
+
+class Connection:
+    """A connected socket. But for `shut` and `close` it is the event loop's, or the thread's that borrows it.
+
+    Args:
+        sock: is closed along with this.
+        silence: seconds without a byte that end it.
+
+    """
+
+    def __init__(self, sock: socket.socket, silence: float) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.silence = silence
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it.
+
+        Raises:
+            TimeoutError: the server takes none. OSError: the connection has broken.
+        """
+        while data:
+            try:
+                data = data[self.sock.send(data) :]
+            except BlockingIOError:
+                with anyio.move_on_after(self.silence) as scope:
+                    await anyio.wait_writable(self.sock)
+                if scope.cancelled_caught:
+                    raise TimeoutError from None
+
+    async def receive(self) -> bytes:
+        """Some of what has come, or comes next; b"" once the server has ended the connection.
+
+        Raises:
+            TimeoutError: nothing comes. OSError: the connection has broken.
+        """
+        while True:
+            try:
+                came: bytes = self.sock.recv(MOST_AT_ONCE)
+            except BlockingIOError:
+                with anyio.move_on_after(self.silence) as scope:
+                    await anyio.wait_readable(self.sock)
+                if scope.cancelled_caught:
+                    raise TimeoutError from None
+            else:
+                return came
+
+    def came(self) -> bytes | None:
+        """What was taken from the socket and not received, which it is with this; b"" is the end of it."""
+        return None
+
+    def rest(self) -> bool:
+        """Nobody expects anything of it until its next request; whether it can be used for one."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False  # its end has come, or something that nobody asked for
+
+    def lend(self) -> socket.socket:
+        """The socket for a thread, which may block; what `came` is its to take first."""
+        self.sock.settimeout(self.silence)
+        return self.sock
+
+    def give_back(self) -> None:
+        """The thread is out of it."""
+        self.sock.settimeout(0)
+
+    def shut(self) -> None:
+        """Wake whoever waits for it."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+
+    def close(self) -> None:
+        self.shut()  # closing alone would leave it open where a forked child has a copy
+        self.sock.close()
+
+
+class _Watched(Connection):
+    """One that an event loop of asyncio watches as long as it lasts. To ask the loop for each wait anew, with
+    a scope for its end, costs more than all else that a small reply does."""
+
+    def __init__(self, sock: socket.socket, silence: float) -> None:
+        super().__init__(sock, silence)
+        self._loop = asyncio.get_running_loop()
+        self._watched = False
+        self._waiting: asyncio.Future[bytes] | None = None
+        self._came: bytes | None = None
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def receive(self) -> bytes:
+        came = self.came()
+        if came is not None:
+            return came
+        if not self._watched:
+            self._watch()
+        waiting: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiting = waiting
+        self._due = self._loop.time() + self.silence
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._look)
+        try:
+            return await waiting
+        finally:
+            self._waiting = None
+
+    def came(self) -> bytes | None:
+        came = self._came
+        if came:
+            self._came = None
+        return came
+
+    def rest(self) -> bool:
+        if not self._watched:
+            self._watch()
+        return self._came is None
+
+    def lend(self) -> socket.socket:
+        self._leave()
+        return super().lend()
+
+    def close(self) -> None:
+        self._leave()
+        super().close()
+
+    def _watch(self) -> None:
+        self._watched = True
+        self._loop.add_reader(self.sock.fileno(), self._wake)
+
+    def _unwatch(self) -> None:
+        self._watched = False
+        self._loop.remove_reader(self.sock.fileno())
+
+    def _leave(self) -> None:
+        if self._watched:
+            self._unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake(self) -> None:
+        """Something has come, or the end. What nobody waits for is taken once, and the next is left where it
+        is."""
+        waiting = self._waiting
+        if waiting is not None and waiting.done():
+            waiting = None
+        if waiting is None and self._came is not None:
+            self._unwatch()
+            return
+        try:
+            came = self.sock.recv(MOST_AT_ONCE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            came = b""
+            if waiting is not None:
+                waiting.set_exception(error)
+                waiting = None
+        if waiting is not None:
+            waiting.set_result(came)
+        else:
+            self._came = came
+
+    def _look(self) -> None:
+        """Whether something comes: one timer for many waits."""
+        self._timer = None
+        waiting = self._waiting
+        if waiting is None or waiting.done():
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._look)
+        else:
+            waiting.set_exception(TimeoutError())
+
+
+def connection_over(sock: socket.socket, silence: float) -> Connection:
+    """The one for this event loop."""
+    trio = sys.modules.get("trio")
+    kind = Connection if trio is not None and trio.lowlevel.in_trio_run() else _Watched
+    return kind(sock, silence)
+
+
+class IdleConnections:
+    """Those of one client whose last body was read to its end."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, Origin, Connection]] = deque()
+        self._closed = False
+
+    def take(self, origin: Origin) -> Connection | None:
+        """One that the server has not closed so far; the latest first, since it is the surest."""
+        while (found := self._pop(origin)) is not None:
+            if found.rest():
+                return found
+            found.close()
+        return None
+
+    def _pop(self, origin: Origin) -> Connection | None:
+        waiting = self._waiting
+        if not waiting:
+            return None
+        while waiting and waiting[0][0] < monotonic() - IDLE_SECONDS:
+            waiting.popleft()[2].close()
+        for index in reversed(range(len(waiting))):
+            if waiting[index][1] == origin:
+                found = waiting[index][2]
+                del waiting[index]
+                return found
+        return None
+
+    def put(self, origin: Origin, connection: Connection) -> None:
+        if not connection.rest():
+            connection.close()
+            return
+        self._waiting.append((monotonic(), origin, connection))
+        while len(self._waiting) > (0 if self._closed else MOST_IDLE):
+            self._waiting.popleft()[2].close()
+
+    def close(self) -> None:
+        """Close all of them, and whatever is put here from now on."""
+        self._closed = True
+        while self._waiting:
+            self._waiting.popleft()[2].close()
