@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -77,8 +77,15 @@ class Child:
         self.process.send_signal(signal.SIGKILL)
 
     def end(self):
-        """Wait for the end; what it printed last."""
-        out, _ = self.process.communicate(timeout=120)
+        """Wait for the end; what it printed last. One that does not end says where it is."""
+        try:
+            out, _ = self.process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)  # where its coroutines are
+            with suppress(subprocess.TimeoutExpired):
+                self.process.communicate(timeout=2)
+            self.process.send_signal(signal.SIGABRT)  # where its threads are, and its end
+            out, _ = self.process.communicate(timeout=10)
         with self._errors:
             self._errors.seek(0)
             errors = self._errors.read()

@@ -3,7 +3,9 @@
 Prints `complete` at the end, or `canceled`. With `"cancel": n` it cancels once n parts are confirmed.
 """
 
+import asyncio
 import json
+import signal
 import sys
 
 import anyio
@@ -75,7 +77,18 @@ def request():
     return meowcat.Upload(ASKED["file"], "", meowcat.PresignedUpload(plan=plan(), refresher="back end"))
 
 
+def tell():
+    """Where each coroutine is: for whoever finds this process hanging."""
+    for task in asyncio.all_tasks():
+        print(task.get_name(), file=sys.stderr)
+        inner = task.get_coro()
+        while (frame := getattr(inner, "cr_frame", None)) is not None:
+            print(f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}", file=sys.stderr)
+            inner = inner.cr_await
+
+
 async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
     options = {}
     if ASKED["protocol"] in ("s3", "oss"):
         key = meowcat.AccessKey(id=ASKED["id"], secret=ASKED["secret"])
