@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from meowcat.core.crowd import FEWEST, Crowd
 from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Whole, Wrong
@@ -184,6 +185,9 @@ class FetchOperation:
     async def _hand_out(self) -> None:
         """Start requests while there is something to ask for, until all is brought or nothing may start."""
         while True:
+            # A cancellation passes over those that are about to go on, and each part that it ends wakes this:
+            # so it might begin parts for ever, to be canceled.
+            await checkpoint_if_cancelled()
             news = self._news
             while self._may_ask and (part := self._next_part()) is not None:
                 self._group.start_soon(self._bring, part)

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from meowcat.core import messages as msg
 from meowcat.core.errors import InvalidArgument
@@ -368,6 +369,9 @@ class SendOperation:
 
     async def _hand_out(self) -> None:
         while self._fatal is None:
+            # A cancellation passes over those that are about to go on, and each part that it ends wakes this:
+            # so it might begin parts for ever, to be canceled.
+            await checkpoint_if_cancelled()
             news = self._news
             if self._suspect and not self._busy:
                 self._drop_ahead()

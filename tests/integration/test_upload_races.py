@@ -13,7 +13,9 @@ from shelf import Shelf, ShelfProtocol, fault, spec
 import meowcat
 from meowcat import State
 from meowcat.core import events as ev
+from meowcat.core.sessions import Receipt
 from meowcat.core.values import FaultKind
+from meowcat.protocols.refused import Refused
 
 pytestmark = pytest.mark.anyio
 
@@ -429,3 +431,46 @@ async def test_ten_thousand_parts(tmp_path):
     took, grown = await many_parts(tmp_path, 10_000)
     print(f"10,000 parts: {took:.1f} s, {grown / 1e6:.0f} MB")
     assert grown < 150 << 20
+
+
+class Uneven(ShelfProtocol):
+    """Whose parts are read for their checksum first, and take a while then and when they are stopped: each
+    another one."""
+
+    tag = "uneven"
+
+    async def send_part(self, session, part):
+        self.shelf.calls.append(("send_part", part.index))
+        if self.shelf.count("send_part") > 1000:
+            raise Refused(fault(FaultKind.SOURCE_CHANGED))  # ends what would go on for ever
+        await part.checksum("md5")
+        for _ in range((5, 3, 3, 4)[part.index % 4]):
+            await anyio.lowlevel.checkpoint()
+        with anyio.CancelScope(shield=True):
+            for _ in range((1, 2, 0, 0)[part.index % 4]):
+                await anyio.lowlevel.checkpoint()
+        self.shelf.sessions[session.id][part.index] = b""
+        return Receipt(text="kept")
+
+
+async def test_a_cancel_is_heard_while_parts_end_one_after_the_other():
+    """Each end wakes whoever begins the next part. A cancellation passes over those that are about to go on:
+    one of ten of these uploads began parts for ever, each to be canceled at once.
+    """
+    content, parts = bytes(200 * PIECE), 200
+    config = meowcat.Config(control=False)
+    async with meowcat.Engine("memory:", config=config, protocols=[Uneven]) as own:
+        for turns in range(100):
+            shelf = shelf_of()
+            kind = meowcat.ProtocolSpec("uneven", 1)
+            request = meowcat.Upload(
+                "it", shelf.url, kind, origin="bytes", data=content, piece_size=PIECE, connections=8
+            )
+            task = await own.submit(request)
+            await until(lambda shelf=shelf: shelf.count("send_part") >= 4)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            await task.cancel()
+            await own.drain()
+            assert shelf.count("send_part") <= parts + 8  # each once, but for those that were stopped
+            assert shelf.sessions == {}
