@@ -11,6 +11,7 @@ __all__ = ["Incoming", "NotHTTP"]
 MOST_HEAD = 256 << 10
 """Bytes of a head, interim replies included. What has more is taken for none."""
 
+_INTERIM = 100
 _FINAL = 200
 """The first status of a reply that is not followed by another one (RFC 9110 15.2)."""
 
@@ -29,10 +30,15 @@ class Incoming:
 
     def __init__(self, method: str) -> None:
         self._parser = HttpResponseParser(self)
-        # Old servers send lines without CR, and fields that go on in the next line (RFC 9112 2.2 and 5.2); of
-        # a length beside chunks it is the chunks that count (6.3).
+        # Old servers send lines without CR, fields that go on in the next line (RFC 9112 2.2 and 5.2), blanks
+        # after the size of a chunk, and interim replies in HTTP/1.0 or with `Connection: close`. Of a length
+        # beside chunks it is the chunks that count (6.3).
         self._parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_chunked_length=True
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+            lenient_keep_alive=True,
+            lenient_chunked_length=True,
         )
         self._bodiless = method == "HEAD"
         self._heard = 0
@@ -141,6 +147,8 @@ class Incoming:
             return
         parser = self._parser
         self.status = status = parser.get_status_code()
+        if status < _INTERIM:
+            raise NotHTTP
         if status < _FINAL:
             self._length, self._chunked = None, False
             return
@@ -156,7 +164,9 @@ class Incoming:
         self.ended = self.left == 0
 
     def on_body(self, data: bytes) -> None:
-        if not self.ended:
+        if self.ended:
+            self.reusable = False  # the body of a reply that has none
+        else:
             self._add(data)
 
     def on_message_complete(self) -> None:

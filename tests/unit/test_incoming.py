@@ -131,6 +131,31 @@ def test_a_connection_that_the_server_ends_or_may_see_otherwise_is_not_used_agai
     assert (incoming.ended, incoming.reusable) == (True, False)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [b"Content-Length: 500\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"],
+)
+def test_a_connection_on_which_a_body_comes_where_none_is_due_is_not_used_again(sent):
+    incoming = Incoming("HEAD")
+    incoming.feed(OK + sent)
+    assert (take(incoming), incoming.ended, incoming.reusable) == (b"", True, False)
+
+
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\n", b"HTTP/1.0 100 Continue\r\n\r\n"]
+)
+def test_an_interim_reply_does_not_end_the_connection(interim):
+    incoming = Incoming("GET")
+    incoming.feed(interim + OK + b"Content-Length: 2\r\n\r\nhi")
+    assert (incoming.status, take(incoming), incoming.reusable) == (200, b"hi", True)
+
+
+def test_sizes_of_chunks_may_be_filled_up_with_blanks():
+    incoming = Incoming("GET")
+    incoming.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n5    \r\nhello\r\n0   \r\n\r\n")
+    assert (take(incoming), incoming.ended, incoming.reusable) == (b"hello", True, True)
+
+
 def test_an_old_server_may_keep_its_connection_and_leave_out_cr():
     incoming = Incoming("GET")
     incoming.feed(b"HTTP/1.0 200 OK\nConnection: keep-alive\nX-A: a\n b\nContent-Length: 2\n\nhi")
@@ -149,6 +174,7 @@ def test_an_old_server_may_keep_its_connection_and_leave_out_cr():
         OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
         OK + b"X A: b\r\n\r\n",
         OK + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
+        b"HTTP/1.1 099 Odd\r\nContent-Length: 5\r\n\r\nwrong" + OK + b"Content-Length: 5\r\n\r\nright",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         OK + b"X-A: " + b"a" * MOST_HEAD,
         EARLY * (MOST_HEAD // len(EARLY) + 1),
