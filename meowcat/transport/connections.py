@@ -7,6 +7,7 @@ from collections import deque
 from time import monotonic
 
 import anyio
+import anyio.lowlevel
 
 __all__ = ["MOST_AT_ONCE", "Connection", "IdleConnections", "Origin", "connection_over"]
 
@@ -58,6 +59,7 @@ class Connection:
         Raises:
             TimeoutError: nothing comes. OSError: the connection has broken.
         """
+        await anyio.lowlevel.checkpoint()  # a fast server would leave the loop no time for anything else
         while True:
             try:
                 came: bytes = self.sock.recv(MOST_AT_ONCE)
@@ -70,7 +72,11 @@ class Connection:
                 return came
 
     def came(self) -> bytes | None:
-        """What was taken from the socket and not received, which it is with this; b"" is the end of it."""
+        """What was taken from the socket and not received, which it is with this; b"" is the end of it.
+
+        Raises:
+            OSError: the connection has broken.
+        """
         return None
 
     def rest(self) -> bool:
@@ -113,7 +119,7 @@ class _Watched(Connection):
         self._loop = asyncio.get_running_loop()
         self._watched = False
         self._waiting: asyncio.Future[bytes] | None = None
-        self._came: bytes | None = None
+        self._came: bytes | OSError | None = None
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -135,6 +141,8 @@ class _Watched(Connection):
 
     def came(self) -> bytes | None:
         came = self._came
+        if isinstance(came, OSError):
+            raise came
         if came:
             self._came = None
         return came
@@ -142,7 +150,7 @@ class _Watched(Connection):
     def rest(self) -> bool:
         if not self._watched:
             self._watch()
-        return self._came is None
+        return self._came is None and super().rest()  # the loop may not have told yet what has come
 
     def lend(self) -> socket.socket:
         self._leave()
@@ -151,6 +159,9 @@ class _Watched(Connection):
     def close(self) -> None:
         self._leave()
         super().close()
+        self._came = ConnectionAbortedError()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(self._came)
 
     def _watch(self) -> None:
         self._watched = True
@@ -181,14 +192,14 @@ class _Watched(Connection):
         except BlockingIOError:
             return
         except OSError as error:
-            came = b""
+            self._came = error  # told once: after it the socket says that its end has come
             if waiting is not None:
                 waiting.set_exception(error)
-                waiting = None
-        if waiting is not None:
-            waiting.set_result(came)
         else:
-            self._came = came
+            if waiting is not None:
+                waiting.set_result(came)
+            else:
+                self._came = came
 
     def _look(self) -> None:
         """Whether something comes: one timer for many waits."""

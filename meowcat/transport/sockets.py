@@ -298,8 +298,8 @@ class PouredReply(SocketReply):
 
     async def pour(self, sink: Sink) -> bool:
         """See `Pours`."""
-        came = self._connection.came()
         try:
+            came = self._connection.came()
             if came is not None:
                 self._incoming.feed(came)
             return await self._exchange.do(lambda sock: self._pour(sock, sink))

@@ -2,9 +2,12 @@
 
 import asyncio
 import socket
+import struct
+import threading
 from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from msgspec.structs import replace
@@ -12,6 +15,7 @@ from msgspec.structs import replace
 from meowcat.core.errors import InvalidArgument
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
+from meowcat.transport.connections import connection_over
 from meowcat.transport.contract import HttpRequest, Pours, TransportFault
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.plain import PlainHttp
@@ -302,3 +306,118 @@ async def test_proxies_of_the_environment_are_the_other_clients_affair(monkeypat
     direct = client.send(HttpRequest("GET", "http://example.org/x", large=True))
     assert type(proxied) is not type(direct)
     await client.aclose()
+
+
+class Answering:
+    """Takes one connection, sends a piece for each request, and resets it once it is told to."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+        self.sent, self.end = threading.Event(), threading.Event()
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/x"
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.reset()
+        self.listener.close()
+
+    def reset(self):
+        self.end.set()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+    def serve(self):
+        connection, _ = self.listener.accept()
+        with connection:
+            for piece in self.pieces:
+                while not connection.recv(1000).endswith(b"\r\n\r\n"):
+                    pass
+                connection.sendall(piece)
+            self.sent.set()
+            self.end.wait(10)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_body_of_unknown_length_that_breaks_off_while_nobody_reads_has_not_ended(large):
+    with Answering(b"HTTP/1.1 200 OK\r\n\r\nhalf") as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", server.url, large=large)) as reply:
+            assert await reply.read(100) == b"half"
+            server.reset()
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()  # the loop may take notice of it
+            with pytest.raises(TransportFault) as caught:
+                await (reply.pour(Taken()) if large else reply.read(100))
+        await client.aclose()
+    assert caught.value.fault.kind == "disconnected"
+
+
+async def test_a_second_answer_to_one_request_is_none_to_the_next():
+    """It stands in the socket behind a body that a thread has read to its end and no further."""
+    body = Content(MIB).bytes()
+    twice = (
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%sHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    )
+    with Answering(twice % (len(body), body)) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+            sink = Taken()
+            assert await reply.pour(sink)
+            await anyio.to_thread.run_sync(server.sent.wait, 10)
+        assert bytes(sink.body) == body
+        server.listener.close()  # so that the next one goes by this connection or by none
+        with pytest.raises(TransportFault) as caught:
+            async with client.send(HttpRequest("GET", server.url)):
+                pass
+        await client.aclose()
+    assert caught.value.fault.kind == "unreachable"
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})]
+)
+async def test_whoever_reads_a_body_whose_block_was_left_is_told():
+    async def read():
+        with pytest.raises(TransportFault):
+            await reply.read(100)
+
+    with Answering(b"HTTP/1.1 200 OK\r\n\r\nhalf") as server:
+        client = transport()
+        exchange = client.send(HttpRequest("GET", server.url))
+        reply = await exchange.__aenter__()
+        assert await reply.read(100) == b"half"
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await anyio.wait_all_tasks_blocked()
+                await exchange.__aexit__(None, None, None)
+            await read()
+        await client.aclose()
+
+
+async def test_a_server_that_is_faster_than_its_reader_leaves_the_loop_to_others():
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    ours, theirs = socket.socketpair()
+    connection = connection_over(ours, 5)
+    async with anyio.create_task_group() as group:
+        group.start_soon(others)
+        for _ in range(20):
+            theirs.send(b"x")
+            assert await connection.receive() == b"x"
+        group.cancel_scope.cancel()
+    connection.close()
+    theirs.close()
+    assert turns >= 10
