@@ -12,7 +12,7 @@ from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 __all__ = ["PlainHttp"]
 
 _PLAIN_URL = re.compile(
-    r"http://([A-Za-z0-9.\-\[\]:]+)(?:/[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*)?(?:\?[!\"$-~]*)?"
+    r"http://([A-Za-z0-9.\-\[\]:]+)(?:/[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*)?(?:\?[!$-&(-;=?-~]*)?"
 )
 """One that every client sends as it stands: no name or password, nothing to be encoded, and no fragment,
 which is not sent. What is encrypted is the other client's: Python sees each record of 16 KiB, which costs

@@ -283,7 +283,20 @@ async def test_what_can_not_be_sent_is_the_other_clients_affair():
 
 
 @pytest.mark.parametrize(
-    "path", ["/a/../b", "/a/./b", "/a/%2e%2E/b", "/sp ace", "/ümlaut", '/"quoted"', "/a|b", "/a#b"]
+    "path",
+    [
+        "/a/../b",
+        "/a/./b",
+        "/a/%2e%2E/b",
+        "/sp ace",
+        "/ümlaut",
+        '/"quoted"',
+        "/a|b",
+        "/a#b",
+        '/?"quoted"',
+        "/?'quoted'",
+        "/?<b>",
+    ],
 )
 async def test_a_url_that_clients_may_rewrite_goes_where_its_first_request_went(path):
     with RangeServer(Content(10)) as server:
