@@ -87,22 +87,20 @@ class SocketTransport:
             OSError: there is none.
 
         """
-        found = await _addresses(origin)
-        found.sort(key=lambda each: each[4] != self._preferred.get(origin))
         longest = self.timeouts.connect
+        found = await _addresses(origin, longest)
+        found.sort(key=lambda each: each[4] != self._preferred.get(origin))
+        several = len(found)
         failure: OSError | None = None
-        for number, (family, kind, protocol, _, address) in enumerate(found, 1):
-            sock = socket.socket(family, kind, protocol)
+        for number, place in enumerate(found, 1):
             try:
-                await _connect(sock, address, longest if number == len(found) else min(NEXT_ADDRESS, longest))
+                sock = await _connect(place, longest if number >= several else min(NEXT_ADDRESS, longest))
             except OSError as error:
-                sock.close()
                 failure = error
-            except BaseException:  # raised again: a cancellation
-                sock.close()
-                raise
+                if number == 1 < several and isinstance(error, TimeoutError):
+                    found.append(place)  # it may be slow, and gets its time once no other has answered
             else:
-                self._preferred[origin] = address
+                self._preferred[origin] = place[4]
                 return connection_over(sock, self.timeouts.read)
         raise failure or OSError("no address")
 
@@ -358,15 +356,27 @@ def _reason(error: OSError) -> str:
     return error.strerror or "" if error.errno is not None else ""
 
 
-async def _addresses(origin: Origin) -> list[Any]:
+async def _addresses(origin: Origin, seconds: float) -> list[Any]:
     host, port = origin
     try:  # no name: nobody has to be asked for it
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        return list(await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except (socket.gaierror, UnicodeError):  # the latter where a part of the name is too long, or empty
+        with anyio.fail_after(seconds):
+            return list(await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
-async def _connect(sock: socket.socket, address: Any, seconds: float) -> None:
+async def _connect(place: Any, seconds: float) -> socket.socket:
+    family, kind, protocol, _, address = place
+    sock = socket.socket(family, kind, protocol)
+    try:
+        await _connect_to(sock, address, seconds)
+    except BaseException:  # raised again: a cancellation, perhaps
+        sock.close()
+        raise
+    return sock
+
+
+async def _connect_to(sock: socket.socket, address: Any, seconds: float) -> None:
     sock.setblocking(False)
     try:
         sock.connect(address)

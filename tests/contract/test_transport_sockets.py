@@ -434,3 +434,70 @@ async def test_a_server_that_is_faster_than_its_reader_leaves_the_loop_to_others
     connection.close()
     theirs.close()
     assert turns >= 10
+
+
+async def failure(url, timeouts=PATIENT):
+    client = transport(timeouts)
+    with pytest.raises(TransportFault) as caught:
+        async with client.send(HttpRequest("GET", url)):
+            pass
+    await client.aclose()
+    return caught.value.fault
+
+
+@pytest.mark.parametrize("name", ["a..example", ".example", f"{'a' * 64}.example"])
+async def test_a_name_that_none_can_have_is_unreachable(name):
+    assert (await failure(f"http://{name}/")).kind == "unreachable"
+
+
+class Names:
+    """Stands in for the system's resolver: every name has these addresses."""
+
+    def __init__(self, monkeypatch, *found):
+        self.found = found
+        self.real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self.resolve)
+
+    def resolve(self, host, port, *given, **options):
+        flags = given[3] if len(given) > 3 else options.get("flags", 0)
+        if flags & socket.AI_NUMERICHOST or host == "127.0.0.1":
+            return self.real(host, port, *given, **options)
+        return self.answer(port)
+
+    def answer(self, port):
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in self.found]
+
+
+async def test_a_resolver_that_does_not_answer_takes_no_longer_than_a_connection_may(monkeypatch):
+    go = threading.Event()
+
+    class Silent(Names):
+        def answer(self, port):
+            go.wait(20)
+            return super().answer(port)
+
+    Silent(monkeypatch, (socket.AF_INET, "127.0.0.1"))
+    try:
+        with anyio.fail_after(10):
+            assert (await failure("http://name.example/", replace(SHORT, connect=0.2))).kind == "unreachable"
+    finally:
+        go.set()
+
+
+async def test_an_address_of_a_kind_that_the_system_has_not_leaves_the_others(monkeypatch):
+    Names(monkeypatch, (250, "none"), (socket.AF_INET, "127.0.0.1"))
+    with RangeServer(Content(10)) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", f"http://name.example:{server.port}/")) as reply:
+            assert len(await read_all(reply)) == 10
+        await client.aclose()
+
+
+async def test_a_slow_address_is_waited_for_where_no_other_answers(monkeypatch):
+    monkeypatch.setattr("meowcat.transport.sockets.NEXT_ADDRESS", 0)  # slower than that is any
+    Names(monkeypatch, (socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.2"))
+    with RangeServer(Content(10)) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", f"http://name.example:{server.port}/")) as reply:
+            assert len(await read_all(reply)) == 10
+        await client.aclose()
