@@ -148,9 +148,11 @@ class _Watched(Connection):
         return came
 
     def rest(self) -> bool:
+        if self._came is not None:
+            return False
         if not self._watched:
             self._watch()
-        return self._came is None and super().rest()  # the loop may not have told yet what has come
+        return super().rest()  # the loop may not have told yet what has come
 
     def lend(self) -> socket.socket:
         self._leave()
@@ -180,26 +182,24 @@ class _Watched(Connection):
 
     def _wake(self) -> None:
         """Something has come, or the end. What nobody waits for is taken once, and the next is left where it
-        is."""
+        is until somebody waits for it. Then the socket is watched anew: uvloop tells of one that has broken
+        only once, also where more than that is left in it."""
         waiting = self._waiting
-        if waiting is not None and waiting.done():
-            waiting = None
-        if waiting is None and self._came is not None:
-            self._unwatch()
-            return
-        try:
-            came = self.sock.recv(MOST_AT_ONCE)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._came = error  # told once: after it the socket says that its end has come
-            if waiting is not None:
-                waiting.set_exception(error)
-        else:
-            if waiting is not None:
-                waiting.set_result(came)
-            else:
+        while self._came is None:
+            try:
+                came: bytes | OSError = self.sock.recv(MOST_AT_ONCE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                came = error
+            if waiting is None or waiting.done():
                 self._came = came
+            elif isinstance(came, OSError):
+                self._came = came  # told once: after it the socket says that its end has come
+                waiting.set_exception(came)
+            else:
+                waiting.set_result(came)
+        self._unwatch()
 
     def _look(self) -> None:
         """Whether something comes: one timer for many waits."""

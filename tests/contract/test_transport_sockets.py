@@ -392,9 +392,23 @@ async def test_a_second_answer_to_one_request_is_none_to_the_next():
     assert caught.value.fault.kind == "unreachable"
 
 
-@pytest.mark.parametrize(
-    "anyio_backend", [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})]
-)
+BOTH_OF_ASYNCIO = [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})]
+
+
+@pytest.mark.parametrize("anyio_backend", BOTH_OF_ASYNCIO)
+async def test_a_reset_is_told_at_once_where_much_of_the_body_has_come_before(anyio_backend):
+    """uvloop no longer watches a socket of which it has told that it is broken."""
+    with Answering(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + bytes(3 * MIB)) as server:
+        client = transport(SHORT)
+        async with client.send(HttpRequest("GET", server.url)) as reply:
+            server.end.set()
+            with pytest.raises(TransportFault) as caught:
+                await read_all(reply)
+        await client.aclose()
+    assert caught.value.fault.kind == "disconnected"
+
+
+@pytest.mark.parametrize("anyio_backend", BOTH_OF_ASYNCIO)
 async def test_whoever_reads_a_body_whose_block_was_left_is_told():
     async def read():
         with pytest.raises(TransportFault):
