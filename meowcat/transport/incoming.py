@@ -29,19 +29,10 @@ class Incoming:
     """
 
     def __init__(self, method: str) -> None:
-        self._parser = HttpResponseParser(self)
-        # Old servers send lines without CR, fields that go on in the next line (RFC 9112 2.2 and 5.2), blanks
-        # after the size of a chunk, and interim replies in HTTP/1.0 or with `Connection: close`. Of a length
-        # beside chunks it is the chunks that count (6.3).
-        self._parser.set_dangerous_leniencies(
-            lenient_headers=True,
-            lenient_optional_cr_before_lf=True,
-            lenient_spaces_after_chunk_size=True,
-            lenient_keep_alive=True,
-            lenient_chunked_length=True,
-        )
+        self._parser = self._new_parser()
         self._bodiless = method == "HEAD"
-        self._heard = 0
+        self._head = b""
+        """What has come of it, interim replies included."""
         self._fields: list[tuple[str, str]] = []
         self._length: int | None = None
         self._chunked = False
@@ -78,16 +69,43 @@ class Incoming:
                 self.reusable = False  # nobody has asked for what follows
             self._add(data[: self.left])
             return
+        if not self.begun:
+            self._head += data
         try:
-            self._parser.feed_data(data)
+            self._parse(data)
         except (HttpParserError, HttpParserUpgrade):
             if not self.ended:
                 raise NotHTTP from None
             self.reusable = False  # it is what follows, which nobody has asked for
-        if not self.begun:
-            self._heard += len(data)
-            if self._heard > MOST_HEAD:
-                raise NotHTTP
+        if self.begun:
+            self._head = b""
+        elif len(self._head) > MOST_HEAD:
+            raise NotHTTP
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            mended = None if self.begun else _with_each_length_once(self._head)
+            if mended is None:
+                raise
+            self._parser = self._new_parser()
+            self._length, self._chunked = None, False
+            self._parser.feed_data(mended)
+
+    def _new_parser(self) -> HttpResponseParser:
+        parser = HttpResponseParser(self)
+        # Old servers send lines without CR, fields that go on in the next line (RFC 9112 2.2 and 5.2), blanks
+        # after the size of a chunk, and interim replies in HTTP/1.0 or with `Connection: close`. Of a length
+        # beside chunks it is the chunks that count (6.3).
+        parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+            lenient_keep_alive=True,
+            lenient_chunked_length=True,
+        )
+        return parser
 
     def count(self, number: int) -> None:
         """So many of the `left` bytes were read past this; none where the server has ended the connection.
@@ -172,3 +190,20 @@ class Incoming:
     def on_message_complete(self) -> None:
         if self.begun:
             self.ended = True
+
+
+def _with_each_length_once(head: bytes) -> bytes | None:
+    """Without fields that say the same length once more, which the parser refuses (RFC 9110 8.6); None
+    where there are none."""
+    fields, blank, rest = head.partition(b"\r\n\r\n")
+    lines = fields.split(b"\r\n")
+    kept: list[bytes] = []
+    lengths: set[bytes] = set()
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            if value.strip() in lengths:
+                continue
+            lengths.add(value.strip())
+        kept.append(line)
+    return b"\r\n".join(kept) + blank + rest if len(kept) < len(lines) else None

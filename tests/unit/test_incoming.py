@@ -156,6 +156,18 @@ def test_sizes_of_chunks_may_be_filled_up_with_blanks():
     assert (take(incoming), incoming.ended, incoming.reusable) == (b"hello", True, True)
 
 
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_a_length_may_be_said_more_than_once(cut):
+    """As long as it is the same."""
+    said = b"Content-Length: 5\r\nX-A: a\r\ncontent-length:5 \r\nContent-Length: 5\r\nX-B: b\r\n\r\nhello"
+    whole = OK + said
+    incoming = Incoming("GET")
+    for at in range(0, len(whole), cut):
+        incoming.feed(whole[at : at + cut])
+    assert (take(incoming), incoming.ended, incoming.reusable) == (b"hello", True, True)
+    assert incoming.headers == [("Content-Length", "5"), ("X-A", "a"), ("X-B", "b")]
+
+
 def test_an_old_server_may_keep_its_connection_and_leave_out_cr():
     incoming = Incoming("GET")
     incoming.feed(b"HTTP/1.0 200 OK\nConnection: keep-alive\nX-A: a\n b\nContent-Length: 2\n\nhi")
@@ -172,6 +184,7 @@ def test_an_old_server_may_keep_its_connection_and_leave_out_cr():
         OK + b"Content-Length: many\r\n\r\n",
         OK + b"Content-Length: 99999999999999999999999\r\n\r\n",
         OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        OK + b"Content-Length: 1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         OK + b"X A: b\r\n\r\n",
         OK + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
         b"HTTP/1.1 099 Odd\r\nContent-Length: 5\r\n\r\nwrong" + OK + b"Content-Length: 5\r\n\r\nright",
