@@ -117,6 +117,9 @@ class _Watched(Connection):
     def __init__(self, sock: socket.socket, silence: float) -> None:
         super().__init__(sock, silence)
         self._loop = asyncio.get_running_loop()
+        self._told_again = isinstance(self._loop, asyncio.SelectorEventLoop)
+        """Whether the loop tells of a socket until it is empty. uvloop tells of one that has broken once,
+        whatever is left in it."""
         self._watched = False
         self._waiting: asyncio.Future[bytes] | None = None
         self._came: bytes | OSError | None = None
@@ -182,8 +185,7 @@ class _Watched(Connection):
 
     def _wake(self) -> None:
         """Something has come, or the end. What nobody waits for is taken once, and the next is left where it
-        is until somebody waits for it. Then the socket is watched anew: uvloop tells of one that has broken
-        only once, also where more than that is left in it."""
+        is until somebody waits for it. Then the socket is watched anew."""
         waiting = self._waiting
         while self._came is None:
             try:
@@ -199,6 +201,8 @@ class _Watched(Connection):
                 waiting.set_exception(came)
             else:
                 waiting.set_result(came)
+                if self._told_again:
+                    return
         self._unwatch()
 
     def _look(self) -> None:
@@ -249,9 +253,6 @@ class IdleConnections:
         return None
 
     def put(self, origin: Origin, connection: Connection) -> None:
-        if not connection.rest():
-            connection.close()
-            return
         self._waiting.append((monotonic(), origin, connection))
         while len(self._waiting) > (0 if self._closed else MOST_IDLE):
             self._waiting.popleft()[2].close()

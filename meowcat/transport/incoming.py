@@ -17,6 +17,9 @@ _FINAL = 200
 
 _BODILESS = frozenset({204, 304})
 
+_FRAMING_LENGTHS = frozenset({len("content-length"), len("transfer-encoding")})
+"""Of the names of those fields that say where a body ends."""
+
 
 class NotHTTP(Exception):  # it says what came
     """What comes is no reply of HTTP/1.1. It has no text: that could quote the peer."""
@@ -152,13 +155,13 @@ class Incoming:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.begun:
             return  # a trailer
-        field = name.decode("latin-1"), value.decode("latin-1")
-        self._fields.append(field)
-        match name.lower():
-            case b"content-length":
-                self._length = int(value)
-            case b"transfer-encoding":
-                self._chunked = value.rpartition(b",")[2].strip().lower() == b"chunked"
+        self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
+        if len(name) in _FRAMING_LENGTHS:
+            match name.lower():
+                case b"content-length":
+                    self._length = int(value)
+                case b"transfer-encoding":
+                    self._chunked = value.rpartition(b",")[2].strip().lower() == b"chunked"
 
     def on_headers_complete(self) -> None:
         if self.begun:

@@ -45,6 +45,9 @@ MOST_THREADS = 256
 
 _HTTP_PORT = 80
 
+KEEP_ALIVE = 15
+"""Seconds between two signs of life on a connection on which nothing comes, as the other client has it."""
+
 NEXT_ADDRESS = 1.0
 """Seconds after which the next address of a host is tried, where it has several: the way to one may be
 broken. The one that answered goes first from then on."""
@@ -52,10 +55,12 @@ broken. The one that answered goes first from then on."""
 _URL = re.compile(r"http://([^/?#]+)([^#]*)")
 """Authority and target."""
 
-_HEAD = re.compile(
-    r"[A-Za-z]+ [!-~]+ HTTP/1\.1\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*\r\n"
-)
-"""Of a request that can be sent (RFC 9112 3 and 5)."""
+_KEEP_ALIVE = [getattr(socket, name) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL") if hasattr(socket, name)]
+
+_LINE = re.compile(r"[A-Za-z]+ [!-~]+ HTTP/1\.1\r\n")
+"""Of a request that can be sent (RFC 9112 3) …"""
+_FIELDS = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*")
+"""… and fields that can (RFC 9112 5)."""
 
 
 class Unsuited(Exception):
@@ -388,6 +393,9 @@ async def _connect_to(sock: socket.socket, address: Any, seconds: float) -> None
             error = OSError(failed, os.strerror(failed)) if failed else TimeoutError()
             raise error from None
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what forgets silent connections keeps them
+    for option in _KEEP_ALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, KEEP_ALIVE)
 
 
 def _address(request: HttpRequest) -> tuple[Origin, bytes]:
@@ -404,14 +412,28 @@ def _address(request: HttpRequest) -> tuple[Origin, bytes]:
     origin, own = _place(authority)
     if request.body_length is not None:
         own = {**own, "content-length": f"Content-Length: {request.body_length}\r\n"}
-    if not own.keys().isdisjoint(map(str.lower, request.headers)):
-        own = {**own, **{name.lower(): "" for name in request.headers}}
-    given = [f"{name}: {value}\r\n" for name, value in request.headers.items()]
-    slash = "" if target[:1] == "/" else "/"
-    head = f"{request.method} {slash}{target} HTTP/1.1\r\n{''.join(own.values())}{''.join(given)}\r\n"
-    if _HEAD.fullmatch(head):
+    names, given = _lines(tuple(request.headers.items()))
+    if not names.isdisjoint(own):
+        own = {name: line for name, line in own.items() if name not in names}
+    line = f"{request.method} {target if target[:1] == '/' else f'/{target}'} HTTP/1.1\r\n"
+    if not _LINE.fullmatch(line):
+        raise Unsuited
+    return origin, f"{line}{''.join(own.values())}".encode() + given
+
+
+@lru_cache(256)
+def _lines(headers: tuple[tuple[str, str], ...]) -> tuple[frozenset[str], bytes]:
+    """The names of fields in lower case, and the end of a head with them. The first requests for contents of
+    which nothing is known are alike.
+
+    Raises:
+        Unsuited: it can't be sent.
+
+    """
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    if _FIELDS.fullmatch(lines):
         try:
-            return origin, head.encode()
+            return frozenset(name.lower() for name, _ in headers), f"{lines}\r\n".encode()
         except UnicodeEncodeError:
             pass
     raise Unsuited
