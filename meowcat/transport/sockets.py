@@ -431,7 +431,7 @@ def _lines(headers: tuple[tuple[str, str], ...]) -> tuple[frozenset[str], bytes]
 
     """
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    if _FIELDS.fullmatch(lines):
+    if lines.count("\n") == len(headers) and _FIELDS.fullmatch(lines):  # a value must not make two of one
         try:
             return frozenset(name.lower() for name, _ in headers), f"{lines}\r\n".encode()
         except UnicodeEncodeError:
