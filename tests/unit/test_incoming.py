@@ -198,6 +198,51 @@ def test_what_is_no_reply_of_http_is_said_to_be_none(answer):
     with pytest.raises(NotHTTP) as caught:
         incoming.feed(answer)
     assert str(caught.value) == ""  # it could quote the peer
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None  # likewise
+
+
+def test_a_head_that_comes_in_pieces_has_a_limit_too():
+    incoming, line = Incoming("GET"), b"X-A: %s\r\n" % (b"a" * 993)
+    incoming.feed(OK)
+    for _ in range((MOST_HEAD - len(OK)) // len(line)):
+        incoming.feed(line)
+    with pytest.raises(NotHTTP):
+        incoming.feed(line)
+
+
+@pytest.mark.parametrize("coding", ["Chunked", "gzip, chunked", "gzip,chunked", "gzip, CHUNKED "])
+def test_chunks_are_known_however_they_are_told_of(coding):
+    incoming = Incoming("GET")
+    incoming.feed(OK + f"Transfer-Encoding: {coding}\r\n\r\n5\r\nfirst\r\n".encode())
+    assert take(incoming) == b"first"
+    with pytest.raises(ConnectionResetError):
+        incoming.feed(b"")  # the last chunk has not come
+    incoming.feed(b"0\r\n\r\n")
+    assert incoming.ended
+
+
+def test_a_reply_to_head_may_tell_of_chunks_and_has_none():
+    incoming = Incoming("HEAD")
+    incoming.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    assert (incoming.ended, incoming.reusable, incoming.left) == (True, True, 0)
+    incoming.feed(b"5\r\nwrong")
+    assert (take(incoming), incoming.ended, incoming.reusable) == (b"", True, False)
+
+
+@pytest.mark.parametrize("follows", [b"z", b"5z", b"\r\n", b"z\r\n5\r\nwrong\r\n"])
+def test_what_follows_a_reply_to_head_ends_its_connection(follows):
+    incoming = Incoming("HEAD")
+    incoming.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n" + follows)
+    assert (take(incoming), incoming.ended, incoming.reusable) == (b"", True, False)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+def test_what_an_interim_reply_says_of_a_body_is_nothing_of_the_reply(framing):
+    incoming = Incoming("GET")
+    incoming.feed(f"HTTP/1.1 103 Early Hints\r\n{framing}\r\n\r\n".encode() + OK + b"\r\nbody")
+    assert (incoming.left, take(incoming), incoming.ended) == (None, b"body", False)
+    incoming.feed(b"")
+    assert incoming.ended
 
 
 def test_bytes_that_were_read_past_it_are_counted():
@@ -211,3 +256,12 @@ def test_bytes_that_were_read_past_it_are_counted():
         incoming.count(0)
     incoming.count(1)
     assert (incoming.ended, incoming.reusable) == (True, True)
+
+
+def test_what_comes_after_bytes_that_were_counted_is_taken_to_the_end_and_no_further():
+    incoming = Incoming("GET")
+    incoming.feed(OK + b"Content-Length: 5\r\n\r\nab")
+    incoming.count(2)
+    incoming.feed(b"efollows")
+    assert take(incoming) == b"abe"
+    assert (incoming.ended, incoming.left, incoming.reusable) == (True, 0, False)
