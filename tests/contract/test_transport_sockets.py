@@ -5,6 +5,8 @@ import socket
 import struct
 import threading
 from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 
 import anyio
 import anyio.lowlevel
@@ -17,8 +19,12 @@ from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
 from meowcat.transport.connections import connection_over
 from meowcat.transport.contract import HttpRequest, Pours, TransportFault
+from meowcat.transport import sockets
+from meowcat.transport.connections import connection_over
+from meowcat.transport.contract import HttpRequest, Pours, Timeouts, TransportFault
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.plain import PlainHttp
+from meowcat.transport.sockets import SocketExchange, SocketTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -515,3 +521,244 @@ async def test_a_slow_address_is_waited_for_where_no_other_answers(monkeypatch):
         async with client.send(HttpRequest("GET", f"http://name.example:{server.port}/")) as reply:
             assert len(await read_all(reply)) == 10
         await client.aclose()
+# What a server says
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@contextmanager
+def answering(*replies):
+    """Takes one connection, says each of these after it has heard something, and waits for its end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                for reply in replies:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+                with suppress(OSError):
+                    connection.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+async def read_whole(url):
+    client = transport()
+    try:
+        async with client.send(HttpRequest("GET", url)) as reply:
+            return await read_all(reply)
+    finally:
+        await client.aclose()
+
+
+async def pour_whole(url):
+    return await pour(url, Taken())
+
+
+async def fault_of(work):
+    with pytest.raises(TransportFault) as caught:
+        await work
+    assert caught.value.__context__ is None  # it could quote the peer
+    return caught.value.fault
+
+
+async def test_what_is_no_http_is_told_as_that():
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as url:
+        assert (await fault_of(read_whole(url))).kind == "reply"
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_chunks_that_are_none_are_a_broken_connection(large):
+    client = SocketTransport(PATIENT)
+    ours, theirs = socket.socketpair()
+    client.idle.put(("server.invalid", 80), connection_over(ours, 10))
+    request = HttpRequest("GET", "http://server.invalid/x", large=large)
+
+    async def answer():
+        await anyio.wait_readable(theirs)
+        theirs.send(CHUNKED + b"5\r\nfirst\r\n")
+
+    with theirs:
+        async with anyio.create_task_group() as group:
+            group.start_soon(answer)
+            async with SocketExchange(client, request) as reply:
+                assert await reply.read(5) == b"first"
+                theirs.send(b"second\r\n")
+                fault = await fault_of(reply.pour(Taken()) if large else reply.read(5))
+    assert fault.kind == "disconnected"
+
+
+@pytest.mark.parametrize("whole", [read_whole, pour_whole])
+async def test_a_reset_is_not_the_end_of_a_body_that_has_no_length(whole):
+    with RangeServer(Content(MIB), script=[Trouble(framing="close", after=300_000, then="reset")]) as server:
+        assert (await fault_of(whole(server.url))).kind == "disconnected"
+
+
+async def test_a_connection_that_the_server_wants_no_more_is_closed():
+    with RangeServer(Content(10), script=[Trouble(headers=(("Connection", "close"),))]) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", server.url)) as reply:
+            await read_all(reply)
+        assert await server.until(lambda s: s.open_sockets == 0)
+        await client.aclose()
+
+
+async def test_silence_on_a_connection_that_is_used_again_is_no_reason_to_ask_again():
+    with RangeServer(Content(10), script=[None, Trouble(before="stall")]) as server:
+        client = transport(SHORT)
+        async with client.send(HttpRequest("GET", server.url)) as reply:
+            await read_all(reply)
+        assert (await fault_of(client.send(HttpRequest("GET", server.url)).__aenter__())).kind == "timeout"
+        await client.aclose()
+        assert len(server.requests) == 2
+
+
+async def test_a_reply_that_was_left_has_no_connection():
+    with RangeServer(Content(10)) as server:
+        client = transport()
+        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+            await read_all(reply)
+        assert (await fault_of(reply.pour(Taken()))).kind == "disconnected"
+        await client.aclose()
+
+
+# Where a server is
+
+
+def resolve(monkeypatch, *ports):
+    """From now on a name has an address for each of these."""
+
+    async def found(*_given, **_named):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", found)
+
+
+@pytest.fixture
+def silent():
+    """A port that answers no more: as many wait there as may."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for each in waiting:
+            each.close()
+
+
+async def connected_to(client):
+    connection = await client.connect(("several.invalid", 80))
+    try:
+        return connection.sock.getpeername()[1]
+    finally:
+        connection.close()
+
+
+async def test_the_address_that_answered_is_the_first_from_then_on(monkeypatch):
+    with socket.socket() as first, socket.create_server(("127.0.0.1", 0)) as second:
+        first.bind(("127.0.0.1", 0))  # and refuses
+        ports = [each.getsockname()[1] for each in (first, second)]
+        resolve(monkeypatch, *ports)
+        client = SocketTransport(PATIENT)
+        assert await connected_to(client) == ports[1]
+        first.listen()
+        assert await connected_to(client) == ports[1]
+        assert await connected_to(SocketTransport(PATIENT)) == ports[0]
+
+
+async def test_an_address_that_says_nothing_does_not_keep_from_the_next(monkeypatch, silent):
+    monkeypatch.setattr(sockets, "NEXT_ADDRESS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as second:
+        resolve(monkeypatch, silent, second.getsockname()[1])
+        with anyio.fail_after(20):
+            assert await connected_to(SocketTransport(Timeouts(connect=60))) == second.getsockname()[1]
+
+
+async def test_the_last_address_has_all_the_time_that_there_is(monkeypatch, silent):
+    monkeypatch.setattr(sockets, "NEXT_ADDRESS", 0.01)
+    resolve(monkeypatch, silent, silent)
+    begun = anyio.current_time()
+    with pytest.raises(TimeoutError):
+        await connected_to(SocketTransport(Timeouts(connect=0.2)))
+    assert anyio.current_time() - begun >= 0.2
+
+
+async def test_no_address_has_more_time_than_there_is(monkeypatch, silent):
+    monkeypatch.setattr(sockets, "NEXT_ADDRESS", 60.0)
+    resolve(monkeypatch, silent, silent)
+    with anyio.fail_after(20), pytest.raises(TimeoutError):
+        await connected_to(SocketTransport(Timeouts(connect=0.05)))
+
+
+async def test_a_name_that_is_none_is_told_as_that():
+    client = SocketTransport(PATIENT)
+    exchange = SocketExchange(client, HttpRequest("GET", "http://nowhere.invalid/x"))
+    assert "its name can't be resolved" in (await fault_of(exchange.__aenter__())).detail
+
+
+async def test_why_a_connection_is_refused_is_told():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
+        exchange = SocketExchange(SocketTransport(PATIENT), HttpRequest("GET", url))
+        assert "refused" in (await fault_of(exchange.__aenter__())).detail
+
+
+# Threads
+
+
+async def test_a_body_that_stalls_keeps_nobody_from_a_thread():
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        with RangeServer(Content(300_000), script=[Trouble(after=9, then="stall"), None]) as server:
+            with anyio.fail_after(10):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(pour, server.url, Taken())
+                    assert await server.until(lambda s: s.bytes_served() == 9)
+                    assert await pour(server.url, Taken())
+                    assert await anyio.to_thread.run_sync(int) == 0
+                    group.cancel_scope.cancel()
+    finally:
+        limiter.total_tokens = before
+
+
+async def test_a_thread_that_begins_after_the_stop_does_nothing(monkeypatch):
+    kept, called = [], []
+
+    async def later(work, **_):
+        kept.append(work)
+        await anyio.sleep_forever()
+
+    with RangeServer(Content(300_000)) as server:
+        client = SocketTransport(PATIENT)
+        exchange = SocketExchange(client, HttpRequest("GET", server.url, large=True))
+        async with exchange:
+            with monkeypatch.context() as patch:
+                patch.setattr(anyio.to_thread, "run_sync", later)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(exchange.do, called.append)
+                    while not kept:
+                        await anyio.lowlevel.checkpoint()
+                    group.cancel_scope.cancel()
+            await anyio.to_thread.run_sync(kept[0])
+        assert not called
+        assert await server.until(lambda s: s.open_sockets == 0)
+        await client.aclose()
+
+
+async def test_a_stop_wakes_the_thread_that_waits_for_more():
+    with RangeServer(Content(MIB), script=[Trouble(after=9, then="stall")]) as server:
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(pour, server.url, Taken(), transport(Timeouts(read=600)))
+                assert await server.until(lambda s: s.bytes_served() == 9)
+                group.cancel_scope.cancel()
+        assert await server.until(lambda s: s.open_sockets == 0)
