@@ -6,7 +6,7 @@ import struct
 import threading
 from contextlib import suppress
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import anyio
 import anyio.lowlevel
@@ -21,10 +21,10 @@ from meowcat.transport.connections import connection_over
 from meowcat.transport.contract import HttpRequest, Pours, TransportFault
 from meowcat.transport import sockets
 from meowcat.transport.connections import connection_over
-from meowcat.transport.contract import HttpRequest, Pours, Timeouts, TransportFault
+from meowcat.transport.contract import USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.plain import PlainHttp
-from meowcat.transport.sockets import SocketExchange, SocketTransport
+from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ class Taken:
         self.body = bytearray()
         self.most = most
         self.block = memoryview(bytearray(100_000))
-        self.began = anyio.Event()
+        self.counts = []
 
     def room(self):
         left = self.most - len(self.body)
@@ -73,6 +73,7 @@ class Taken:
 
     def came(self, count):
         self.body += self.block[:count]
+        self.counts.append(count)
 
 
 async def pour(url, sink, client=None, headers=None):
@@ -93,6 +94,8 @@ async def test_a_body_is_poured_to_its_end_however_it_is_framed(framing):
         sink = Taken()
         assert await pour(server.url, sink)
     assert bytes(sink.body) == content.bytes()
+    assert set(sink.counts[:-1]) == {100_000}, "no write of less than there is room for"
+    assert sink.counts[-1] == content.size % 100_000
 
 
 async def test_what_is_left_over_from_an_earlier_reply_is_taken_for_none():
@@ -143,6 +146,22 @@ async def test_a_body_that_breaks_off_is_a_fault_and_what_came_is_poured(end, ki
             await pour(server.url, sink)
     assert caught.value.fault.kind == kind
     assert bytes(sink.body) == content.bytes(0, len(sink.body))
+
+
+async def test_all_that_came_before_a_body_broke_off_is_poured():
+    content = Content(MIB)
+    with RangeServer(content, script=[Trouble(after=250_000, then="close")]) as server:
+        sink = Taken()
+        with pytest.raises(TransportFault):
+            await pour(server.url, sink)
+    assert bytes(sink.body) == content.bytes(0, 250_000)
+
+
+async def test_nothing_is_poured_of_a_body_that_ends_where_there_was_room():
+    with RangeServer(Content(200_000), script=[Trouble(framing="close")]) as server:
+        sink = Taken()
+        assert await pour(server.url, sink)
+    assert sink.counts == [100_000, 100_000]
 
 
 async def test_silence_in_a_body_is_a_timeout():
@@ -573,25 +592,56 @@ async def test_what_is_no_http_is_told_as_that():
         assert (await fault_of(read_whole(url))).kind == "reply"
 
 
-@pytest.mark.parametrize("large", [False, True])
-async def test_chunks_that_are_none_are_a_broken_connection(large):
+@asynccontextmanager
+async def begun(head, large):
+    """A reply whose head and first bytes have come, and the server's end of its connection."""
     client = SocketTransport(PATIENT)
     ours, theirs = socket.socketpair()
     client.idle.put(("server.invalid", 80), connection_over(ours, 10))
-    request = HttpRequest("GET", "http://server.invalid/x", large=large)
 
     async def answer():
         await anyio.wait_readable(theirs)
-        theirs.send(CHUNKED + b"5\r\nfirst\r\n")
+        theirs.send(head)
 
     with theirs:
         async with anyio.create_task_group() as group:
             group.start_soon(answer)
+            request = HttpRequest("GET", "http://server.invalid/x", large=large)
             async with SocketExchange(client, request) as reply:
-                assert await reply.read(5) == b"first"
-                theirs.send(b"second\r\n")
-                fault = await fault_of(reply.pour(Taken()) if large else reply.read(5))
+                yield reply, theirs
+    await client.aclose()
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_chunks_that_are_none_are_a_broken_connection(large):
+    async with begun(CHUNKED + b"5\r\nfirst\r\n", large) as (reply, theirs):
+        assert await reply.read(5) == b"first"
+        theirs.send(b"second\r\n")
+        fault = await fault_of(reply.pour(Taken()) if large else reply.read(5))
     assert fault.kind == "disconnected"
+
+
+async def test_what_follows_a_body_is_not_poured():
+    async with begun(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfirst", large=True) as (reply, theirs):
+        theirs.send(b"lastHTTP/1.1 200 OK\r\n")
+        sink = Taken()
+        assert await reply.pour(sink)
+    assert sink.body == b"firstlast"
+
+
+async def test_who_asks_for_something_small_reads_it():
+    async with begun(CHUNKED, large=False) as (reply, _):
+        assert not isinstance(reply, Pours)
+
+
+async def test_a_socket_that_a_thread_had_blocks_the_loop_no_more():
+    with RangeServer(Content(10)) as server:
+        client = SocketTransport(PATIENT)
+        async with SocketExchange(client, HttpRequest("GET", server.url, large=True)) as reply:
+            assert await reply.pour(Taken())
+        connection = client.idle.take(("127.0.0.1", server.port))
+        assert connection.sock.gettimeout() == 0
+        connection.close()
 
 
 @pytest.mark.parametrize("whole", [read_whole, pour_whole])
@@ -697,6 +747,38 @@ async def test_no_address_has_more_time_than_there_is(monkeypatch, silent):
         await connected_to(SocketTransport(Timeouts(connect=0.05)))
 
 
+async def test_whoever_has_an_address_asks_nobody_for_it(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        resolve(monkeypatch)  # nothing
+        connection = await SocketTransport(PATIENT).connect(listener.getsockname())
+        assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.close()
+
+
+async def test_a_name_is_asked_for_in_no_moment_that_the_loop_waits_for(monkeypatch):
+    asked = []
+    ask = socket.getaddrinfo
+
+    def noted(*given, **named):
+        flags = given[5] if len(given) > 5 else named.get("flags", 0)
+        asked.append((threading.current_thread(), flags))
+        return ask(*given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = await SocketTransport(PATIENT).connect(("localhost", listener.getsockname()[1]))
+        connection.close()
+    here = threading.current_thread()
+    assert asked
+    assert all(flags & socket.AI_NUMERICHOST for thread, flags in asked if thread is here)
+
+
+async def test_what_is_no_url_of_plain_http_is_not_sent():
+    for url in ("https://host.example/x", "http:///x", "ftp://host.example/x"):
+        with pytest.raises(Unsuited):
+            SocketExchange(SocketTransport(PATIENT), HttpRequest("GET", url))
+
+
 async def test_a_name_that_is_none_is_told_as_that():
     client = SocketTransport(PATIENT)
     exchange = SocketExchange(client, HttpRequest("GET", "http://nowhere.invalid/x"))
@@ -708,7 +790,8 @@ async def test_why_a_connection_is_refused_is_told():
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
         exchange = SocketExchange(SocketTransport(PATIENT), HttpRequest("GET", url))
-        assert "refused" in (await fault_of(exchange.__aenter__())).detail
+        detail = (await fault_of(exchange.__aenter__())).detail
+    assert "(Connection refused)" in detail
 
 
 # Threads
@@ -719,13 +802,22 @@ async def test_a_body_that_stalls_keeps_nobody_from_a_thread():
     before, limiter.total_tokens = limiter.total_tokens, 1
     try:
         with RangeServer(Content(300_000), script=[Trouble(after=9, then="stall"), None]) as server:
+            client = transport()
+            request = HttpRequest("GET", server.url, large=True)
+
+            async def stall():
+                async with client.send(request) as reply:
+                    await reply.pour(Taken())
+
             with anyio.fail_after(10):
                 async with anyio.create_task_group() as group:
-                    group.start_soon(pour, server.url, Taken())
+                    group.start_soon(stall)
                     assert await server.until(lambda s: s.bytes_served() == 9)
-                    assert await pour(server.url, Taken())
+                    async with client.send(request) as reply:
+                        assert await reply.pour(Taken())
                     assert await anyio.to_thread.run_sync(int) == 0
                     group.cancel_scope.cancel()
+            await client.aclose()
     finally:
         limiter.total_tokens = before
 
@@ -754,6 +846,30 @@ async def test_a_thread_that_begins_after_the_stop_does_nothing(monkeypatch):
         await client.aclose()
 
 
+async def test_a_stop_waits_for_the_thread_and_closes_nothing_that_it_has():
+    entered, go, seen = threading.Event(), threading.Event(), []
+
+    def work(sock):
+        entered.set()
+        go.wait(10)
+        seen.append(sock.fileno())
+
+    with RangeServer(Content(300_000)) as server:
+        client = SocketTransport(PATIENT)
+        exchange = SocketExchange(client, HttpRequest("GET", server.url, large=True))
+        async with exchange, anyio.create_task_group() as group:
+            group.start_soon(exchange.do, work)
+            await anyio.to_thread.run_sync(entered.wait, 10)
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+            go.set()
+        assert [number >= 0 for number in seen] == [True]
+        assert await server.until(lambda s: s.open_sockets == 0)
+        await client.aclose()
+
+
 async def test_a_stop_wakes_the_thread_that_waits_for_more():
     with RangeServer(Content(MIB), script=[Trouble(after=9, then="stall")]) as server:
         with anyio.fail_after(30):
@@ -762,3 +878,71 @@ async def test_a_stop_wakes_the_thread_that_waits_for_more():
                 assert await server.until(lambda s: s.bytes_served() == 9)
                 group.cancel_scope.cancel()
         assert await server.until(lambda s: s.open_sockets == 0)
+
+
+# What is sent
+
+NONE_TO_SEND = [
+    HttpRequest("GET", "http://server.invalid/x", {"X A": "b"}),
+    HttpRequest("GET", "http://server.invalid/x", {"X-A:": "b"}),
+    HttpRequest("GET", "http://server.invalid/x", {"": "b"}),
+    HttpRequest("GET", "http://server.invalid/x", {"X-A": "b\0"}),
+    HttpRequest("GET", "http://server.invalid/x", {"X-A": "b\x7f"}),
+    HttpRequest("GET", "http://server.invalid/x", {"X-A": "b\nX-B: c"}),
+    HttpRequest("GET", "http://server.invalid/x", {"X-A": "b\r\n\r\nGET /other HTTP/1.1\r\nX-B: c"}),
+    HttpRequest("GET /other", "http://server.invalid/x"),
+    HttpRequest("", "http://server.invalid/x"),
+    HttpRequest("GET", "http://server.invalid/a b"),
+    HttpRequest("GET", "http://server.invalid/ä"),
+]
+
+
+@pytest.mark.parametrize("request_", NONE_TO_SEND, ids=range(len(NONE_TO_SEND)))
+async def test_what_would_be_another_request_is_not_sent(request_):
+    with pytest.raises(Unsuited):
+        SocketExchange(SocketTransport(PATIENT), request_)
+
+
+async def sent(request):
+    """The lines of its head."""
+    client = SocketTransport(PATIENT)
+    ours, theirs = socket.socketpair()
+    client.idle.put(("server.invalid", 80), connection_over(ours, 10))
+    head = b""
+
+    async def answer():
+        nonlocal head
+        await anyio.wait_readable(theirs)
+        head = theirs.recv(10_000)
+        theirs.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with theirs:
+        async with anyio.create_task_group() as group:
+            group.start_soon(answer)
+            async with SocketExchange(client, request):
+                pass
+    await client.aclose()
+    first, *fields = head.decode().removesuffix("\r\n\r\n").split("\r\n")
+    return first, sorted(fields)
+
+
+OWN = ["Accept: */*", "Host: server.invalid", f"User-Agent: {USER_AGENT}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://server.invalid", "/"),
+        ("http://server.invalid?a=b", "/?a=b"),
+        ("http://server.invalid/x?a=/b#c", "/x?a=/b"),
+    ],
+)
+async def test_a_target_has_its_slash_and_no_fragment(url, target):
+    assert await sent(HttpRequest("GET", url)) == (f"GET {target} HTTP/1.1", OWN)
+
+
+async def test_fields_of_a_request_stand_in_the_place_of_ours():
+    given = {"HOST": "other", "user-agent": "mine", "X-A": "b", "Accept": "text/html"}
+    first, fields = await sent(HttpRequest("HEAD", "http://server.invalid/x", given))
+    assert first == "HEAD /x HTTP/1.1"
+    assert fields == sorted(f"{name}: {value}" for name, value in given.items())
