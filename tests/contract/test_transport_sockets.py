@@ -15,15 +15,18 @@ import pytest
 from msgspec.structs import replace
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.http_rules import LARGE
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
 from meowcat.transport.connections import connection_over
 from meowcat.transport.contract import HttpRequest, Pours, TransportFault
 from meowcat.transport import sockets
+from meowcat.transport import plain, sockets
 from meowcat.transport.connections import connection_over
 from meowcat.transport.contract import USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.plain import PlainHttp
+from meowcat.transport.socket_uploads import SocketUpload
 from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 
 pytestmark = pytest.mark.anyio
@@ -892,6 +895,8 @@ NONE_TO_SEND = [
     HttpRequest("GET", "http://server.invalid/x", {"X-A": "b\r\n\r\nGET /other HTTP/1.1\r\nX-B: c"}),
     HttpRequest("GET /other", "http://server.invalid/x"),
     HttpRequest("", "http://server.invalid/x"),
+    HttpRequest("GÉT", "http://server.invalid/x"),
+    HttpRequest("GET\r\n", "http://server.invalid/x"),
     HttpRequest("GET", "http://server.invalid/a b"),
     HttpRequest("GET", "http://server.invalid/ä"),
 ]
@@ -946,3 +951,51 @@ async def test_fields_of_a_request_stand_in_the_place_of_ours():
     first, fields = await sent(HttpRequest("HEAD", "http://server.invalid/x", given))
     assert first == "HEAD /x HTTP/1.1"
     assert fields == sorted(f"{name}: {value}" for name, value in given.items())
+
+
+# What goes by sockets
+
+
+HERE = "http://127.0.0.1:1"
+
+
+def no_body():
+    raise AssertionError("nothing is sent here")
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        (HttpRequest("GET", f"{HERE}/x"), SocketExchange),
+        (HttpRequest("HEAD", f"{HERE}/x?y=z"), SocketExchange),
+        (HttpRequest("DELETE", f"{HERE}/x"), None),
+        (HttpRequest("PUT", f"{HERE}/x", {}, None, LARGE), None),
+        (HttpRequest("PUT", f"{HERE}/x", {}, no_body, LARGE), SocketUpload),
+        (HttpRequest("PUT", f"{HERE}/x", {}, no_body, LARGE - 1), None),
+        (HttpRequest("PUT", f"{HERE}/x", {}, no_body, None), None),
+        (HttpRequest("GET", f"{HERE}/x", {}, no_body, 10), None),
+        (HttpRequest("GET", f"{HERE}/.."), None),
+        (HttpRequest("GET", f"{HERE}/a/.?b"), None),
+        (HttpRequest("GET", "http://127.0.0.1:0/x"), None),
+        (HttpRequest("GET", "http://127.0.0.1:99999/x"), None),
+        (HttpRequest("GET", "http://:80/x"), None),
+        (HttpRequest("GET", "http://[::1/x"), None),
+    ],
+    ids=str,
+)
+async def test_what_goes_by_sockets_and_what_does_not(request_, kind):
+    class Rest:
+        def send(self, _):
+            return None
+
+    client = PlainHttp(Rest(), PATIENT)
+    assert type(client.send(request_)) is (kind or type(None))
+
+
+async def test_only_so_many_places_are_remembered(monkeypatch):
+    monkeypatch.setattr(plain, "MOST_KNOWN", 2)
+    client = transport()
+    for port in range(1, 7):
+        client.send(HttpRequest("GET", f"http://127.0.0.1:{port}/x"))
+    assert len(client._straight) == 2
+    await client.aclose()
