@@ -2,11 +2,13 @@
 
 import socket
 import threading
+import weakref
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from msgspec.structs import replace
 from sent_uploads import is_dead_only_when_its_server_has_gone
@@ -335,3 +337,109 @@ async def test_a_header_field_is_sent_in_the_form_that_is_signed():
             assert reply.status == 413
         await client.aclose()
     assert "x-amz-meta-name: Käse, 猫\r\n".encode() in came
+
+
+async def test_an_answer_that_is_no_http_is_told_as_that():
+    def babble(server, connection):
+        server.take(connection, 2 * MIB)
+        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with Scripted(babble) as server, pytest.raises(TransportFault) as caught:
+        await send(server.url, Given(2), 2 * MIB)
+    assert caught.value.fault.kind == "reply"
+
+
+async def test_a_server_that_is_not_there_is_unreachable():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(TransportFault) as caught:
+            await send(f"http://127.0.0.1:{closed.getsockname()[1]}/x", Given(2), 2 * MIB)
+    assert caught.value.fault.kind == "unreachable"
+
+
+async def test_a_chunk_that_is_longer_than_the_rest_is_not_sent():
+    with RangeServer(Content(0)) as server:
+        with pytest.raises(TransportFault):
+            await send(server.url, Given(1, 2 * MIB + 1), 2 * MIB)
+        assert server.connections == 0
+
+
+async def test_a_connection_whose_upload_was_answered_early_is_closed():
+    def refuse(server, connection):
+        connection.sendall(NO)
+        server.take(connection, 1 << 40)
+
+    with Scripted(refuse) as server:
+        client = SocketTransport(PATIENT)
+        async with SocketUpload(client, upload(server.url, Given(4096), 4096 * MIB)) as reply:
+            assert await reply.read(100) == b"too large"
+        await anyio.to_thread.run_sync(server.thread.join, 10)
+        assert not server.thread.is_alive()
+        await client.aclose()
+
+
+async def test_the_source_is_closed_by_the_time_that_an_answer_is_there():
+    closed = []
+
+    async def source():
+        try:
+            while True:
+                yield bytes(MIB)
+        finally:
+            await anyio.lowlevel.checkpoint()
+            closed.append(True)
+
+    def refuse(server, connection):
+        connection.sendall(NO)
+        server.take(connection, 1 << 40)
+
+    with Scripted(refuse) as server:
+        client = SocketTransport(PATIENT)
+        async with SocketUpload(client, upload(server.url, source, 4096 * MIB)):
+            assert closed
+        await client.aclose()
+
+
+async def test_a_chunk_is_free_when_the_next_one_is_asked_for():
+    class Watched(Given):
+        last = staticmethod(lambda: None)
+        held = 0
+
+        async def __anext__(self):
+            self.held += self.last() is not None
+            chunk = await super().__anext__()
+            self.last = weakref.ref(chunk)
+            return chunk
+
+    body = Watched(8)
+    with RangeServer(Content(0)) as server:
+        assert (await send(server.url, body, 8 * MIB))[0] == 200
+    assert body.held == 0
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 4"])
+async def test_a_last_chunk_that_an_idle_connection_may_have_had_is_not_sent_again(chunks, said):
+    with RangeServer(Content(0)) as server:
+        client = SocketTransport(PATIENT)
+        ours, theirs = socket.socketpair()
+        client.idle.put(("127.0.0.1", server.port), connection_over(ours, 5))
+
+        def hang_up():
+            theirs.recv(1)
+            theirs.sendall(said)
+            theirs.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        exchange = SocketUpload(client, upload(server.url, Given(chunks, 2 * MIB // chunks), 2 * MIB))
+        if chunks == 1:
+            with pytest.raises(TransportFault) as caught:
+                await exchange.__aenter__()
+            assert caught.value.fault.kind == "disconnected"
+        else:
+            async with exchange as reply:
+                assert reply.status == 200
+        await anyio.to_thread.run_sync(thread.join, 10)
+        assert server.connections == chunks - 1
+        await client.aclose()
