@@ -981,7 +981,7 @@ def no_body():
         (HttpRequest("GET", "http://:80/x"), None),
         (HttpRequest("GET", "http://[::1/x"), None),
     ],
-    ids=str,
+    ids=map(str, range(14)),
 )
 async def test_what_goes_by_sockets_and_what_does_not(request_, kind):
     class Rest:
