@@ -946,6 +946,11 @@ async def test_a_target_has_its_slash_and_no_fragment(url, target):
     assert await sent(HttpRequest("GET", url)) == (f"GET {target} HTTP/1.1", OWN)
 
 
+async def test_a_field_of_a_request_is_ours_in_whatever_letters():
+    _, fields = await sent(HttpRequest("GET", "http://server.invalid/x", {"HOST": "other"}))
+    assert fields == sorted([OWN[0], "HOST: other", OWN[2]])
+
+
 async def test_fields_of_a_request_stand_in_the_place_of_ours():
     given = {"HOST": "other", "user-agent": "mine", "X-A": "b", "Accept": "text/html"}
     first, fields = await sent(HttpRequest("HEAD", "http://server.invalid/x", given))
