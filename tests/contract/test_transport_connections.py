@@ -114,13 +114,14 @@ async def test_one_whose_end_has_come_meanwhile_is_closed(pair, idle):
     assert (ended.sock.fileno(), broken.sock.fileno()) == (-1, -1)
 
 
-async def test_one_by_which_more_came_than_its_reply_is_not_kept(pair, idle):
+async def test_one_by_which_more_came_than_its_reply_is_not_used_again(pair, idle):
     connection, other = pair()
     other.send(b"a reply")
     assert await connection.receive() == b"a reply"
     other.send(b"nobody asked for it")
     await look()
     idle.put(HERE, connection)
+    assert idle.take(HERE) is None
     assert connection.sock.fileno() == -1
 
 

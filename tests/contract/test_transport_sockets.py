@@ -4,8 +4,6 @@ import asyncio
 import socket
 import struct
 import threading
-from contextlib import suppress
-import threading
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import anyio
@@ -18,9 +16,6 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.http_rules import LARGE
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
-from meowcat.transport.connections import connection_over
-from meowcat.transport.contract import HttpRequest, Pours, TransportFault
-from meowcat.transport import sockets
 from meowcat.transport import plain, sockets
 from meowcat.transport.connections import connection_over
 from meowcat.transport.contract import USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
@@ -543,6 +538,8 @@ async def test_a_slow_address_is_waited_for_where_no_other_answers(monkeypatch):
         async with client.send(HttpRequest("GET", f"http://name.example:{server.port}/")) as reply:
             assert len(await read_all(reply)) == 10
         await client.aclose()
+
+
 # What a server says
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -1004,3 +1001,17 @@ async def test_only_so_many_places_are_remembered(monkeypatch):
         client.send(HttpRequest("GET", f"http://127.0.0.1:{port}/x"))
     assert len(client._straight) == 2
     await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-A": "a\r\nX-B: injected"},
+        {"X-A: a\r\nX-B": "injected"},
+        {"X-A": "a\r\n\r\nGET /other HTTP/1.1"},
+        {"X-A": "a\nX-B: injected"},
+    ],
+)
+async def test_a_value_that_would_make_another_field_is_never_sent(headers):
+    with pytest.raises(Unsuited):
+        SocketExchange(SocketTransport(PATIENT), HttpRequest("GET", "http://127.0.0.1/x", headers))
