@@ -18,9 +18,9 @@ def resident() -> int:
 def _requests(job: Job) -> Iterator:
     import meowcat
 
-    origin = job.get("origin", "http://127.0.0.1:9")
+    origin, folder = job.get("origin", "http://127.0.0.1:9"), job.get("downloads", "/srv/downloads")
     for number in range(job["count"]):
-        yield meowcat.Download(f"{origin}/files/{number}.bin", f"/srv/downloads/{number}.bin")
+        yield meowcat.Download(f"{origin}/files/{number}.bin", f"{folder}/{number}.bin")
 
 
 def _run(job: Job, work, **options) -> None:

@@ -51,6 +51,8 @@ def queue(scratch: Scratch, job: Job, *, filled: bool = False) -> Iterator[Queue
     (served / "files").mkdir()
     for number in range(100):
         (served / "files" / f"{number}.bin").write_bytes(bytes(1000))
+    if filled:  # of those some begin
+        job = job | {"downloads": tempfile.mkdtemp(dir=scratch.folder)}
     with Served(served) as server:
         yield Queue(scratch.folder, job | {"origin": server.origin}, filled=filled)
 
