@@ -408,7 +408,7 @@ class TransportSuite:
                 assert await self._gone(server, 0.5)
 
     async def test_stopped_while_the_body_streams(self) -> None:
-        with RangeServer(Content(4 * GIB)) as server:
+        with RangeServer(Content(4 * GIB), rate=64 * MIB) as server:  # it shares a processor with the client
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: s.bytes_served() > 4 * MIB, in_body=True)
