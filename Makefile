@@ -47,7 +47,7 @@ format: $(VENV)/.stamp-lint  ## put the code into shape
 
 coverage: $(VENV)/.stamp-test  ## every branch of the pure core is tested
 	$(PYTEST) tests/unit tests/specs -m "not soak" -n $(WORKERS) --dist loadfile -q \
-		--cov=meowcat.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+		--cov=meowcat/core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 bench: $(VENV)/.stamp-bench  ## measure, next to others too; hours, on a quiet machine
 	$(BIN)/python -m tests.bench --out docs/performance
