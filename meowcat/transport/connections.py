@@ -9,7 +9,7 @@ from time import monotonic
 import anyio
 import anyio.lowlevel
 
-__all__ = ["MOST_AT_ONCE", "Connection", "IdleConnections", "Origin", "connection_over"]
+__all__ = ["MOST_AT_ONCE", "Connection", "IdleConnections", "Origin", "connection_over", "on_trio"]
 
 Origin = tuple[str, int]
 """Host and port."""
@@ -112,7 +112,7 @@ class Connection:
 
 class _Watched(Connection):
     """One that an event loop of asyncio watches as long as it lasts. To ask the loop for each wait anew, with
-    a scope for its end, costs more than all else that a small reply does."""
+    a scope for its end, costs as much as all else that a small request does."""
 
     def __init__(self, sock: socket.socket, silence: float) -> None:
         super().__init__(sock, silence)
@@ -219,9 +219,13 @@ class _Watched(Connection):
 
 def connection_over(sock: socket.socket, silence: float) -> Connection:
     """The one for this event loop."""
+    return (Connection if on_trio() else _Watched)(sock, silence)
+
+
+def on_trio() -> bool:
+    """Whether the event loop that runs this is trio's."""
     trio = sys.modules.get("trio")
-    kind = Connection if trio is not None and trio.lowlevel.in_trio_run() else _Watched
-    return kind(sock, silence)
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 class IdleConnections:

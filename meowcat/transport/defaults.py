@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.transport.connections import on_trio
 from meowcat.transport.contract import Timeouts, Transport
 from meowcat.transport.plain import PlainHttp
 
@@ -25,7 +26,8 @@ def transport_for(
     """The transport, and whether it is ours to close.
 
     pyreqwest on asyncio, httpx on every other loop, on platforms that have no pyreqwest, and in a fork of a
-    process that has used it. Large bodies go past either, unless there is a proxy or HTTP/2 is asked for.
+    process that has used it. What is not encrypted goes past either (`transport.plain`), unless there is a
+    proxy or HTTP/2 is asked for.
 
     Raises:
         InvalidArgument: `given` is something else; or the CA bundle can't be read.
@@ -63,7 +65,7 @@ def _over_httpx(
 
 
 def _own(timeouts: Timeouts, *, http2: bool, ca_bundle: str | None, proxy: str | None) -> Transport:
-    if not _on_trio() and _has_pyreqwest():
+    if not on_trio() and _has_pyreqwest():
         from meowcat.transport.reqwest import ReqwestTransport  # noqa: PLC0415  # absent on some platforms
 
         try:
@@ -102,8 +104,3 @@ def _load() -> bool:
     except ImportError:
         return False
     return True
-
-
-def _on_trio() -> bool:
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())

@@ -12,7 +12,7 @@ back at once.
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -412,7 +412,7 @@ def _address(request: HttpRequest) -> tuple[Origin, bytes]:
     origin, own = _place(authority)
     if request.body_length is not None:
         own = {**own, "content-length": f"Content-Length: {request.body_length}\r\n"}
-    names, given = _lines(tuple(request.headers.items()))
+    names, given = _lines(request.headers)
     if not names.isdisjoint(own):
         own = {name: line for name, line in own.items() if name not in names}
     line = f"{request.method} {target if target[:1] == '/' else f'/{target}'} HTTP/1.1\r\n"
@@ -421,19 +421,17 @@ def _address(request: HttpRequest) -> tuple[Origin, bytes]:
     return origin, f"{line}{''.join(own.values())}".encode() + given
 
 
-@lru_cache(256)
-def _lines(headers: tuple[tuple[str, str], ...]) -> tuple[frozenset[str], bytes]:
-    """The names of fields in lower case, and the end of a head with them. The first requests for contents of
-    which nothing is known are alike.
+def _lines(headers: Mapping[str, str]) -> tuple[set[str], bytes]:
+    """The names of fields in lower case, and the end of a head with them.
 
     Raises:
         Unsuited: it can't be sent.
 
     """
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     if lines.count("\n") == len(headers) and _FIELDS.fullmatch(lines):  # a value must not make two of one
         try:
-            return frozenset(name.lower() for name, _ in headers), f"{lines}\r\n".encode()
+            return {name.lower() for name in headers}, f"{lines}\r\n".encode()
         except UnicodeEncodeError:
             pass
     raise Unsuited

@@ -1,8 +1,10 @@
 """The transport contract over sockets of our own, and what only these have to prove."""
 
 import asyncio
+import gc
 import socket
 import struct
+import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -1015,3 +1017,30 @@ async def test_only_so_many_places_are_remembered(monkeypatch):
 async def test_a_value_that_would_make_another_field_is_never_sent(headers):
     with pytest.raises(Unsuited):
         SocketExchange(SocketTransport(PATIENT), HttpRequest("GET", "http://127.0.0.1/x", headers))
+
+
+async def test_a_connection_gives_signs_of_life_while_nothing_comes():
+    """What stands in between forgets silent ones."""
+    with RangeServer(Content(10)) as server:
+        client = SocketTransport(PATIENT)
+        exchange = SocketExchange(client, HttpRequest("GET", server.url))
+        async with exchange:
+            sock = exchange.connection.sock
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            if hasattr(socket, "TCP_KEEPIDLE"):  # macOS has another name for it
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == sockets.KEEP_ALIVE
+        await client.aclose()
+
+
+async def test_what_a_request_was_given_is_not_kept_once_it_is_over():
+    """A token stays in memory no longer than whoever holds it."""
+    with RangeServer(Content(10)) as server:
+        client = transport()
+        token = f"Bearer {server.port}"  # made here, so that nobody else has it
+        before = sys.getrefcount(token)
+        async with client.send(HttpRequest("GET", server.url, {"Authorization": token})) as reply:
+            await read_all(reply)
+        del reply
+        gc.collect()
+        assert sys.getrefcount(token) == before
+        await client.aclose()
