@@ -12,13 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio.to_thread
 
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Bucket, Connection, Seen, Trouble, bytes_sent_twice, bytes_served
+
+if TYPE_CHECKING:
+    import trustme
 
 Script = Iterable[Trouble | None] | Callable[[Seen], Trouble | None]
 """What goes wrong: one entry per request in order of arrival (then nothing), or a function of the request."""
@@ -42,12 +46,25 @@ _TURNS = 4
 """Of the loop, from the acceptance of a connection to the first step of its task."""
 
 
+@cache
+def _authority() -> "trustme.CA":
+    import trustme  # noqa: PLC0415  # needed by TLS tests alone
+
+    return trustme.CA()
+
+
+def authority_pem() -> bytes:
+    """The certificate of the authority of all `RangeServer(tls=True)` of this process."""
+    pem: bytes = _authority().cert_pem.bytes()
+    return pem
+
+
 class RangeServer:
     """`with RangeServer(Content(1 << 20)) as server: ... server.url`.
 
     `contents` is one Content for every path, or one per path (others answer 404). `rate` and
     `connection_rate` are bytes per second, over all and per connection. With `tls` the server has a
-    certificate of a private authority whose PEM is `ca_pem`.
+    certificate of a private authority, whose PEM is `ca_pem`.
     """
 
     def __init__(
@@ -78,12 +95,9 @@ class RangeServer:
         self._failure: BaseException | None = None
 
     def _certificate(self) -> ssl.SSLContext:
-        import trustme  # noqa: PLC0415  # needed by TLS tests alone
-
-        authority = trustme.CA()
-        self.ca_pem = authority.cert_pem.bytes()
+        self.ca_pem = authority_pem()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        _authority().issue_cert("127.0.0.1", "localhost").configure_cert(context)
         context.set_alpn_protocols(["http/1.1"])
         return context
 

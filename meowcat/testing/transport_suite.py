@@ -15,14 +15,15 @@ import hashlib
 import resource
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.values import Fault, FaultKind
+from meowcat.testing.range_server import authority_pem
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.transport.contract import Exchange, HttpReply, HttpRequest, Timeouts, Transport, TransportFault
 
@@ -63,13 +64,24 @@ class TransportSuite:
     http2: ClassVar[bool] = True
     """Whether `make` knows the option `http2=True`."""
 
+    tls: ClassVar[bool] = False
+    """Whether all of it is shown over TLS."""
+
     def make(self, timeouts: Timeouts, **options: object) -> Transport:
-        """A transport; options are `verify` (PEM bytes), `http2`."""
+        """A transport; options are `verify` (True, or PEM bytes), `http2`."""
         raise NotImplementedError
+
+    def server(self, contents: Content | Mapping[str, Content], **options: Any) -> RangeServer:
+        return RangeServer(contents, **options, tls=self.tls)
+
+    def _made(self, timeouts: Timeouts = PATIENT, **options: object) -> Transport:
+        if self.tls:
+            options.setdefault("verify", authority_pem())
+        return self.make(timeouts, **options)
 
     @contextlib.asynccontextmanager
     async def client(self, timeouts: Timeouts = PATIENT, **options: object) -> AsyncIterator[Transport]:
-        transport = self.make(timeouts, **options)
+        transport = self._made(timeouts, **options)
         try:
             yield transport
         finally:
@@ -104,7 +116,7 @@ class TransportSuite:
 
     async def test_brings_status_headers_and_body(self) -> None:
         content = Content(3 * MIB + 17)
-        with RangeServer(content) as server:
+        with self.server(content) as server:
             async with self.client() as transport:
                 status, headers, body = await self.get(transport, server.url)
                 ranged = await self.get(transport, server.url, {"Range": "bytes=5-8"})
@@ -115,8 +127,8 @@ class TransportSuite:
         assert ranged[2] == content.bytes(5, 9)
 
     async def test_leaves_no_connection_open_when_it_is_closed(self) -> None:
-        with RangeServer(Content(1000)) as server:
-            client = self.make(PATIENT)
+        with self.server(Content(1000)) as server:
+            client = self._made()
             async with client.send(HttpRequest("GET", server.url)) as reply:
                 await read_all(reply)
             await client.aclose()
@@ -124,7 +136,7 @@ class TransportSuite:
 
     async def test_keeps_repeated_fields(self) -> None:
         trouble = Trouble(status=200, headers=(("X-A", "1"), ("x-a", "2")))
-        with RangeServer(Content(0), script=[trouble]) as server:
+        with self.server(Content(0), script=[trouble]) as server:
             async with self.client() as transport, transport.send(HttpRequest("GET", server.url)) as reply:
                 values = [value for name, value in reply.headers if name.lower() == "x-a"]
                 version = reply.version
@@ -132,13 +144,13 @@ class TransportSuite:
 
     async def test_an_empty_body_and_one_byte(self) -> None:
         contents = {"/none": Content(0), "/one": Content(data=b"x")}
-        with RangeServer(contents) as server:
+        with self.server(contents) as server:
             async with self.client() as transport:
                 assert (await self.get(transport, f"{server.origin}/none"))[2] == b""
                 assert (await self.get(transport, f"{server.origin}/one"))[2] == b"x"
 
     async def test_head_has_headers_and_no_body(self) -> None:
-        with RangeServer(Content(MIB)) as server:
+        with self.server(Content(MIB)) as server:
             async with self.client() as transport:
                 status, headers, body = await self.get(transport, server.url, method="HEAD")
         assert (status, headers["content-length"], body) == (200, str(MIB), b"")
@@ -146,7 +158,7 @@ class TransportSuite:
     async def test_large_bodies_stream_in_bounded_memory(self) -> None:
         content = Content(64 * MIB)
         digest = hashlib.sha256()
-        with RangeServer(content) as server:
+        with self.server(content) as server:
             async with self.client() as transport, transport.send(HttpRequest("GET", server.url)) as reply:
                 digest.update(await reply.read(MIB))
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -159,14 +171,14 @@ class TransportSuite:
 
     async def test_chunked_replies(self) -> None:
         content = Content(200_000)
-        with RangeServer(content, script=[Trouble(framing="chunked")]) as server:
+        with self.server(content, script=[Trouble(framing="chunked")]) as server:
             async with self.client() as transport:
                 _, headers, body = await self.get(transport, server.url)
         assert "content-length" not in headers
         assert body == content.bytes()
 
     async def test_content_codings_are_left_alone(self) -> None:
-        with RangeServer(Content(data=b"plain"), script=[Trouble(gzip=True)]) as server:
+        with self.server(Content(data=b"plain"), script=[Trouble(gzip=True)]) as server:
             async with self.client() as transport:
                 _, headers, body = await self.get(transport, server.url, {"Accept-Encoding": "identity"})
             asked = server.requests[0].headers["accept-encoding"]
@@ -174,7 +186,7 @@ class TransportSuite:
 
     async def test_redirects_are_handed_over(self) -> None:
         trouble = Trouble(status=302, headers=(("Location", "/other"),))
-        with RangeServer(Content(1), script=[trouble]) as server:
+        with self.server(Content(1), script=[trouble]) as server:
             async with self.client() as transport:
                 status, headers, _ = await self.get(transport, server.url)
             assert len(server.requests) == 1
@@ -182,7 +194,7 @@ class TransportSuite:
 
     async def test_keeps_no_cookies_and_adds_no_fields(self) -> None:
         trouble = Trouble(headers=(("Set-Cookie", "a=b"),))
-        with RangeServer(Content(1), script=[trouble]) as server:
+        with self.server(Content(1), script=[trouble]) as server:
             async with self.client() as transport:
                 await self.get(transport, server.url, {"X-Mine": "1"})
                 await self.get(transport, server.url, {"X-Mine": "1"})
@@ -190,7 +202,7 @@ class TransportSuite:
         assert all(names <= {"x-mine", "host", "connection", "user-agent", "accept"} for names in sent)
 
     async def test_connections_are_used_again(self) -> None:
-        with RangeServer(Content(1000)) as server:
+        with self.server(Content(1000)) as server:
             async with self.client() as transport:
                 for _ in range(10):
                     await self.get(transport, server.url)
@@ -211,7 +223,7 @@ class TransportSuite:
     # Requests with a body
 
     async def test_request_bodies_stream(self) -> None:
-        with RangeServer(Content(0)) as server:
+        with self.server(Content(0)) as server:
             async with self.client() as transport:
                 request = upload(server.url, lambda: pieces(8), 8 * MIB)
                 async with transport.send(request) as reply:
@@ -221,7 +233,7 @@ class TransportSuite:
         assert "transfer-encoding" not in seen.headers
 
     async def test_request_bodies_without_a_length_are_chunked(self) -> None:
-        with RangeServer(Content(0)) as server:
+        with self.server(Content(0)) as server:
             async with (
                 self.client() as transport,
                 transport.send(upload(server.url, lambda: pieces(3, 1000), None)) as reply,
@@ -230,7 +242,7 @@ class TransportSuite:
             assert server.requests[0].received == 3000
 
     async def test_an_empty_put_states_its_length(self) -> None:
-        with RangeServer(Content(0)) as server:
+        with self.server(Content(0)) as server:
             async with self.client() as transport, transport.send(HttpRequest("PUT", server.url)) as reply:
                 assert reply.status == 200
             assert server.requests[0].headers["content-length"] == "0"
@@ -240,7 +252,7 @@ class TransportSuite:
             yield bytes(1000)
             raise FileNotFoundError("the source is gone")
 
-        with RangeServer(Content(0)) as server:
+        with self.server(Content(0)) as server:
             async with self.client() as transport:
                 caught = ""
                 try:
@@ -260,7 +272,7 @@ class TransportSuite:
                 await anyio.sleep(0.1)
                 yield bytes(10_000)
 
-        with RangeServer(Content(0)) as server:
+        with self.server(Content(0)) as server:
             async with (
                 self.client(BRIEF) as transport,
                 transport.send(upload(server.url, slow, 180_000)) as reply,
@@ -271,7 +283,7 @@ class TransportSuite:
         """S3 sends a blank now and then while it puts an object together."""
         slowly = Trouble(status=200, body=bytes(16_384))
         for length in (10, MIB):
-            with RangeServer(Content(0), script=[slowly], rate=8192) as server:
+            with self.server(Content(0), script=[slowly], rate=8192) as server:
                 async with self.client(BRIEF) as transport:
                     request = upload(server.url, partial(pieces, 1, length), length)
                     async with transport.send(request) as reply:
@@ -280,7 +292,7 @@ class TransportSuite:
     # Failures
 
     async def _failing_body(self, trouble: Trouble, timeouts: Timeouts = PATIENT) -> Fault:
-        with RangeServer(Content(MIB), script=[trouble]) as server:
+        with self.server(Content(MIB), script=[trouble]) as server:
             async with self.client(timeouts) as transport:
                 return await self.fault(self.get(transport, server.url))
 
@@ -313,7 +325,7 @@ class TransportSuite:
 
     async def test_silence_after_or_within_an_upload_is_a_timeout(self) -> None:
         for trouble in (Trouble(before="stall"), Trouble(refuse_body=True)):
-            with RangeServer(Content(0), script=[trouble]) as server:
+            with self.server(Content(0), script=[trouble]) as server:
                 async with self.client(SHORT) as transport:
 
                     async def send(transport: Transport = transport, url: str = server.url) -> None:
@@ -335,7 +347,7 @@ class TransportSuite:
 
     async def test_an_untrusted_certificate_is_a_tls_fault(self) -> None:
         with RangeServer(Content(10), tls=True) as server:
-            async with self.client() as transport:
+            async with self.client(verify=True) as transport:
                 fault = await self.fault(self.get(transport, server.url))
         assert fault.kind is FaultKind.TLS
 
@@ -400,7 +412,7 @@ class TransportSuite:
         return await server.until(lambda s: s.open_sockets == 0, seconds)
 
     async def test_stopped_while_waiting_for_the_head(self) -> None:
-        with RangeServer(Content(10), script=[Trouble(before="stall")]) as server:
+        with self.server(Content(10), script=[Trouble(before="stall")]) as server:
             async with self.client(Timeouts(read=2.0)) as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
@@ -408,7 +420,7 @@ class TransportSuite:
                 assert await self._gone(server, 0.5)
 
     async def test_stopped_while_the_body_streams(self) -> None:
-        with RangeServer(Content(4 * GIB), rate=64 * MIB) as server:  # it shares a processor with the client
+        with self.server(Content(4 * GIB), rate=64 * MIB) as server:  # it shares a processor with the client
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: s.bytes_served() > 4 * MIB, in_body=True)
@@ -416,7 +428,7 @@ class TransportSuite:
                 assert server.bytes_served() < 256 * MIB
 
     async def test_stopped_while_the_body_stalls(self) -> None:
-        with RangeServer(Content(MIB), script=[Trouble(after=1000, then="stall")]) as server:
+        with self.server(Content(MIB), script=[Trouble(after=1000, then="stall")]) as server:
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: s.bytes_served() == 1000, in_body=True)
@@ -430,7 +442,7 @@ class TransportSuite:
             (Trouble(after=9, then="stall"), 0.1),
         ):
             for body in (None, lambda: pieces(2, 1000)):
-                with RangeServer(Content(MIB), script=[trouble]) as server:
+                with self.server(Content(MIB), script=[trouble]) as server:
                     async with self.client() as transport:
                         request = HttpRequest("GET" if body is None else "PUT", server.url, {}, body, 2000)
                         with anyio.move_on_after(wait) as scope:
@@ -439,7 +451,7 @@ class TransportSuite:
                 assert scope.cancelled_caught
 
     async def test_left_in_mid_body_without_a_cancellation(self) -> None:
-        with RangeServer(Content(512 * MIB)) as server:
+        with self.server(Content(512 * MIB)) as server:
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 async with exchange as reply:
@@ -454,7 +466,7 @@ class TransportSuite:
         claim: Callable[[RangeServer], bool],
     ) -> int:
         """Stop it at `claim`; the bytes of the body that the server has got in the end."""
-        with RangeServer(Content(0)) as server:
+        with self.server(Content(0)) as server:
             async with self.client() as transport:
                 await self._stop_when(server, transport.send(upload(server.url, body, length)), claim)
                 assert await self._gone(server)
@@ -477,7 +489,7 @@ class TransportSuite:
             assert await self._stop_upload(stalling, length, lambda s: s.bytes_received() == MIB) == MIB
 
     async def test_stopped_while_the_peer_of_an_upload_does_not_read(self) -> None:
-        with RangeServer(Content(0), script=[Trouble(refuse_body=True)]) as server:
+        with self.server(Content(0), script=[Trouble(refuse_body=True)]) as server:
             async with self.client(SHORT) as transport:
                 exchange = transport.send(upload(server.url, lambda: pieces(64), 64 * MIB))
                 await self._stop_when(server, exchange, lambda s: bool(s.requests))
@@ -487,14 +499,14 @@ class TransportSuite:
                 assert server.bytes_received() < 32 * MIB
 
     async def test_stopped_after_a_small_upload_was_sent(self) -> None:
-        with RangeServer(Content(0), script=[Trouble(before="stall")]) as server:
+        with self.server(Content(0), script=[Trouble(before="stall")]) as server:
             async with self.client(SHORT) as transport:
                 exchange = transport.send(upload(server.url, lambda: pieces(1, 1000), 1000))
                 await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
                 assert await self._gone(server)
 
     async def test_dead_at_once_after_a_whole_reply(self) -> None:
-        with RangeServer(Content(1000)) as server:
+        with self.server(Content(1000)) as server:
             async with self.client() as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 async with exchange as reply:

@@ -2,23 +2,37 @@
 
 import asyncio
 import socket
+import struct
 import sys
 from collections import deque
 from time import monotonic
+from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
 
+from meowcat.transport.tls import SecureSocket
+
 __all__ = ["MOST_AT_ONCE", "Connection", "IdleConnections", "Origin", "connection_over", "on_trio"]
 
-Origin = tuple[str, int]
-"""Host and port."""
+
+class Origin(NamedTuple):
+    """Where connections lead to."""
+
+    host: str
+    port: int
+    secure: bool = False
+    """Whether TLS is spoken there."""
+
 
 MOST_AT_ONCE = 64 << 10
 """Bytes that are taken from a socket at once where nobody says where they belong."""
 
 IDLE_SECONDS = 30.0
 """A connection that was idle for longer is not used again: servers close theirs about then."""
+
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""Of SO_LINGER: whoever closes waits for nothing that is under way, and resets the connection."""
 
 MOST_IDLE = 256
 """As many as `Config.max_requests` allows requests."""
@@ -105,6 +119,15 @@ class Connection:
         except OSError:
             pass  # it has ended already
 
+    def abort(self) -> None:
+        """Close it in the middle of something. Of a mere end a peer that has no room to go on sending would
+        not hear for a minute."""
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # it has ended already
+        self.close()
+
     def close(self) -> None:
         self.shut()  # closing alone would leave it open where a forked child has a copy
         self.sock.close()
@@ -160,6 +183,11 @@ class _Watched(Connection):
     def lend(self) -> socket.socket:
         self._leave()
         return super().lend()
+
+    def give_back(self) -> None:
+        super().give_back()
+        if isinstance(self.sock, SecureSocket) and self.sock.pending():
+            self._came = self.sock.recv(MOST_AT_ONCE)  # the loop does not tell of what TLS holds
 
     def close(self) -> None:
         self._leave()

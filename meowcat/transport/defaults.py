@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from meowcat.core.errors import InvalidArgument
 from meowcat.transport.connections import on_trio
 from meowcat.transport.contract import Timeouts, Transport
-from meowcat.transport.plain import PlainHttp
+from meowcat.transport.direct import DirectHttp
 
 if TYPE_CHECKING:
     import httpx
@@ -26,8 +26,8 @@ def transport_for(
     """The transport, and whether it is ours to close.
 
     pyreqwest on asyncio, httpx on every other loop, on platforms that have no pyreqwest, and in a fork of a
-    process that has used it. What is not encrypted goes past either (`transport.plain`), unless there is a
-    proxy or HTTP/2 is asked for.
+    process that has used it. What can go straight to its server goes past either (`transport.direct`), unless
+    there is a proxy or HTTP/2 is asked for.
 
     Raises:
         InvalidArgument: `given` is something else; or the CA bundle can't be read.
@@ -37,7 +37,7 @@ def transport_for(
     own = _own(timeouts, http2=http2, ca_bundle=ca_bundle, proxy=proxy)
     if http2 or proxy is not None:
         return own, True
-    return PlainHttp(own, timeouts), True
+    return DirectHttp(own, timeouts, verify=ca_bundle), True
 
 
 def _given(given: "httpx.AsyncClient | Transport", timeouts: Timeouts) -> Transport:

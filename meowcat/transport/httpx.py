@@ -25,7 +25,7 @@ from meowcat.transport.contract import (
 )
 from meowcat.transport.faults import describe
 from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
-from meowcat.transport.trust import read_certificates
+from meowcat.transport.trust import system_context, trust_besides
 
 
 class _Scrubbed(logging.Filter):
@@ -228,20 +228,21 @@ class HttpxExchange:
 
 
 def trust(verify: bool | str | Path | bytes) -> ssl.SSLContext | bool:
-    """A TLS context with further authorities, beside the usual ones.
+    """A TLS context that trusts the authorities of the system where they can be had, or else those that httpx
+    brings along, and further ones beside them.
 
     Raises:
         InvalidArgument: no PEM bundle.
 
     """
-    if isinstance(verify, bool):
-        return verify
-    context = httpx.create_ssl_context()
-    certificates = b"".join(read_certificates(verify))
-    try:
-        context.load_verify_locations(cadata=certificates.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
-        raise InvalidArgument("verify: the bundle holds something that is no certificate") from error
+    if verify is False:
+        return False
+    bundle = None if verify is True else verify
+    context = system_context(bundle)
+    if context is None:
+        context = httpx.create_ssl_context()
+        if bundle is not None:
+            trust_besides(context, bundle)
     return context
 
 

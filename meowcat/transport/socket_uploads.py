@@ -2,7 +2,7 @@
 stands.
 
 A client that takes chunks over copies each of them, and sends them by a thread of its own. Here the memory
-that a source was read into is what the kernel copies from. See `transport.plain` for what goes this way.
+that a source was read into is what the kernel copies from. See `transport.direct` for what goes this way.
 """
 
 import select
@@ -43,7 +43,7 @@ class SocketUpload(SocketExchange):
         """Whether the last chunk is being sent, or was."""
 
     async def __aenter__(self) -> SocketReply:
-        assert self._request.body is not None  # noqa: S101  # `PlainHttp` chose this class by it
+        assert self._request.body is not None  # noqa: S101  # `DirectHttp` chose this class by it
         body = self._request.body()
         try:
             outcome = await self._converse(body)

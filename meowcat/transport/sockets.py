@@ -1,4 +1,4 @@
-"""Exchanges over plain HTTP/1.1 on sockets of one's own: requests that have no body, and what they share with
+"""Exchanges over HTTP/1.1 on sockets of one's own: requests that have no body, and what they share with
 those that have one (`transport.socket_uploads`).
 
 What is small the event loop sends and reads by itself. A large body is read by a thread, from its socket into
@@ -12,8 +12,10 @@ back at once.
 import os
 import re
 import socket
+import ssl
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -35,6 +37,7 @@ from meowcat.transport.contract import (
 )
 from meowcat.transport.faults import describe
 from meowcat.transport.incoming import Incoming, NotHTTP
+from meowcat.transport.tls import client_context, secure, why_insecure
 
 __all__ = ["PouredReply", "SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge"]
 
@@ -43,7 +46,7 @@ T = TypeVar("T")
 MOST_THREADS = 256
 """At once: as many as `Config.max_requests` allows requests."""
 
-_HTTP_PORT = 80
+_PORTS = {"http": 80, "https": 443}
 
 KEEP_ALIVE = 15
 """Seconds between two signs of life on a connection on which nothing comes, as the other client has it."""
@@ -52,8 +55,8 @@ NEXT_ADDRESS = 1.0
 """Seconds after which the next address of a host is tried, where it has several: the way to one may be
 broken. The one that answered goes first from then on."""
 
-_URL = re.compile(r"http://([^/?#]+)([^#]*)")
-"""Authority and target."""
+_URL = re.compile(r"(https?://[^/?#]+)([^#]*)")
+"""Origin and target."""
 
 _KEEP_ALIVE = [getattr(socket, name) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL") if hasattr(socket, name)]
 
@@ -71,12 +74,19 @@ class SocketTransport:
     """What such exchanges share: idle connections, threads, and which address of a host has answered.
 
     Args:
-        timeouts: seconds; `read` is the longest silence, the head included.
+        timeouts: seconds; `read` is the longest silence, the head included; `connect` is for a connection,
+            and once more for a handshake over it.
+        verify: a path to (or the bytes of) a PEM bundle of authorities that are trusted, too.
+
+    Raises:
+        InvalidArgument: the bundle can't be read, or is none.
 
     """
 
-    def __init__(self, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, timeouts: Timeouts | None = None, *, verify: str | Path | bytes | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
+        if verify is not None:
+            self._tls = client_context(verify)
         self.idle = IdleConnections()
         self.threads = anyio.CapacityLimiter(MOST_THREADS)
         self._preferred: dict[Origin, Any] = {}
@@ -85,13 +95,29 @@ class SocketTransport:
         """Close idle connections. Exchanges under way end by themselves."""
         self.idle.close()
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext | None:
+        """Made when it is needed: to read authorities takes 20 ms."""
+        return client_context(None)
+
+    def can_speak_tls_to(self, host: str) -> bool:
+        """Whether that is possible at all; not to names that certificates know in another form."""
+        return self._tls is not None and host[-1:] != "." and not host.startswith(".")
+
     async def connect(self, origin: Origin) -> Connection:
         """One to the first of the host's addresses that answers.
 
         Raises:
-            OSError: there is none.
+            OSError: there is none. ssl.SSLError, which is one, too: it is not trusted, or speaks no TLS.
 
         """
+        sock = await self._connect(origin)
+        if origin.secure:
+            assert self._tls is not None  # noqa: S101  # `can_speak_tls_to`
+            sock = await secure(sock, origin.host, self._tls, self.timeouts.connect)
+        return connection_over(sock, self.timeouts.read)
+
+    async def _connect(self, origin: Origin) -> socket.socket:
         longest = self.timeouts.connect
         found = await _addresses(origin, longest)
         found.sort(key=lambda each: each[4] != self._preferred.get(origin))
@@ -106,7 +132,7 @@ class SocketTransport:
                     found.append(place)  # it may be slow, and gets its time once no other has answered
             else:
                 self._preferred[origin] = place[4]
-                return connection_over(sock, self.timeouts.read)
+                return sock
         raise failure or OSError("no address")
 
 
@@ -179,6 +205,8 @@ class SocketExchange:
         return connection
 
     def _unreachable(self, error: OSError) -> Fault:
+        if isinstance(error, ssl.SSLError):
+            return describe(FaultKind.TLS, self._request.url, why_insecure(error))
         reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
         return describe(FaultKind.UNREACHABLE, self._request.url, reason)
 
@@ -262,7 +290,7 @@ class SocketExchange:
 
     def _close(self) -> None:
         if self.connection is not None:
-            self.connection.close()
+            self.connection.abort()
             self.connection = None
 
 
@@ -362,7 +390,7 @@ def _reason(error: OSError) -> str:
 
 
 async def _addresses(origin: Origin, seconds: float) -> list[Any]:
-    host, port = origin
+    host, port, _ = origin
     try:  # no name: nobody has to be asked for it
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):  # the latter where a part of the name is too long, or empty
@@ -408,8 +436,8 @@ def _address(request: HttpRequest) -> tuple[Origin, bytes]:
     found = _URL.match(request.url)
     if found is None:
         raise Unsuited
-    authority, target = found.groups()
-    origin, own = _place(authority)
+    whole, target = found.groups()
+    origin, own = _place(whole)
     if request.body_length is not None:
         own = {**own, "content-length": f"Content-Length: {request.body_length}\r\n"}
     names, given = _lines(request.headers)
@@ -438,23 +466,25 @@ def _lines(headers: Mapping[str, str]) -> tuple[set[str], bytes]:
 
 
 @lru_cache(256)
-def _place(authority: str) -> tuple[Origin, dict[str, str]]:
-    """Host and port, and the header lines of each request to them that does not say otherwise, by their names
-    in lower case.
+def _place(origin: str) -> tuple[Origin, dict[str, str]]:
+    """The origin in parts, and the header lines of each request to it that does not say otherwise, by their
+    names in lower case.
 
-    `Host` is in lower case, and without the port that http has anyway (RFC 9110 7.2): signatures cover it so.
+    `Host` is in lower case, and without the port that its scheme has anyway (RFC 9110 7.2): signatures cover
+    it so.
     """
-    url = urlsplit(f"//{authority}")
-    name, port = url.hostname or "", url.port or _HTTP_PORT
+    url = urlsplit(origin)
+    usual = _PORTS[url.scheme]
+    name, port = url.hostname or "", url.port or usual
     host = f"[{name}]" if ":" in name else name
-    if port != _HTTP_PORT:
+    if port != usual:
         host = f"{host}:{port}"
     lines = {
         "host": f"Host: {host}\r\n",
         "user-agent": f"User-Agent: {USER_AGENT}\r\n",
         "accept": "Accept: */*\r\n",
     }
-    return (name, port), lines
+    return Origin(name, port, url.scheme == "https"), lines
 
 
 def _caller() -> Callable[[Callable[[], object]], object]:

@@ -1,6 +1,8 @@
-"""Reading the authorities that a user trusts beside the usual ones."""
+"""Whom TLS trusts: the authorities of the system, and those that a user names beside them."""
 
 import re
+import ssl
+import sys
 from pathlib import Path
 
 from meowcat.core.errors import InvalidArgument
@@ -23,3 +25,37 @@ def read_certificates(bundle: str | Path | bytes) -> list[bytes]:
         name = "" if isinstance(bundle, bytes) else f" {str(bundle)!r}"
         raise InvalidArgument(f"CA bundle{name}: expected PEM with at least one certificate")
     return certificates
+
+
+def system_context(bundle: str | Path | bytes | None) -> ssl.SSLContext | None:
+    """A context for clients that trusts the authorities of the system, and those of a PEM bundle.
+
+    None where it is not OpenSSL that knows the system's: on macOS and Windows, whose own verifiers would have
+    to be asked, and where it finds none.
+
+    Raises:
+        InvalidArgument: the bundle can't be read, or is none.
+    """
+    paths = ssl.get_default_verify_paths()
+    if sys.platform in {"darwin", "win32"} or not (paths.cafile or paths.capath):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
+    if bundle is not None:
+        trust_besides(context, bundle)
+    return context
+
+
+def trust_besides(context: ssl.SSLContext, bundle: str | Path | bytes) -> None:
+    """Trust whoever stands in a PEM bundle, too, be it an authority under another one.
+
+    Raises:
+        InvalidArgument: the bundle can't be read, or is none.
+    """
+    certificates = b"".join(read_certificates(bundle))
+    try:
+        context.load_verify_locations(cadata=certificates.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError) as error:
+        raise InvalidArgument("CA bundle: it holds something that is no certificate") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,12 +1,13 @@
 """How long it takes, while the peer stalls, to acknowledge a pause, resume or cancel, and to close a socket.
 
-    python tests/bench/bench_control.py [--rounds N] [--durability LEVEL] [--http httpx]
+    python tests/bench/bench_control.py [--rounds N] [--durability LEVEL] [--http httpx] [--tls]
 
 The server falls silent in the middle of every body (or before the head, with --where head).
 """
 
 import argparse
 import asyncio
+import ssl
 import tempfile
 import time
 from pathlib import Path
@@ -25,9 +26,20 @@ MIB = 1 << 20
 async def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
     trouble = Trouble(before="stall") if options.where == "head" else Trouble(after=MIB, then="stall")
     times: dict[str, list[float]] = {"pause": [], "socket": [], "resume": [], "cancel": []}
-    config = meowcat.Config(durability=options.durability, read_timeout=5, max_downloads=64)
-    client = httpx.AsyncClient() if options.http == "httpx" else None
-    with RangeServer(Content(64 * MIB), script=lambda _: trouble) as server:
+    with RangeServer(Content(64 * MIB), script=lambda _: trouble, tls=options.tls) as server:
+        authority = folder / "ca.pem"
+        authority.write_bytes(server.ca_pem)
+        config = meowcat.Config(
+            durability=options.durability,
+            read_timeout=5,
+            max_downloads=64,
+            ca_bundle=str(authority) if options.tls else None,
+        )
+        client = None
+        if options.http == "httpx":
+            client = httpx.AsyncClient(
+                verify=ssl.create_default_context(cafile=authority) if options.tls else True
+            )
         async with meowcat.Engine(folder / "t.db", config=config, http_client=client) as engine:
             for number in range(options.rounds):
                 seen = len(server.requests)
@@ -46,8 +58,8 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[f
                 await task.cancel()
                 times["cancel"].append(time.perf_counter() - began)
                 assert await server.until(lambda s: s.open_sockets == 0, 10)
-    if client is not None:
-        await client.aclose()
+        if client is not None:
+            await client.aclose()
     return times
 
 
@@ -59,6 +71,7 @@ def main() -> None:
     parser.add_argument("--durability", choices=["power", "process"], default="power")
     parser.add_argument("--where", choices=["head", "body"], default="body")
     parser.add_argument("--http", choices=["own", "httpx"], default="own")
+    parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times = asyncio.run(measure(Path(folder), options))

@@ -2,6 +2,7 @@
 `at_once`."""
 
 import asyncio
+import ssl
 from pathlib import Path
 
 from .races import Client, Job
@@ -27,17 +28,40 @@ def _list(job: Job) -> str:
     return str(Path(job["to"]).parent / "list")
 
 
+def _trusting(job: Job, option: str) -> list[str]:
+    return [f"{option}={job['ca']}"] if job.get("ca") else []
+
+
 def _curl(job: Job) -> list[str]:
-    return ["-sS", "--fail", "--parallel", "--parallel-max", str(job["at_once"]), "--config", _list(job)]
+    ca = ["--cacert", job["ca"]] if job.get("ca") else []
+    return [*ca, "-sS", "--fail", "--parallel", "--parallel-max", str(job["at_once"]), "--config", _list(job)]
 
 
 def _aria2c(job: Job) -> list[str]:
     quiet = ["-q", "--no-conf", "--file-allocation=none", "--allow-overwrite=true"]
-    return [*quiet, "-j", str(job["at_once"]), "-d", job["to"], "-i", _list(job)]
+    return [
+        *quiet,
+        *_trusting(job, "--ca-certificate"),
+        "-j",
+        str(job["at_once"]),
+        "-d",
+        job["to"],
+        "-i",
+        _list(job),
+    ]
 
 
 def _wget2(job: Job) -> list[str]:
-    return ["-q", "--no-config", f"--max-threads={job['at_once']}", "-P", job["to"], "-i", _list(job)]
+    return [
+        *_trusting(job, "--ca-certificate"),
+        "-q",
+        "--no-config",
+        f"--max-threads={job['at_once']}",
+        "-P",
+        job["to"],
+        "-i",
+        _list(job),
+    ]
 
 
 def _rclone(job: Job) -> list[str]:
@@ -53,7 +77,11 @@ def by_meowcat(job: Job, clock: Clock) -> None:
 
     async def download() -> None:
         config = meowcat.Config(
-            durability=job["durability"], control=False, max_downloads=job["at_once"], **job.get("config", {})
+            durability=job["durability"],
+            control=False,
+            max_downloads=job["at_once"],
+            ca_bundle=job.get("ca"),
+            **job.get("config", {}),
         )
         requests = [
             meowcat.Download(f"{job['origin']}/{name}", f"{job['to']}/{name}") for name in _names(job)
@@ -99,10 +127,11 @@ def by_aiohttp(job: Job, clock: Clock) -> None:
     import aiohttp  # not in the memory of the others
 
     async def run() -> None:
+        trusted = ssl.create_default_context(cafile=job["ca"]) if job.get("ca") else True
         async with aiohttp.ClientSession() as client:
 
             async def bring(url: str, to: Path) -> None:
-                async with client.get(url) as reply:
+                async with client.get(url, ssl=trusted) as reply:
                     reply.raise_for_status()
                     to.write_bytes(await reply.read())
 
@@ -116,7 +145,10 @@ def by_pyreqwest(job: Job, clock: Clock) -> None:
     from pyreqwest.client import ClientBuilder  # not in the memory of the others
 
     async def run() -> None:
-        async with ClientBuilder().build() as client:
+        builder = ClientBuilder()
+        if job.get("ca"):
+            builder = builder.add_root_certificate_pem(Path(job["ca"]).read_bytes())
+        async with builder.build() as client:
 
             async def bring(url: str, to: Path) -> None:
                 reply = await client.get(url).build().send()
@@ -166,6 +198,8 @@ FAST = (
     (Client("pyreqwest (a script)", script="many:by_pyreqwest", needs=("pyreqwest",)), {"at_once": 16}, ""),
     (Client("obstore (a script)", script="many:by_obstore", needs=("obstore",)), {"at_once": 16}, ""),
 )
+TRUSTING = FAST[:-1]
+"""Who can be told of an authority."""
 CLIENTS = (
     *FAST,
     (MEOWCAT, {"at_once": 8}, "meowcat (8 at once)"),

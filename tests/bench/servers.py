@@ -21,6 +21,10 @@ class Served(Nginx):
         self.log = Path(self._home.name) / "access"
         self.ca = Path(self._home.name) / "ca.pem"
 
+    @property
+    def origin(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
     def command(self, home: Path) -> list[str]:
         command = super().command(home)
         config = home / "nginx.conf"

@@ -11,11 +11,11 @@ import anyio.to_thread
 import pytest
 
 from meowcat.transport import connections
-from meowcat.transport.connections import Connection, IdleConnections, connection_over
+from meowcat.transport.connections import Connection, IdleConnections, Origin, connection_over
 
 pytestmark = pytest.mark.anyio
 
-HERE, THERE = ("here", 80), ("there", 80)
+HERE, THERE = Origin("here", 80), Origin("there", 80)
 
 
 @pytest.fixture
@@ -131,6 +131,23 @@ async def test_what_is_closed_has_ended_although_a_forked_child_has_a_copy(pair)
     connection.close()
     assert has_ended(other)
     os.close(copy)
+
+
+async def test_what_is_stopped_is_reset():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = connection_over(socket.create_connection(listener.getsockname()), 10)
+        other, _ = listener.accept()
+    with other:
+        connection.abort()
+        with pytest.raises(BrokenPipeError):
+            other.send(b"x")  # of a mere end it would not be told yet
+        assert connection.sock.fileno() == -1
+
+
+async def test_what_has_ended_can_be_stopped(pair):
+    connection, _ = pair()
+    connection.close()
+    connection.abort()
 
 
 async def test_all_is_sent_to_a_peer_that_takes_it_slowly(pair):

@@ -29,6 +29,12 @@ class TestReqwest(TransportSuite):
                 await is_dead_only_when_its_server_has_gone(exchange, server)
 
 
+class TestReqwestOverTls(TestReqwest):
+    """Where uploads go that are encrypted."""
+
+    tls = True
+
+
 LAST_REPLY = """
 import asyncio, atexit, sys, threading
 from asyncio.selector_events import BaseSelectorEventLoop

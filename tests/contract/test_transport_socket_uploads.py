@@ -16,10 +16,10 @@ from sent_uploads import is_dead_only_when_its_server_has_gone
 from meowcat.protocols.signing.canonical import host
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, read_all, upload
-from meowcat.transport.connections import connection_over
+from meowcat.transport.connections import Origin, connection_over
 from meowcat.transport.contract import TransportFault
+from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
-from meowcat.transport.plain import PlainHttp
 from meowcat.transport.socket_uploads import SocketUpload
 from meowcat.transport.sockets import SocketTransport
 
@@ -158,7 +158,7 @@ async def test_a_body_of_another_length_than_was_announced_never_arrives_as_a_wh
 
 async def test_a_connection_is_used_again_after_an_upload():
     with RangeServer(Content(0)) as server:
-        client = PlainHttp(HttpxTransport(None, PATIENT), PATIENT)
+        client = DirectHttp(HttpxTransport(None, PATIENT), PATIENT)
         for _ in range(3):
             async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
                 assert await read_all(reply) == b"received 2097152\n"
@@ -169,7 +169,7 @@ async def test_a_connection_is_used_again_after_an_upload():
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_replaced(port):
     with RangeServer(Content(0), port=port) as server:
-        client = PlainHttp(HttpxTransport(None, PATIENT), PATIENT)
+        client = DirectHttp(HttpxTransport(None, PATIENT), PATIENT)
         async with client.send(upload(server.url, Given(2), 2 * MIB)) as reply:
             assert await read_all(reply) == b"received 2097152\n"
     with RangeServer(Content(0), port=port) as server:
@@ -237,7 +237,7 @@ async def test_a_server_that_hangs_up_on_an_idle_connection_gets_the_request_by_
     with RangeServer(Content(0)) as server:
         client = SocketTransport(PATIENT)
         ours, theirs = socket.socketpair()
-        client.idle.put(("127.0.0.1", server.port), connection_over(ours, 5))
+        client.idle.put(Origin("127.0.0.1", server.port), connection_over(ours, 5))
 
         def hang_up():
             theirs.recv(1)
@@ -303,7 +303,7 @@ async def test_the_host_that_is_sent_is_the_one_that_is_signed(place):
     url = f"http://{place}/bucket/key"
     parts = urlsplit(url)
     ours, theirs = socket.socketpair()
-    client.idle.put((parts.hostname, parts.port or 80), connection_over(ours, 5))
+    client.idle.put(Origin(parts.hostname, parts.port or 80), connection_over(ours, 5))
     head = b""
 
     def answer():
@@ -332,7 +332,7 @@ async def test_a_header_field_is_sent_in_the_form_that_is_signed():
 
     with Scripted(refuse) as server:
         request = replace(upload(server.url, Given(4), 4 * MIB), headers={"x-amz-meta-name": "Käse, 猫"})
-        client = PlainHttp(HttpxTransport(None, PATIENT), PATIENT)
+        client = DirectHttp(HttpxTransport(None, PATIENT), PATIENT)
         async with client.send(request) as reply:
             assert reply.status == 413
         await client.aclose()
@@ -423,7 +423,7 @@ async def test_a_last_chunk_that_an_idle_connection_may_have_had_is_not_sent_aga
     with RangeServer(Content(0)) as server:
         client = SocketTransport(PATIENT)
         ours, theirs = socket.socketpair()
-        client.idle.put(("127.0.0.1", server.port), connection_over(ours, 5))
+        client.idle.put(Origin("127.0.0.1", server.port), connection_over(ours, 5))
 
         def hang_up():
             theirs.recv(1)

@@ -18,19 +18,20 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.http_rules import LARGE
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
-from meowcat.transport import plain, sockets
-from meowcat.transport.connections import connection_over
+from meowcat.transport import direct, sockets
+from meowcat.transport.connections import Origin, connection_over
 from meowcat.transport.contract import USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
+from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
-from meowcat.transport.plain import PlainHttp
 from meowcat.transport.socket_uploads import SocketUpload
 from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
 
 pytestmark = pytest.mark.anyio
 
 
-def transport(timeouts=PATIENT, **options):
-    return PlainHttp(HttpxTransport(None, timeouts, **options), timeouts)
+def transport(timeouts=PATIENT, *, verify=True):
+    more = None if verify is True else verify
+    return DirectHttp(HttpxTransport(None, timeouts, verify=verify), timeouts, verify=more)
 
 
 class AllAreLarge:
@@ -56,6 +57,14 @@ class TestByTheLoop(TransportSuite):
 class TestByThreads(TestByTheLoop):
     def make(self, timeouts, **options):
         return AllAreLarge(transport(timeouts, **options))
+
+
+class TestByTheLoopOverTls(TestByTheLoop):
+    tls = True
+
+
+class TestByThreadsOverTls(TestByThreads):
+    tls = True
 
 
 class Taken:
@@ -283,16 +292,6 @@ async def test_what_nobody_reads_yet_does_not_keep_the_loop_busy(monkeypatch):
                 await asyncio.sleep(0)
             assert called - before <= 3
             assert await read_all(reply) == content.bytes()
-        await client.aclose()
-
-
-async def test_what_is_encrypted_is_the_other_clients_affair():
-    content = Content(2 * MIB)
-    with RangeServer(content, tls=True) as server:
-        client = transport(verify=server.ca_pem)
-        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
-            assert await reply.read(10) == content.bytes(0, 10)
-            assert not isinstance(reply, Pours)
         await client.aclose()
 
 
@@ -599,7 +598,7 @@ async def begun(head, large):
     """A reply whose head and first bytes have come, and the server's end of its connection."""
     client = SocketTransport(PATIENT)
     ours, theirs = socket.socketpair()
-    client.idle.put(("server.invalid", 80), connection_over(ours, 10))
+    client.idle.put(Origin("server.invalid", 80), connection_over(ours, 10))
 
     async def answer():
         await anyio.wait_readable(theirs)
@@ -641,7 +640,7 @@ async def test_a_socket_that_a_thread_had_blocks_the_loop_no_more():
         client = SocketTransport(PATIENT)
         async with SocketExchange(client, HttpRequest("GET", server.url, large=True)) as reply:
             assert await reply.pour(Taken())
-        connection = client.idle.take(("127.0.0.1", server.port))
+        connection = client.idle.take(Origin("127.0.0.1", server.port))
         assert connection.sock.gettimeout() == 0
         connection.close()
 
@@ -706,7 +705,7 @@ def silent():
 
 
 async def connected_to(client):
-    connection = await client.connect(("several.invalid", 80))
+    connection = await client.connect(Origin("several.invalid", 80))
     try:
         return connection.sock.getpeername()[1]
     finally:
@@ -752,7 +751,7 @@ async def test_no_address_has_more_time_than_there_is(monkeypatch, silent):
 async def test_whoever_has_an_address_asks_nobody_for_it(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         resolve(monkeypatch)  # nothing
-        connection = await SocketTransport(PATIENT).connect(listener.getsockname())
+        connection = await SocketTransport(PATIENT).connect(Origin(*listener.getsockname()))
         assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         connection.close()
 
@@ -768,15 +767,15 @@ async def test_a_name_is_asked_for_in_no_moment_that_the_loop_waits_for(monkeypa
 
     monkeypatch.setattr(socket, "getaddrinfo", noted)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        connection = await SocketTransport(PATIENT).connect(("localhost", listener.getsockname()[1]))
+        connection = await SocketTransport(PATIENT).connect(Origin("localhost", listener.getsockname()[1]))
         connection.close()
     here = threading.current_thread()
     assert asked
     assert all(flags & socket.AI_NUMERICHOST for thread, flags in asked if thread is here)
 
 
-async def test_what_is_no_url_of_plain_http_is_not_sent():
-    for url in ("https://host.example/x", "http:///x", "ftp://host.example/x"):
+async def test_what_is_no_url_of_http_is_not_sent():
+    for url in ("http:///x", "ftp://host.example/x", "//host.example/x"):
         with pytest.raises(Unsuited):
             SocketExchange(SocketTransport(PATIENT), HttpRequest("GET", url))
 
@@ -911,7 +910,7 @@ async def sent(request):
     """The lines of its head."""
     client = SocketTransport(PATIENT)
     ours, theirs = socket.socketpair()
-    client.idle.put(("server.invalid", 80), connection_over(ours, 10))
+    client.idle.put(Origin("server.invalid", 80), connection_over(ours, 10))
     head = b""
 
     async def answer():
@@ -992,16 +991,16 @@ async def test_what_goes_by_sockets_and_what_does_not(request_, kind):
         def send(self, _):
             return None
 
-    client = PlainHttp(Rest(), PATIENT)
+    client = DirectHttp(Rest(), PATIENT)
     assert type(client.send(request_)) is (kind or type(None))
 
 
 async def test_only_so_many_places_are_remembered(monkeypatch):
-    monkeypatch.setattr(plain, "MOST_KNOWN", 2)
+    monkeypatch.setattr(direct, "MOST_KNOWN", 2)
     client = transport()
     for port in range(1, 7):
         client.send(HttpRequest("GET", f"http://127.0.0.1:{port}/x"))
-    assert len(client._straight) == 2
+    assert len(client._direct) == 2
     await client.aclose()
 
 

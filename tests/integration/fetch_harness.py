@@ -26,8 +26,8 @@ from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.operations import operation_for
 from meowcat.transfer.sources import Sources
 from meowcat.transport.contract import Timeouts
+from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
-from meowcat.transport.plain import PlainHttp
 from meowcat.transport.reqwest import ReqwestTransport
 
 PIECE = 64 << 10
@@ -37,7 +37,7 @@ TIMEOUTS = Timeouts(connect=5, read=5)
 def transport_for(backend, timeouts=TIMEOUTS):
     """pyreqwest on asyncio, httpx on trio, and past both what is large."""
     small = HttpxTransport(timeouts=timeouts) if backend == "trio" else ReqwestTransport(timeouts)
-    return PlainHttp(small, timeouts)
+    return DirectHttp(small, timeouts)
 
 
 @asynccontextmanager

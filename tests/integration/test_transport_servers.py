@@ -8,8 +8,8 @@ import pytest
 from meowcat.testing.servers import Content
 from meowcat.testing.transport_suite import PATIENT, read_all
 from meowcat.transport.contract import HttpRequest
+from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
-from meowcat.transport.plain import PlainHttp
 from meowcat.transport.reqwest import ReqwestTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -22,12 +22,14 @@ def anyio_backend():
     return "asyncio"
 
 
-def plain(timeouts, **options):
-    return PlainHttp(ReqwestTransport(timeouts, **options), timeouts)
+def direct(timeouts, *, http2=False, verify=True):
+    """As `transport_for` has it."""
+    rest = ReqwestTransport(timeouts, http2=http2, verify=verify)
+    return rest if http2 else DirectHttp(rest, timeouts, verify=None if verify is True else verify)
 
 
 @pytest.fixture(
-    params=[ReqwestTransport, partial(HttpxTransport, None), plain], ids=["reqwest", "httpx", "plain"]
+    params=[ReqwestTransport, partial(HttpxTransport, None), direct], ids=["reqwest", "httpx", "direct"]
 )
 def make(request):
     return request.param

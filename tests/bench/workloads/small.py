@@ -60,12 +60,16 @@ class ManyFiles(Course):
 
 
 @contextmanager
-def many_files(scratch: Scratch, count: int, job: Job, *, on_disk: bool) -> Iterator[ManyFiles]:
+def many_files(
+    scratch: Scratch, count: int, job: Job, *, on_disk: bool = False, tls: bool = False
+) -> Iterator[ManyFiles]:
     served = Path(tempfile.mkdtemp(dir=scratch.memory))
     names = [f"{number:06d}.bin" for number in range(count)]
     for name in names:
         (served / name).write_bytes(random.randbytes(SIZE))
-    with Served(served) as server:
+    with Served(served, tls=tls) as server:
+        if tls:
+            job = job | {"ca": str(server.ca)}
         folder = scratch.folder if on_disk else scratch.memory
         yield ManyFiles(server, folder, names, job, keeps=on_disk)
     shutil.rmtree(served)
@@ -85,3 +89,10 @@ def races() -> Iterator[Race]:
                 partial(many_files, count=count, job={"durability": durability}, on_disk=on_disk),
                 files=count,
             )
+    yield Race(
+        "small-2k-tls",
+        "2,000 files of 16 KiB with TLS, memory-backed, `process`",
+        tuple(Entry(client, settings, name) for client, settings, name in many.TRUSTING),
+        partial(many_files, count=2_000, job={"durability": "process"}, tls=True),
+        files=2_000,
+    )
