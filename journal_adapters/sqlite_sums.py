@@ -132,16 +132,16 @@ _VALUES = 999
 def insert(writer: sqlite3.Connection, verb: str, rows: Sequence[Row]) -> None:
     """Store rows of one table, many with one statement: a fifth of the time less than one by one, and the
     interpreter's lock is let go and taken again for each statement, in whose way a busy event loop is.
+
+    They are as many as one may have, or a power of two, so that few statements have to be remembered.
     """
-    if not rows:
-        return
-    width = len(rows[0])
-    many = _VALUES // width
-    whole = len(rows) - len(rows) % many
-    for first in range(0, whole, many):
+    first = 0
+    while left := len(rows) - first:
+        width = len(rows[0])
+        many = min(_VALUES // width, 1 << left.bit_length() - 1)
         values = tuple(chain.from_iterable(rows[first : first + many]))
         writer.execute(_statement(verb, width, many), values)
-    writer.executemany(_statement(verb, width, 1), rows[whole:])
+        first += many
 
 
 @lru_cache

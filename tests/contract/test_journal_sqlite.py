@@ -16,6 +16,7 @@ import pytest
 
 from journal_adapters import sqlite, sqlite_file
 from journal_adapters.sqlite import SQLiteJournal
+from journal_adapters.sqlite_sums import insert
 from meowcat.core.errors import (
     JournalAccess,
     JournalClosed,
@@ -599,3 +600,18 @@ def test_a_child_that_was_forked_in_the_middle_of_an_append_may_inherit_the_jour
     command = [sys.executable, "-W", "ignore", "-c", FORKED_WITHIN, path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("['parent', 'child']\n", "")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 98, 99, 100, 250])
+def test_rows_go_in_as_they_are_and_with_few_statements(count):
+    """Each statement has to wait for the interpreter's lock, behind a busy event loop."""
+    rows = [(f"{number}", number, b"x", *range(7)) for number in range(count)]
+    writer = sqlite3.connect(":memory:", isolation_level=None)
+    writer.execute("CREATE TABLE record (a, b, c, d, e, f, g, h, i, j)")
+    statements = []
+    writer.set_trace_callback(statements.append)
+    insert(writer, "INSERT INTO record", rows)
+    writer.set_trace_callback(None)
+    assert writer.execute("SELECT * FROM record ORDER BY rowid").fetchall() == rows
+    assert len(statements) <= count // 99 + 6
+    writer.close()
