@@ -151,6 +151,8 @@ class _Watched(Connection):
 
     async def receive(self) -> bytes:
         came = self.came()
+        if came is None and isinstance(self.sock, SecureSocket) and self.sock.holds:
+            came = self.sock.recv(MOST_AT_ONCE)  # the loop does not tell of what TLS holds
         if came is not None:
             return came
         if not self._watched:
@@ -183,11 +185,6 @@ class _Watched(Connection):
     def lend(self) -> socket.socket:
         self._leave()
         return super().lend()
-
-    def give_back(self) -> None:
-        super().give_back()
-        if isinstance(self.sock, SecureSocket) and self.sock.pending():
-            self._came = self.sock.recv(MOST_AT_ONCE)  # the loop does not tell of what TLS holds
 
     def close(self) -> None:
         self._leave()

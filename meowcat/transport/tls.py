@@ -29,12 +29,19 @@ class SecureSocket(ssl.SSLSocket):
 
     _broken: OSError | None = None
     """What is told at the next call: by then something had come."""
+    _ended = False
+    """Whether an end that was announced has been read, behind something that had come."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the next call has something to tell of which the connection itself shows nothing any more."""
+        return self._ended or self._broken is not None or self.pending() > 0
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """What has come, of more than one record where they are full. With MSG_PEEK, some byte where anything
         has."""
         if flags:
-            return b"?" if self.pending() else socket.socket.recv(self, buflen, flags)
+            return b"?" if self.holds else socket.socket.recv(self, buflen, flags)
         came = record = self._read(buflen)
         while len(record) == MOST_IN_A_RECORD and len(came) < buflen and not self.gettimeout():
             try:
@@ -44,6 +51,7 @@ class SecureSocket(ssl.SSLSocket):
             except OSError as error:
                 self._broken = error
                 break
+            self._ended = not record
             came += record
         return came
 
@@ -55,18 +63,16 @@ class SecureSocket(ssl.SSLSocket):
             while count < size and (came := self.read(size - count, buffer[count:])):
                 count += cast("int", came)
         except (OSError, ValueError) as error:
-            failure = _as_without_tls(error)
             if not count:
-                raise failure from None
-            self._broken = failure
+                raise _as_without_tls(error) from None
+            self._broken = _as_without_tls(error)
         return count
 
     def send(self, data: memoryview | bytes, flags: int = 0) -> int:  # type: ignore[override]  # likewise
         try:
             return super().send(data, flags)
         except OSError as error:
-            failure = _as_without_tls(error)
-        raise failure
+            raise _as_without_tls(error) from None
 
     def shutdown(self, how: int) -> None:
         """Of the connection alone. A thread that reads would go on without TLS if its state were taken away,
@@ -78,13 +84,14 @@ class SecureSocket(ssl.SSLSocket):
         try:
             return self.read(size)
         except (OSError, ValueError) as error:
-            failure = _as_without_tls(error)
-        raise failure
+            raise _as_without_tls(error) from None
 
     def _tell(self) -> None:
         if self._broken is not None:
-            error, self._broken = self._broken, None
-            raise error
+            try:
+                raise self._broken
+            finally:
+                self._broken = None
 
 
 def _as_without_tls(error: OSError | ValueError) -> OSError:

@@ -1,6 +1,7 @@
 """TLS on sockets of our own: whom it trusts, what of a connection it believes, and how it stops."""
 
 import datetime as dt
+import gc
 import socket
 import ssl
 import struct
@@ -263,6 +264,88 @@ async def test_an_error_behind_full_records_is_told_after_them(authority):
             while came < 2 * 16_384:
                 came += len(await reply.read(MIB))
             assert (await fault_of(reply.read(MIB))).kind == "disconnected"
+
+
+@pytest.mark.parametrize("records", [1, 2, 4, 5])
+async def test_an_end_behind_full_records_is_heard_though_the_connection_stays_open(authority, records):
+    go = threading.Event()
+
+    def end(connection):
+        with suppress(OSError):
+            connection.settimeout(0)
+            connection.unwrap()
+        go.wait(10)
+
+    talk = answering(BEGUN + b"\r\n", bytes(records * 16_384), after=end)
+    with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority) as client:
+        with anyio.fail_after(5):
+            assert len(await fetch(client, url_of(port))) == records * 16_384
+        go.set()
+
+
+class Scripted:
+    """An `SSLObject` that reads what it is told to."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def read(self, size):
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def pending(self):
+        return 0
+
+
+@pytest.mark.parametrize("step", [b"", ConnectionResetError()], ids=["end", "error"])
+async def test_a_connection_that_holds_its_end_is_not_used_again(authority, step):
+    """Of which its socket shows nothing any more."""
+    ours, theirs = socket.socketpair()
+    context = client_context(authority.cert_pem.bytes())
+    sock = context.wrap_socket(ours, server_hostname="host.example", do_handshake_on_connect=False)
+    sock._sslobj = Scripted(bytes(16_384), step, step)
+    connection = connection_over(sock, 5)
+    try:
+        assert len(sock.recv(MIB)) == 16_384
+        assert not connection.rest()
+        with suppress(ConnectionResetError), anyio.fail_after(2):
+            assert await connection.receive() == b""
+    finally:
+        connection.close()
+        theirs.close()
+
+
+async def test_whoever_has_to_wait_leaves_nothing_to_the_garbage_collector(authority):
+    go = threading.Event()
+    talk = answering(BEGUN + b"Content-Length: 2\r\n\r\n", after=lambda connection: go.wait(10))
+    with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority) as client:
+        async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
+            sock = reply._connection.sock
+            await anyio.sleep(0.05)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(10):
+                    with suppress(BlockingIOError):
+                        sock.recv(MIB)
+                    with suppress(BlockingIOError):
+                        sock.recv_into(memoryview(bytearray(10)))
+                assert not [each for each in _garbage() if each is sock or isinstance(each, OSError)]
+            finally:
+                gc.enable()
+        go.set()
+
+
+def _garbage():
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return list(gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 async def test_silence_in_a_block_loses_nothing_of_it(authority):
