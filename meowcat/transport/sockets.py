@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -57,6 +58,9 @@ broken. The one that answered goes first from then on."""
 
 _URL = re.compile(r"(https?://[^/?#]+)([^#]*)")
 """Origin and target."""
+
+_NAME = re.compile(r"([^.:]{1,63}\.)*(?!\d+$|0x[0-9a-f]*$)[^.:]{1,63}")
+"""Of a host, in lower case. One with a number at its end is an address (127.1 is one, too)."""
 
 _KEEP_ALIVE = [getattr(socket, name) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL") if hasattr(socket, name)]
 
@@ -101,8 +105,9 @@ class SocketTransport:
         return client_context(None)
 
     def can_speak_tls_to(self, host: str) -> bool:
-        """Whether that is possible at all; not to names that certificates know in another form."""
-        return self._tls is not None and host[-1:] != "." and not host.startswith(".")
+        """Whether that is possible at all; not to names that certificates know in another form, nor to
+        such as nobody can have."""
+        return self._tls is not None and (_NAME.fullmatch(host) is not None or _is_address(host))
 
     async def connect(self, origin: Origin) -> Connection:
         """One to the first of the host's addresses that answers.
@@ -463,6 +468,13 @@ def _lines(headers: Mapping[str, str]) -> tuple[set[str], bytes]:
         except UnicodeEncodeError:
             pass
     raise Unsuited
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return str(ip_address(host)) == host or ":" in host
+    except ValueError:
+        return False
 
 
 @lru_cache(256)

@@ -34,7 +34,7 @@ class SecureSocket(ssl.SSLSocket):
 
     @property
     def holds(self) -> bool:
-        """Whether the next call has something to tell of which the connection itself shows nothing any more."""
+        """Whether the next call has something to tell of which the connection shows nothing any more."""
         return self._ended or self._broken is not None or self.pending() > 0
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
@@ -115,6 +115,7 @@ def client_context(bundle: str | Path | bytes | None) -> ssl.SSLContext | None:
         context.sslsocket_class = SecureSocket
         context.set_alpn_protocols(["http/1.1"])
         context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+        context.options |= ssl.OP_NO_RENEGOTIATION  # or else sending may have to wait for what is received
     return context
 
 

@@ -555,6 +555,42 @@ def _name(authority):
     return context.get_ca_certs()[0]["subject"]
 
 
+def test_an_empty_or_unreadable_store_of_the_system_is_none(authority, monkeypatch, tmp_path):
+    """A folder whose files have names of another kind is one, too: the other client reads it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    assert client_context(None) is None
+    assert client_context(authority.cert_pem.bytes()) is None
+    authority.cert_pem.write_to_path(tmp_path / "0123abcd.0")
+    assert client_context(None) is not None
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert client_context(None) is not None
+    (tmp_path / "0123abcd.0").unlink()
+    assert client_context(None) is None
+
+
+async def test_a_certificate_that_names_its_host_as_its_subject_only_is_not_trusted(authority):
+    certificate = authority.issue_cert("127.0.0.1", common_name="localhost")
+    with serving(lambda connection: None, certificate) as port:
+        kind, detail = await refused(authority, port, "localhost")
+    assert kind == "tls"
+    assert "certificate is not valid for 'localhost'" in detail
+
+
+def test_what_stands_between_the_certificates_of_a_bundle_is_passed_over(authority):
+    pem = authority.cert_pem.bytes().strip()
+    other = trustme.CA().cert_pem.bytes().strip()
+    for between in (b" # another", b"# another\r\n", b" ", b"\r\n", b"\nKurz: \xc3\xa9\n"):
+        bundle = other + between + (b"" if between.endswith(b"\n") else b"\n") + pem + between
+        assert len(SocketTransport(PATIENT, verify=bundle)._tls.get_ca_certs()) >= 2
+
+
+async def test_whoever_wants_other_keys_in_the_middle_gets_none(authority):
+    """Where they are exchanged anew, sending has to wait for what is received, and maybe for ever."""
+    assert client_context(authority.cert_pem.bytes()).options & ssl.OP_NO_RENEGOTIATION
+
+
 # What goes this way
 
 
@@ -575,10 +611,16 @@ class Rest:
         (HttpRequest("HEAD", "https://host.example:8443/x?a=b"), SocketExchange),
         (HttpRequest("GET", "https://host.example./x"), None),
         (HttpRequest("GET", "https://.host.example/x"), None),
+        (HttpRequest("GET", "https://host..example/x"), None),
+        (HttpRequest("GET", f"https://{'a' * 64}.example/x"), None),
+        (HttpRequest("GET", "https://127.1/x"), None),
+        (HttpRequest("GET", "https://0x7f000001/x"), None),
+        (HttpRequest("GET", "https://[::1]/x"), SocketExchange),
+        (HttpRequest("GET", "https://localhost/x"), SocketExchange),
         (HttpRequest("GET", "https://user@host.example/x"), None),
         (upload("https://127.0.0.1/x", lambda: None, 100 * MIB), None),
     ],
-    ids=range(6),
+    ids=range(12),
 )
 async def test_what_goes_straight_over_tls_and_what_does_not(request_, kind):
     client = DirectHttp(Rest(), PATIENT)
