@@ -6,7 +6,9 @@ import socket
 import ssl
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import anyio
 import anyio.from_thread
@@ -19,12 +21,12 @@ from hypothesis import strategies as st
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.testing.transport_suite import MIB, PATIENT, read_all, upload
-from meowcat.transport import trust
-from meowcat.transport.connections import IdleConnections, Origin, connection_over
+from meowcat.transport import sockets, trust
+from meowcat.transport.connections import MOST_AT_ONCE, IdleConnections, Origin, connection_over
 from meowcat.transport.contract import HttpRequest, Timeouts, TransportFault
 from meowcat.transport.direct import DirectHttp
 from meowcat.transport.sockets import SocketExchange, SocketTransport, _address
-from meowcat.transport.tls import SecureSocket, client_context
+from meowcat.transport.tls import SecureSocket, client_context, secure
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +213,15 @@ async def test_what_a_thread_has_left_of_a_record_the_loop_reads(authority):
                 assert bytes(sink.body) + await read_all(reply) == content
 
 
+async def test_what_follows_a_body_in_its_record_is_not_taken_for_the_next_reply(authority):
+    """Whether a thread has left it to TLS, or the loop has taken it."""
+    more = b"ok" + BEGUN + b"Content-Length: 4\r\n\r\nevil"
+    talk = answering(BEGUN + b"Content-Length: 2\r\n\r\n", more, after=lambda each: each.recv(1))
+    with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority) as client:
+        for large in (True, True, False):
+            assert await fetch(client, url_of(port), large=large) == b"ok"
+
+
 async def test_a_stop_brings_nothing_encrypted_to_the_sink(authority):
     """A socket whose TLS was taken away would receive what is on the line as it is."""
     coming, stopped = threading.Event(), threading.Event()
@@ -237,6 +248,24 @@ async def test_a_stop_brings_nothing_encrypted_to_the_sink(authority):
                 group.cancel_scope.cancel()
         stopped.set()
     assert not any(sink.body)
+
+
+async def test_a_reply_that_is_left_in_the_middle_resets_its_connection(authority):
+    left, told = threading.Event(), []
+
+    def send_once(connection):
+        left.wait(10)
+        try:
+            told.append(connection.send(b"x"))  # of a mere end it would not be told yet
+        except OSError:
+            told.append("reset")
+
+    talk = answering(BEGUN + b"Content-Length: 100\r\n\r\n", b"the beginning", after=send_once)
+    with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority) as client:
+        async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
+            assert await reply.read(13) == b"the beginning"
+        left.set()
+    assert told == ["reset"]
 
 
 async def test_a_socket_that_was_shut_down_still_knows_its_tls(authority):
@@ -354,6 +383,7 @@ async def test_silence_in_a_block_loses_nothing_of_it(authority):
     patience = Timeouts(connect=5, read=0.3)
     with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority, patience) as client:
         async with SocketExchange(client, HttpRequest("GET", url_of(port), large=True)) as reply:
+            assert reply._connection.silence == patience.read
             sink = Taken()
             fault = await fault_of(reply.pour(sink))
         go.set()
@@ -392,6 +422,100 @@ def test_a_connection_that_was_over_before_its_handshake_is_that(authority):
         ):
             with pytest.raises(OSError, match="not connected"):
                 call()
+
+
+def serving_context(authority):
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("host.example").configure_cert(server)
+    return server
+
+
+@contextmanager
+def pair(authority):
+    """A socket of ours, and its other end; they have shaken hands."""
+    ours, theirs = socket.socketpair()
+    server = serving_context(authority)
+    server.num_tickets = 0
+    context = client_context(authority.cert_pem.bytes())
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(server.wrap_socket, theirs, server_side=True)
+        sock = context.wrap_socket(ours, server_hostname="host.example", suppress_ragged_eofs=False)
+        other = accepted.result()
+    with sock, other:
+        yield sock, other
+
+
+def fill(sock):
+    """Send until there is no more room."""
+    while True:
+        sock.send(bytes(MIB))
+
+
+def test_what_has_come_in_full_records_is_received_at_once(authority):
+    with pair(authority) as (sock, other):
+        sock.setblocking(False)
+        other.sendall(bytes(3 * 16_384) + b"end")
+        assert len(sock.recv(MOST_AT_ONCE)) == 3 * 16_384 + 3
+
+
+def test_no_more_is_received_than_there_is_room_for(authority):
+    with pair(authority) as (sock, other):
+        sock.setblocking(False)
+        other.sendall(bytes(2 * 16_384))
+        assert [len(sock.recv(20_000)) for _ in range(2)] == [20_000, 2 * 16_384 - 20_000]
+
+
+@pytest.mark.parametrize("silence", [0, 0.05])
+def test_whoever_has_a_full_record_waits_for_no_other_one(authority, silence):
+    with pair(authority) as (sock, other):
+        sock.settimeout(silence)
+        other.sendall(bytes(16_384))
+        assert len(sock.recv(MOST_AT_ONCE)) == 16_384
+        other.sendall(b"more")
+        assert sock.recv(MOST_AT_ONCE) == b"more"  # and nothing of a wait that was in vain
+
+
+def test_a_look_at_what_has_come_takes_nothing_of_it(authority):
+    with pair(authority) as (sock, other):
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1, socket.MSG_PEEK)
+        other.sendall(b"some")
+        assert sock.recv(1, socket.MSG_PEEK)
+        assert sock.recv(1) == b"s"
+        assert sock.recv(1, socket.MSG_PEEK)  # by now it is TLS that has it
+        assert sock.recv(10) == b"ome"
+        with pytest.raises(BlockingIOError):
+            sock.recv(1, socket.MSG_PEEK)
+
+
+def test_a_silence_is_told_once(authority):
+    with pair(authority) as (sock, other):
+        sock.settimeout(0.05)
+        block = memoryview(bytearray(10))
+        other.sendall(b"some")
+        assert sock.recv_into(block) == 4
+        with pytest.raises(TimeoutError):
+            sock.recv_into(block)
+        other.sendall(b"0123456789")
+        assert sock.recv_into(block) == 10
+
+
+def test_where_there_is_no_room_to_send_is_told_as_without_tls(authority):
+    with pair(authority) as (sock, _):
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            fill(sock)
+
+
+def test_what_has_broken_sends_nothing_and_says_so_as_without_tls(authority):
+    with pair(authority) as (sock, other):
+        raw = socket.socket(fileno=other.detach())
+        raw.sendall(b"no TLS")
+        with raw:
+            for call in (lambda: sock.recv(10), lambda: sock.send(b"x")):
+                with pytest.raises(ConnectionResetError):
+                    call()
 
 
 # Handshakes
@@ -444,6 +568,18 @@ async def test_whoever_speaks_tls_of_old_only_is_refused(authority):
         assert (await refused(authority, port))[0] == "tls"
 
 
+async def test_a_refusal_that_nobody_knows_by_name_is_one(authority):
+    def refuse(connection):
+        connection.recv(4096)
+        connection.sendall(b"\x15\x03\x03\x00\x02\x02\xc8")  # a fatal alert of a number that means nothing
+        connection.recv(1)
+
+    with serving(refuse) as port:
+        kind, detail = await refused(authority, port)
+    assert kind == "tls"
+    assert "(" not in detail
+
+
 async def test_whoever_hangs_up_in_the_handshake_is_refused(authority):
     with serving(lambda connection: connection.recv(10)) as port:
         assert (await refused(authority, port))[0] in {"tls", "unreachable"}  # with a reset, perhaps
@@ -472,6 +608,52 @@ async def test_a_handshake_that_is_canceled_closes_its_socket(authority):
         assert scope.cancelled_caught
         with anyio.fail_after(5):
             await closed.wait()
+
+
+async def test_a_handshake_waits_for_room_to_send(authority):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += ours.send(bytes(MIB))
+
+    def make_room():
+        left = filled
+        while left:
+            left -= len(theirs.recv(left))
+        serving_context(authority).wrap_socket(theirs, server_side=True).close()
+
+    async def shake_hands():
+        (await secure(ours, "host.example", client_context(authority.cert_pem.bytes()), 10)).close()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(shake_hands)
+        await anyio.lowlevel.checkpoint()
+        await anyio.to_thread.run_sync(make_room)
+
+
+async def test_a_handshake_takes_no_step_before_something_comes(authority, monkeypatch):
+    steps = []
+    step = SecureSocket.do_handshake
+    monkeypatch.setattr(SecureSocket, "do_handshake", lambda sock: steps.append(1) or step(sock))
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        async with anyio.create_task_group() as group:
+            group.start_soon(secure, ours, "host.example", client_context(authority.cert_pem.bytes()), 10)
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+    assert steps == [1]
+
+
+async def test_a_socket_that_can_not_speak_tls_at_all_is_closed(authority):
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with pytest.raises(ValueError, match="server_hostname"):
+            await secure(ours, "", client_context(authority.cert_pem.bytes()), 10)
+        assert ours.fileno() == -1
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -512,13 +694,13 @@ def test_an_authority_under_another_one_can_be_trusted_alone(authority):
     child = authority.create_child_ca()
     context = client_context(child.cert_pem.bytes())
     ours, theirs = socket.socketpair()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    child.issue_cert("host.example").configure_cert(server)
+    server = serving_context(child)
     thread = threading.Thread(target=lambda: server.wrap_socket(theirs, server_side=True).close())
     thread.start()
     with context.wrap_socket(ours, server_hostname="host.example") as sock:
         assert sock.version() == "TLSv1.3"
     thread.join()
+    assert context.verify_flags == client_context(None).verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def test_where_others_know_whom_the_system_trusts_they_are_asked(authority, monkeypatch):
@@ -528,13 +710,35 @@ def test_where_others_know_whom_the_system_trusts_they_are_asked(authority, monk
         with monkeypatch.context() as patch:
             patch.setattr(trust.sys, "platform", platform)
             assert client_context(bundle) is None
-    nowhere = ssl.DefaultVerifyPaths(None, None, "", "", "", "")
-    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nowhere)
-    assert client_context(bundle) is None
+    for file, folder in ((None, None), ("certs.pem", None), (None, "certs")):
+        found = ssl.DefaultVerifyPaths(file, folder, "", "", "", "")
+        monkeypatch.setattr(ssl, "get_default_verify_paths", lambda found=found: found)
+        assert (client_context(bundle) is not None) == bool(file or folder)
+
+
+def test_a_python_that_believes_more_is_told_not_to(authority, monkeypatch):
+    """Some are built with what OpenSSL believes by default."""
+
+    def lenient(protocol):
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+        return context
+
+    monkeypatch.setattr(trust, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": lenient}))
+    context = client_context(authority.cert_pem.bytes())
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF
 
 
 @pytest.mark.parametrize(
-    "bundle", [b"none", b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"]
+    "bundle",
+    [
+        b"none",
+        b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\n\xff\n-----END CERTIFICATE-----\n",
+    ],
+    ids=["no pem", "no certificate", "no ascii"],
 )
 def test_a_bundle_that_is_none_is_an_invalid_argument(bundle):
     with pytest.raises(InvalidArgument, match="CA bundle"):
@@ -617,14 +821,27 @@ class Rest:
         (HttpRequest("GET", "https://0x7f000001/x"), None),
         (HttpRequest("GET", "https://[::1]/x"), SocketExchange),
         (HttpRequest("GET", "https://localhost/x"), SocketExchange),
+        (HttpRequest("GET", "https://:8443/x"), None),
         (HttpRequest("GET", "https://user@host.example/x"), None),
         (upload("https://127.0.0.1/x", lambda: None, 100 * MIB), None),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 async def test_what_goes_straight_over_tls_and_what_does_not(request_, kind):
     client = DirectHttp(Rest(), PATIENT)
     assert type(client.send(request_)) is (kind or type(None))
+    await client.aclose()
+
+
+async def test_authorities_are_read_once_and_not_before_they_are_needed(monkeypatch):
+    read = []
+    monkeypatch.setattr(sockets, "client_context", read.append)
+    client = DirectHttp(Rest(), PATIENT)
+    client.send(HttpRequest("GET", "http://127.0.0.1/x"))
+    assert read == []
+    for host in ("one.example", "other.example"):
+        client.send(HttpRequest("GET", f"https://{host}/x"))
+    assert read == [None]
     await client.aclose()
 
 
