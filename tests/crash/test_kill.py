@@ -2,6 +2,7 @@
 again."""
 
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from meowcat.journal.contract import Damage, Record
 from meowcat.journal.replay import fold_task, verify_chain
 from meowcat.testing.content import Content
 from meowcat.testing.exchanges import Seen
-from meowcat.testing.range_server import RangeServer
+from meowcat.testing.range_server import RangeServer, authority_pem
 
 MIB = 1 << 20
 SIZE = 200 * MIB
@@ -33,12 +34,18 @@ TWICE_PER_STOP = 16 * MIB
 class Child:
     """The downloading process, and what it has said."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, authority: Path) -> None:
         script = Path(__file__).with_name("downloading.py")
         command = [sys.executable, "-X", "dev", str(script), *map(str, arguments)]
         # A pipe would be filled by asyncio's own warnings on a busy machine.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # `kill_after` closes it
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | {"SSL_CERT_FILE": str(authority)},
+        )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -94,8 +101,10 @@ def check_journal(path: Path, announced: dict[int, str], acknowledged: Counter[s
         journal.close()
 
 
-def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
+def kill_cycles(folder: Path, cycles: int, seed: int, *, tls: bool = False) -> None:
     """Downloads that are killed `cycles` times in all, each going on until it is complete."""
+    authority = folder / "ca.pem"
+    authority.write_bytes(authority_pem())
     chance = random.Random(seed)
     content = Content(SIZE, seed=seed)
     killed = round_ = 0
@@ -103,13 +112,15 @@ def kill_cycles(folder: Path, cycles: int, seed: int) -> None:
         round_ += 1
         durability = chance.choice(["power", "process"])
         journal, target = folder / f"{round_}.db", folder / f"{round_}.bin"
-        with RangeServer(content, rate=RATE) as server:
+        with RangeServer(content, rate=RATE, tls=tls) as server:
             announced: dict[int, str] = {}
             acknowledged: Counter[str] = Counter()
             kills, pauses, complete = 0, 0, False
             while not complete:
                 stored, asked = _stored(journal), len(server.requests)
-                child = Child(journal, server.url, target, durability, chance.randrange(1 << 30))
+                child = Child(
+                    journal, server.url, target, durability, chance.randrange(1 << 30), authority=authority
+                )
                 was_killed = child.kill_after(chance.uniform(0.1, 3.0) if kills < 5 else 600)
                 kills += was_killed
                 announced |= dict(child.events)
@@ -168,7 +179,18 @@ def test_twenty_kills(tmp_path):
     kill_cycles(tmp_path, 20, random.SystemRandom().randrange(1 << 30))
 
 
+@pytest.mark.timeout(600)
+def test_ten_kills_over_tls(tmp_path):
+    kill_cycles(tmp_path, 10, random.SystemRandom().randrange(1 << 30), tls=True)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_two_hundred_kills(tmp_path):
     kill_cycles(tmp_path, 200, random.SystemRandom().randrange(1 << 30))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_hundred_kills_over_tls(tmp_path):
+    kill_cycles(tmp_path, 100, random.SystemRandom().randrange(1 << 30), tls=True)
