@@ -4,6 +4,7 @@ Finished tasks cost nothing here. What is asked about one of them is looked up i
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import msgspec
 from msgspec import Struct, field
@@ -25,6 +26,9 @@ class Row(Struct, frozen=True, gc=False):
 _SEQ = 20
 """Bits of a packed row that are the `seq`."""
 _MASK = (1 << _SEQ) - 1
+
+_AT_ONCE = 4096
+"""Rows that are put into a snapshot at once."""
 
 
 class Listed(Struct, frozen=True, gc=False, array_like=True):
@@ -75,14 +79,16 @@ class Rows:
     def values(self) -> Iterator[Row]:
         return map(_unpacked, self._packed.values())
 
-    def listed(self) -> list[Listed]:
-        """What a snapshot has of them."""
-        return [
+    def listed(self) -> Iterator[list[Listed]]:
+        """What a snapshot has of them, some at a time: a million at once would leave holes in memory."""
+        items = iter(self._packed.items())
+        while some := [
             Listed(task, row >> _SEQ, row & _MASK)
             if isinstance(row, int)
             else Listed(task, row.first, row.seq)
-            for task, row in self._packed.items()
-        ]
+            for task, row in islice(items, _AT_ONCE)
+        ]:
+            yield some
 
 
 def _unpacked(packed: int | Row) -> Row:
@@ -184,9 +190,19 @@ def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> byte
         recorded=ledger.recorded,
         sync=ledger.sync,
         cursors=dict(ledger.cursors),
-        tasks=ledger.rows.listed(),
     )
-    return seal_line(msgspec.json.encode({"snapshot": snapshot}))
+    line = bytearray(msgspec.json.encode({"snapshot": snapshot}).removesuffix(_END))
+    begun = len(line)
+    for some in ledger.rows.listed():
+        if len(line) > begun:
+            line += b","
+        line += memoryview(msgspec.json.encode(some))[1:-1]
+    line += _END
+    return seal_line(bytes(line))
+
+
+_END = b"]}}"
+"""Of a snapshot, whose tasks come last."""
 
 
 _decode = msgspec.json.Decoder(dict[str, Snapshot]).decode

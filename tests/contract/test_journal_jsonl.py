@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
-from journal_adapters import jsonl_log
+from journal_adapters import jsonl_log, jsonl_state
 from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.jsonl_files import Files
 from journal_adapters.jsonl_mending import mended, mended_lines_of
+from journal_adapters.jsonl_state import Ledger, Row, read_snapshot, snapshot_of
 from meowcat.core.errors import (
     InvalidArgument,
     JournalAccess,
@@ -1292,3 +1293,17 @@ def test_each_segment_names_the_digest_of_the_one_before_and_the_chain_that_it_f
         chain, last = commits[-1].chain, commits[-1].last
     assert last == 20
     assert control_line(header).count(b"\n") == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
+def test_a_snapshot_that_is_written_in_parts_has_all_rows(monkeypatch, count):
+    monkeypatch.setattr(jsonl_state, "_AT_ONCE", 2)
+    ledger = Ledger(position=100)
+    for number in range(count):
+        ledger.rows.put(f"task-{number}", number + 1, 1 << 20 if number == 3 else number)
+    line = snapshot_of(ledger, "journal", 1, 10)
+    json.loads(line)
+    found = read_snapshot(line).ledger()
+    assert found.position == 100
+    assert list(found.rows.items()) == list(ledger.rows.items())
+    assert found.rows.get("task-3") == (Row(4, 1 << 20) if count > 3 else None)
