@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 from meowcat.core.http_rules import LARGE
 from meowcat.transport.contract import Exchange, HttpRequest, Timeouts, Transport
+from meowcat.transport.outgoing import Unsuited
 from meowcat.transport.proxies import Proxies
 from meowcat.transport.socket_uploads import SocketUpload
-from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
+from meowcat.transport.sockets import SocketExchange, SocketTransport
 
 __all__ = ["DirectHttp"]
 

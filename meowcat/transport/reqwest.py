@@ -1,4 +1,4 @@
-"""The default transport: `pyreqwest`, the HTTP stack of Rust, on asyncio.
+"""`pyreqwest`, the HTTP stack of Rust, on asyncio: for what does not go straight (`transport.direct`).
 
 What is peculiar to it, and what is done about it:
 

@@ -10,16 +10,13 @@ back at once.
 """
 
 import os
-import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping
-from functools import cached_property, lru_cache
-from ipaddress import ip_address
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
@@ -27,27 +24,18 @@ import anyio.to_thread
 
 from meowcat.core.values import Fault, FaultKind
 from meowcat.transport.connections import MOST_AT_ONCE, Connection, IdleConnections, Origin, connection_over
-from meowcat.transport.contract import (
-    USER_AGENT,
-    Chunk,
-    Headers,
-    HttpRequest,
-    Sink,
-    Timeouts,
-    TransportFault,
-)
+from meowcat.transport.contract import Chunk, Headers, HttpRequest, Sink, Timeouts, TransportFault
 from meowcat.transport.faults import describe
 from meowcat.transport.incoming import Incoming, NotHTTP
-from meowcat.transport.tls import client_context, secure, why_insecure
+from meowcat.transport.outgoing import head_of
+from meowcat.transport.tls import can_be_named, client_context, secure, why_insecure
 
-__all__ = ["PouredReply", "SocketExchange", "SocketReply", "SocketTransport", "Unsuited", "judge"]
+__all__ = ["PouredReply", "SocketExchange", "SocketReply", "SocketTransport", "judge"]
 
 T = TypeVar("T")
 
 MOST_THREADS = 256
 """At once: as many as `Config.max_requests` allows requests."""
-
-_PORTS = {"http": 80, "https": 443}
 
 KEEP_ALIVE = 15
 """Seconds between two signs of life on a connection on which nothing comes, as the other client has it."""
@@ -56,22 +44,7 @@ NEXT_ADDRESS = 1.0
 """Seconds after which the next address of a host is tried, where it has several: the way to one may be
 broken. The one that answered goes first from then on."""
 
-_URL = re.compile(r"(https?://[^/?#]+)([^#]*)")
-"""Origin and target."""
-
-_NAME = re.compile(r"([^.:]{1,63}\.)*(?!\d+$|0x[0-9a-f]*$)[^.:]{1,63}")
-"""Of a host, in lower case. One with a number at its end is an address (127.1 is one, too)."""
-
 _KEEP_ALIVE = [getattr(socket, name) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL") if hasattr(socket, name)]
-
-_LINE = re.compile(r"[A-Za-z]+ [!-~]+ HTTP/1\.1\r\n")
-"""Of a request that can be sent (RFC 9112 3) …"""
-_FIELDS = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*")
-"""… and fields that can (RFC 9112 5)."""
-
-
-class Unsuited(Exception):
-    """The client can't send the request, and has sent nothing of it."""
 
 
 class SocketTransport:
@@ -105,9 +78,8 @@ class SocketTransport:
         return client_context(None)
 
     def can_speak_tls_to(self, host: str) -> bool:
-        """Whether that is possible at all; not to names that certificates know in another form, nor to
-        such as nobody can have."""
-        return self._tls is not None and (_NAME.fullmatch(host) is not None or _is_address(host))
+        """Whether that is possible at all."""
+        return self._tls is not None and can_be_named(host)
 
     async def connect(self, origin: Origin) -> Connection:
         """One to the first of the host's addresses that answers.
@@ -152,7 +124,7 @@ class SocketExchange:
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         self._transport = transport
         self._request = request
-        self._origin, self._head = _address(request)
+        self._origin, self._head = head_of(request)
         self._lock = Lock()
         self.connection: Connection | None = None
         self._incoming: Incoming | None = None
@@ -429,74 +401,6 @@ async def _connect_to(sock: socket.socket, address: Any, seconds: float) -> None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what forgets silent connections keeps them
     for option in _KEEP_ALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, KEEP_ALIVE)
-
-
-def _address(request: HttpRequest) -> tuple[Origin, bytes]:
-    """Where a request goes, and its head, in UTF-8, as it is signed.
-
-    Raises:
-        Unsuited: it can't be sent.
-
-    """
-    found = _URL.match(request.url)
-    if found is None:
-        raise Unsuited
-    whole, target = found.groups()
-    origin, own = _place(whole)
-    if request.body_length is not None:
-        own = {**own, "content-length": f"Content-Length: {request.body_length}\r\n"}
-    names, given = _lines(request.headers)
-    if not names.isdisjoint(own):
-        own = {name: line for name, line in own.items() if name not in names}
-    line = f"{request.method} {target if target[:1] == '/' else f'/{target}'} HTTP/1.1\r\n"
-    if not _LINE.fullmatch(line):
-        raise Unsuited
-    return origin, f"{line}{''.join(own.values())}".encode() + given
-
-
-def _lines(headers: Mapping[str, str]) -> tuple[set[str], bytes]:
-    """The names of fields in lower case, and the end of a head with them.
-
-    Raises:
-        Unsuited: it can't be sent.
-
-    """
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if lines.count("\n") == len(headers) and _FIELDS.fullmatch(lines):  # a value must not make two of one
-        try:
-            return {name.lower() for name in headers}, f"{lines}\r\n".encode()
-        except UnicodeEncodeError:
-            pass
-    raise Unsuited
-
-
-def _is_address(host: str) -> bool:
-    try:
-        return str(ip_address(host)) == host or ":" in host
-    except ValueError:
-        return False
-
-
-@lru_cache(256)
-def _place(origin: str) -> tuple[Origin, dict[str, str]]:
-    """The origin in parts, and the header lines of each request to it that does not say otherwise, by their
-    names in lower case.
-
-    `Host` is in lower case, and without the port that its scheme has anyway (RFC 9110 7.2): signatures cover
-    it so.
-    """
-    url = urlsplit(origin)
-    usual = _PORTS[url.scheme]
-    name, port = url.hostname or "", url.port or usual
-    host = f"[{name}]" if ":" in name else name
-    if port != usual:
-        host = f"{host}:{port}"
-    lines = {
-        "host": f"Host: {host}\r\n",
-        "user-agent": f"User-Agent: {USER_AGENT}\r\n",
-        "accept": "Accept: */*\r\n",
-    }
-    return Origin(name, port, url.scheme == "https"), lines
 
 
 def _caller() -> Callable[[Callable[[], object]], object]:

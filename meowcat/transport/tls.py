@@ -4,6 +4,7 @@ spoken to.
 
 import errno
 import os
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import cast
 
 import anyio
 
+from meowcat.transport.hosts import is_address
 from meowcat.transport.trust import system_context
 
-__all__ = ["SecureSocket", "client_context", "secure", "why_insecure"]
+__all__ = ["SecureSocket", "can_be_named", "client_context", "secure", "why_insecure"]
 
 MOST_IN_A_RECORD = 1 << 14
 """Bytes that a record brings at the most (RFC 8446 5.1)."""
+
+_NAME = re.compile(r"([^.:]{1,63}\.)*(?!\d+$|0x[0-9a-f]*$)[^.:]{1,63}")
+"""Of a host, in lower case. One with a number at its end is an address (127.1 is one, too)."""
 
 
 class SecureSocket(ssl.SSLSocket):
@@ -127,17 +132,13 @@ async def secure(sock: socket.socket, host: str, context: ssl.SSLContext, second
 
     """
     try:
-        secured = context.wrap_socket(
+        sock = secured = context.wrap_socket(
             sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
-    except BaseException:  # raised again: it has ended already, perhaps
-        sock.close()
-        raise
-    try:
         with anyio.fail_after(seconds):
             await _shake_hands(secured)
     except BaseException:  # raised again: a cancellation, perhaps
-        secured.close()
+        sock.close()
         raise
     return cast("SecureSocket", secured)
 
@@ -159,3 +160,9 @@ def why_insecure(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     return (error.reason or "").replace("_", " ").lower()
+
+
+def can_be_named(host: str) -> bool:
+    """Whether it can be asked of a certificate: no name that certificates know in another form, nor such as
+    nobody can have."""
+    return _NAME.fullmatch(host) is not None or is_address(host)

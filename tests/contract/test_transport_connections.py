@@ -148,6 +148,7 @@ async def test_what_has_ended_can_be_stopped(pair):
     connection, _ = pair()
     connection.close()
     connection.abort()
+    assert connection.sock.fileno() == -1
 
 
 async def test_all_is_sent_to_a_peer_that_takes_it_slowly(pair):

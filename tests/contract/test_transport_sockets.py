@@ -23,8 +23,9 @@ from meowcat.transport.connections import Origin, connection_over
 from meowcat.transport.contract import USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
 from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
+from meowcat.transport.outgoing import Unsuited
 from meowcat.transport.socket_uploads import SocketUpload
-from meowcat.transport.sockets import SocketExchange, SocketTransport, Unsuited
+from meowcat.transport.sockets import SocketExchange, SocketTransport
 
 pytestmark = pytest.mark.anyio
 

@@ -25,7 +25,8 @@ from meowcat.transport import sockets, trust
 from meowcat.transport.connections import MOST_AT_ONCE, IdleConnections, Origin, connection_over
 from meowcat.transport.contract import HttpRequest, Timeouts, TransportFault
 from meowcat.transport.direct import DirectHttp
-from meowcat.transport.sockets import SocketExchange, SocketTransport, _address
+from meowcat.transport.outgoing import head_of
+from meowcat.transport.sockets import SocketExchange, SocketTransport
 from meowcat.transport.tls import SecureSocket, client_context, secure
 
 pytestmark = pytest.mark.anyio
@@ -868,7 +869,7 @@ async def test_the_host_of_a_request_is_without_the_port_that_its_scheme_has():
         ("https://host.example:80/x", b"Host: host.example:80\r\n"),
         ("http://host.example:443/x", b"Host: host.example:443\r\n"),
     ):
-        origin, head = _address(HttpRequest("GET", url))
+        origin, head = head_of(HttpRequest("GET", url))
         assert host in head
         assert origin.secure == url.startswith("https")
 

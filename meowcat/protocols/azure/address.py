@@ -4,7 +4,6 @@ A name is any text, `?`, `#` and `%` included, so what follows `azure://containe
 """
 
 import re
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -16,6 +15,7 @@ from meowcat.core.urls import check_url, redact
 from meowcat.protocols.azure.settings import TAG, AzureBlob
 from meowcat.protocols.objects.address import check_key, checked_endpoint, decoded
 from meowcat.protocols.signing.canonical import escaped, escaped_query
+from meowcat.transport.hosts import is_address
 
 __all__ = ["SCHEME", "Address", "address_of", "resolve"]
 
@@ -108,7 +108,7 @@ def _from_http(url: str, endpoint: str | None) -> Address:
     path = parts.path.removeprefix("/")
     if endpoint is None:
         endpoint = f"{parts.scheme}://{parts.netloc.lower()}"
-        if _is_address(parts.hostname or ""):
+        if parts.hostname == "localhost" or is_address(parts.hostname or ""):
             account, _, path = path.partition("/")
             endpoint = f"{endpoint}/{account}"
     else:
@@ -120,14 +120,6 @@ def _from_http(url: str, endpoint: str | None) -> Address:
         path = within
     container, _, blob = path.partition("/")
     return Address(endpoint, decoded(container), decoded(blob))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
 
 
 def _check(address: Address) -> None:

@@ -3,7 +3,6 @@
 https://www.alibabacloud.com/help/en/oss/regions-and-endpoints
 """
 
-import ipaddress
 import re
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from meowcat.core.transfers import ProtocolSpec
 from meowcat.core.urls import check_url, redact
 from meowcat.protocols.objects.address import ObjectAddress, check_key, checked_endpoint, decoded
 from meowcat.protocols.oss.settings import TAG, AliyunOSS
+from meowcat.transport.hosts import is_address
 
 __all__ = ["Address", "resolve"]
 
@@ -148,8 +148,4 @@ def _checked(endpoint: str) -> str:
 def _is_machine(endpoint: str) -> bool:
     """Whether nothing can stand before the host."""
     host = urlsplit(endpoint).hostname or ""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
+    return host == "localhost" or is_address(host)
