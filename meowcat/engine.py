@@ -436,19 +436,16 @@ class Engine:
 
     async def pause(self, task: TaskId | str) -> None:
         """See `Task.pause`; the same for `resume`, `cancel`, `retry`, `supply` and `history`."""
-        await self._command(task, msg.Pause())
+        await self._opened().command_in_turn(_id_of(task), msg.Pause())
 
     async def resume(self, task: TaskId | str) -> None:
-        await self._command(task, msg.Resume())
+        await self._opened().command_in_turn(_id_of(task), msg.Resume())
 
     async def cancel(self, task: TaskId | str) -> None:
-        await self._command(task, msg.Cancel())
+        await self._opened().command_in_turn(_id_of(task), msg.Cancel())
 
     async def retry(self, task: TaskId | str) -> None:
-        await self._command(task, msg.Retry())
-
-    async def _command(self, task: TaskId | str, message: msg.Message) -> None:
-        await self._opened().command_in_turn(_id_of(task), message)
+        await self._opened().command_in_turn(_id_of(task), msg.Retry())
 
     async def supply(
         self,

@@ -19,31 +19,33 @@ from meowcat.core.wanted import AnyOperation
 from meowcat.runtime.bus import Feed
 from meowcat.runtime.pool import Job
 from meowcat.transfer.context import Running
+from meowcat.transfer.signal import Signal
 
 
-class Answer:
-    """What a command waits for: the task after it, or why not."""
+class Answer(Signal):
+    """What a command waits for, and then asks for its `outcome`."""
+
+    __slots__ = ("_error", "_task")
 
     def __init__(self) -> None:
-        self._given = anyio.Event()
+        super().__init__()
         self._task: TaskState | None = None
         self._error: MeowcatError | None = None
 
     def give(self, task: TaskState | None) -> None:
         self._task = task
-        self._given.set()
+        self.set()
 
     def refuse(self, error: MeowcatError) -> None:
         self._error = error
-        self._given.set()
+        self.set()
 
-    async def wait(self) -> TaskState:
+    def outcome(self) -> TaskState:
         """The task's state after the command was made durable.
 
         Raises:
             MeowcatError: the command was refused; nothing has changed.
         """
-        await self._given.wait()
         if self._error is not None:
             raise self._error
         assert self._task is not None  # noqa: S101  # an answer is a task or an error

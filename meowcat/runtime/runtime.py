@@ -296,7 +296,8 @@ class Runtime:
             raise TaskNotFound(f"task {task} has ended, or is unknown to this journal")
         answer = Answer()
         self.dispatcher.post(task, message, answer)
-        return await answer.wait()
+        await answer.wait()
+        return answer.outcome()
 
     async def command_in_turn(self, task: TaskId, message: msg.Message) -> None:
         """`command`, once there is room for one more that waits."""
@@ -378,8 +379,9 @@ class Runtime:
                 answers.append((each, Answer()))
                 self.dispatcher.post(each, make(), answers[-1][1])
         for each, answer in answers:
+            await answer.wait()
             try:
-                await answer.wait()
+                answer.outcome()
             except (TaskNotFound, InvalidTaskState, TaskQuarantined):
                 continue  # it ended by itself first, somebody else was faster, or it can't be read any more
             done.append(each)

@@ -83,8 +83,9 @@ async def test_a_command_that_comes_while_no_task_is_found_is_refused_with_the_o
     answers = [Answer(), Answer()]
     await turn_over(TaskNotFound("none"), *(Envelope(msg.Pause(), answer) for answer in answers))
     for answer in answers:
+        await answer.wait()
         with pytest.raises(TaskNotFound, match="none"):
-            await answer.wait()
+            answer.outcome()
 
 
 async def test_each_event_that_is_stored_is_a_line_of_the_log_for_who_asks(caplog):
@@ -216,7 +217,7 @@ async def test_a_step_in_doubt_in_whose_place_another_one_stands_was_not_taken()
     assert task.state is State.CANCELED
     assert applied == [()]
     with pytest.raises(TaskNotFound, match="it is Canceled"):
-        await answer.wait()
+        answer.outcome()
 
 
 async def test_a_step_in_doubt_on_which_another_one_follows_was_taken_and_the_task_is_that_after_both():
