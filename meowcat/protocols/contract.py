@@ -104,7 +104,7 @@ class Tools:
     """By endpoint (`host_of`): by how many milliseconds its clock is ahead of ours, once it has told."""
 
 
-class DownloadJob(Struct, frozen=True):
+class DownloadJob(Struct, frozen=True, gc=False):
     """One download, as its protocol sees it."""
 
     task: TaskId

@@ -5,7 +5,7 @@ dispatcher steps those that have something in their mailbox.
 """
 
 from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 from msgspec import Struct, field
@@ -58,20 +58,29 @@ def as_error(refusal: Refusal) -> MeowcatError:
     return kind(refusal.detail)
 
 
+class Employer(Protocol):
+    """Who has operations work. One for all of them: a bound method for each would be one more thing for the
+    collector of cycles to look at."""
+
+    def reported(self, actor: "Actor", envelope: "Envelope") -> None:
+        """An operation of the actor has something to say."""
+
+    def ended(self, live: "Live") -> None:
+        """An operation is over."""
+
+
 class Live(Job):
     """An operation at work.
 
     Args:
         actor: whose it is, and who has none when it is over.
         operation: what it does.
-        put: takes what it reports.
-        over: told of its end.
+        employer: told what it reports, and of its end.
     """
 
     __slots__ = (
+        "_employer",
         "_event",
-        "_over",
-        "_put",
         "actor",
         "defect",
         "held",
@@ -81,13 +90,7 @@ class Live(Job):
         "running",
     )
 
-    def __init__(
-        self,
-        actor: "Actor",
-        operation: AnyOperation,
-        put: Callable[["Actor", "Envelope"], None],
-        over: Callable[["Live"], None],
-    ) -> None:
+    def __init__(self, actor: "Actor", operation: AnyOperation, employer: Employer) -> None:
         super().__init__()
         self.actor = actor
         self.operation = operation
@@ -98,15 +101,14 @@ class Live(Job):
         """Whether it was ever told to start no request: it may have ended for that, without a word."""
         self.is_over = False
         self.defect: Exception | None = None
-        self._put = put
-        self._over = over
+        self._employer = employer
         self._event: anyio.Event | None = None
         """Made by the first who waits: as a rule nobody does."""
 
     def report(self, message: Message) -> None:
         """Put a message into the task's mailbox."""
         self.reported = True
-        self._put(self.actor, Envelope(message, None, self))
+        self._employer.reported(self.actor, Envelope(message, None, self))
 
     async def run(self) -> None:
         try:
@@ -123,7 +125,7 @@ class Live(Job):
             self._event.set()
 
     def follow(self) -> None:
-        self._over(self)
+        self._employer.ended(self)
 
     async def ended(self) -> None:
         """Wait until it is over."""

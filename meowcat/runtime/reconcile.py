@@ -33,7 +33,7 @@ from meowcat.core.wanted import (
     wanted,
     wants_slot,
 )
-from meowcat.runtime.actor import Actor, Answer, Live
+from meowcat.runtime.actor import Actor, Answer, Envelope, Live
 from meowcat.runtime.bus import Bus
 from meowcat.runtime.dispatcher import Dispatcher
 from meowcat.runtime.pool import Pool
@@ -305,7 +305,7 @@ class Reconciler:
     # Operations
 
     def _begin(self, actor: Actor, task: TaskState, want: Wanted) -> None:
-        live = Live(actor, want.operation, self.dispatcher.put, self._ended)
+        live = Live(actor, want.operation, self)
         try:
             live.running = self._start_operation(task, want, live.report)
         except MeowcatError as refused:
@@ -319,7 +319,12 @@ class Reconciler:
         actor.live = live
         self.pool.start(live)
 
-    def _ended(self, live: Live) -> None:
+    def reported(self, actor: Actor, envelope: Envelope) -> None:
+        """See `Employer`."""
+        self.dispatcher.put(actor, envelope)
+
+    def ended(self, live: Live) -> None:
+        """See `Employer`."""
         actor = live.actor
         if live.defect is not None or not (live.reported or live.canceled or live.held):
             self._tell_defect(live)

@@ -553,7 +553,7 @@ class Runtime:
             task=task,
             secrets=self.secrets.get(task.id, NO_SECRETS),
             report=report,
-            history=partial(self.events_of, task.id),
+            histories=self,
             throttle=share,
             requests=share,
         )

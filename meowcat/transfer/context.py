@@ -11,6 +11,7 @@ from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.seal import Secrets
 from meowcat.core.state import TaskState
+from meowcat.core.values import TaskId
 from meowcat.protocols.contract import Tools
 from meowcat.protocols.registry import Protocols
 from meowcat.transfer.disk import Disk
@@ -22,8 +23,13 @@ from meowcat.transport.contract import Transport
 Durability = Literal["power", "process"]
 Report = Callable[[Message], None]
 """Puts a message into the task's mailbox; never blocks, and only from the event loop's thread."""
-History = Callable[[], AsyncIterator[Event]]
-"""The task's events so far, from the journal: where digests are read, since the state has none."""
+
+
+class Histories(Protocol):
+    """What the journal holds: where digests are read, since the state has none."""
+
+    def events_of(self, task: TaskId) -> AsyncIterator[Event]:
+        """The task's events so far."""
 
 
 Rest = Callable[[], float]
@@ -129,7 +135,7 @@ class Errand(Struct, frozen=True, eq=False):
     secrets: Secrets
     """The URL and headers in full, as the user gave them."""
     report: Report
-    history: History
+    histories: Histories
     throttle: Throttle
     requests: Requests
 

@@ -147,7 +147,7 @@ class Recorded(Struct):
 async def recorded(errand: Errand) -> Recorded:
     """Read in the journal what was sent of the present session, in this run and earlier ones."""
     found = Recorded()
-    async for event in errand.history():
+    async for event in errand.histories.events_of(errand.task.id):
         if isinstance(event, ev.SessionDropped | ev.SessionOpened):
             found = Recorded()
         elif isinstance(event, ev.SourcePinned):

@@ -29,8 +29,8 @@ TOGETHER = 4
 """Files from which on their file system is synced in place of each of them."""
 
 STALL = 0.002
-"""Seconds that a job may take on the loop, by the average of the last dozen or so: a single longer one may be
-the processor's doing. After that, jobs go to a thread …"""
+"""Seconds that a job may take on the loop, by the average of the last dozen or so. After that, jobs go to a
+thread …"""
 RESPITE = 1.0
 """… for so many seconds."""
 LOOK_LASTS = 0.25
@@ -39,6 +39,9 @@ FOLDERS = 256
 """Folders that are remembered so."""
 _WEIGHT = 1 / 16
 """Of the newest job in the average."""
+_LONGEST = 0.9 * STALL / _WEIGHT
+"""Seconds that count of one job: it takes two to say that the disk is slow. The collector of cycles stops the
+loop for a tenth of a second where there are many tasks, wherever it is."""
 
 
 class _Job(Generic[T]):
@@ -129,7 +132,7 @@ class Rounds:
             return call()
         finally:
             ended = perf_counter()
-            self._average += (ended - began - self._average) * _WEIGHT
+            self._average += (min(ended - began, _LONGEST) - self._average) * _WEIGHT
             if self._average > STALL:
                 self._average, self._inline_from = STALL / 2, ended + RESPITE
 

@@ -5,7 +5,7 @@ signed URL), where the redirects led, so that the later parts of the task ask th
 answers 401, 403, 404 or 410 the way is asked for again from the original URL.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from meowcat.core.redirect_rules import MAX_HOPS, STALE, Hop, is_redirect, next_hop
 from meowcat.core.values import Fault
@@ -104,13 +104,13 @@ class Following:
             self._route.pinned = hop
         return reply
 
-    async def _enter(self, hop: Hop) -> HttpReply:
+    def _enter(self, hop: Hop) -> Awaitable[HttpReply]:
         route = self._route
         headers = {**route.headers, **self._headers} if hop.same_origin else self._headers
         self.url = hop.url
         request = HttpRequest(self._method, hop.url, headers, large=self._large)
         exchange = self._exchange = route.transport.send(request)
-        return await exchange.__aenter__()
+        return exchange.__aenter__()
 
     async def _leave(self, reply: HttpReply) -> None:
         assert self._exchange is not None  # noqa: S101  # entered just before

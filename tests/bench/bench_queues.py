@@ -10,7 +10,7 @@
 | ask | the same, where a function is asked of each whether it goes on, and its answers are recorded |
 | finished | opens one of N finished tasks and 100 unfinished ones |
 | active | commands for N tasks that all have an actor, from N callers at once |
-| crowd | N downloads that transfer at once: no server answers before all have asked |
+| crowd | N downloads that transfer at once (no server answers before all have asked), and as many by 100 |
 | replay | folds N tasks of 10 events each |
 | long | N tasks of 10 events, but for one in a thousand: size, opening, history, and after a compaction |
 """
@@ -181,8 +181,8 @@ async def finished(where: str, count: int) -> Figures:
 
 async def active(where: str, count: int) -> Figures:
     found: Figures = {}
-    for number in (100, count):
-        each = await commands(f"{where}-{number}.db", number, rounds=max(1, 60_000 // number))
+    for number in sorted({100, count}):
+        each = await commands(beside(where, number), number, rounds=max(1, 60_000 // number))
         found[f"{number}: CPU us each"] = each
     found["ratio"] = round(found[f"{count}: CPU us each"] / found["100: CPU us each"], 2)
     return found | peak()
@@ -207,23 +207,28 @@ async def commands(where: str, count: int, rounds: int) -> float:
 
 async def crowd(where: str, count: int) -> Figures:
     found: Figures = {}
-    for number in (100, count):
-        rounds = max(1, 3000 // number)
-        took = [await downloads(f"{where}-{number}-{each}", number) for each in range(rounds)]
-        found[f"{number}: CPU us each"] = round(sum(took) / rounds, 1)
+    for at_once in sorted({100, count}):
+        found[f"{at_once}: CPU us each"] = await downloads(beside(where, at_once), count, at_once)
     found["ratio"] = round(found[f"{count}: CPU us each"] / found["100: CPU us each"], 2)
     return found | peak()
 
 
-async def downloads(place: str, count: int) -> float:
-    """CPU microseconds of one of `count` downloads of 1,000 bytes that are all under way at once."""
-    folder = Path(place)
+def beside(where: str, *numbers: int) -> str:
+    """Another journal of the same kind."""
+    path = Path(where)
+    return str(path.with_stem("-".join((path.stem, *map(str, numbers)))))
+
+
+async def downloads(where: str, count: int, at_once: int) -> float:
+    """CPU microseconds of one of `count` downloads of 1,000 bytes, of which so many are always under way."""
+    folder = Path(where).with_suffix("")
     folder.mkdir()
     config = meowcat.Config(durability="process", connections=1)
-    for name in ("max_downloads", "max_requests", "queue_capacity"):
-        object.__setattr__(config, name, count)  # beyond what it lets users ask for
-    async with engine(f"{place}.db", config=config, http_client=Gate(count), on_restart="resume") as one:
-        asked = (Download(f"http://host{n % 50}/{n}", f"{place}/{n}") for n in range(count))
+    for name in ("max_downloads", "max_requests"):
+        object.__setattr__(config, name, at_once)  # beyond what it lets users ask for
+    object.__setattr__(config, "queue_capacity", count)
+    async with engine(where, config=config, http_client=Gate(at_once), on_restart="resume") as one:
+        asked = (Download(f"http://host{n % 50}/{n}", f"{folder}/{n}") for n in range(count))
         await one.submit_many(asked, paused=True)
         meter = Meter()
         await one.resume_many()

@@ -1,4 +1,5 @@
-"""A server in memory that answers nobody before everybody has asked: so many tasks transfer at once."""
+"""A server in memory that answers so many at a time, and nobody before as many have asked: so many tasks
+transfer at once."""
 
 import anyio
 
@@ -41,10 +42,10 @@ class Exchange:
 
 
 class Gate:
-    """The transport: nobody is answered before `count` requests have come."""
+    """The transport: each `count` requests that have come are answered together."""
 
     def __init__(self, count: int) -> None:
-        self._missing = count
+        self._count = self._missing = count
         self._open = anyio.Event()
 
     def send(self, request: HttpRequest) -> Exchange:
@@ -54,7 +55,10 @@ class Gate:
     async def pass_through(self) -> None:
         self._missing -= 1
         if self._missing == 0:
+            self._missing = self._count
             self._open.set()
-        await self._open.wait()
+            self._open = anyio.Event()
+        else:
+            await self._open.wait()
 
     async def aclose(self) -> None: ...

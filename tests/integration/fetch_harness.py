@@ -116,7 +116,7 @@ class Drive:
 
     async def _operate(self, wanted_operation):
         share = Traffic(self.world.budget, 64, self.world.clock).share(self.task.id, "host", None)
-        errand = Errand(self.task, self.secrets, self.send, self._history, share, share)
+        errand = Errand(self.task, self.secrets, self.send, self, share, share)
         self.operation = operation_for(self.world, errand, wanted_operation)
         scope, over = anyio.CancelScope(), False
 
@@ -143,7 +143,7 @@ class Drive:
         elif not scope.cancel_called:
             self.operation.update(self.task, hold=want.hold)
 
-    async def _history(self):
+    async def events_of(self, _task):
         for event in tuple(self.events):
             yield event
 

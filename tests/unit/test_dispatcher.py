@@ -71,7 +71,7 @@ async def turn_over(finds, first, meanwhile):
 
 
 async def test_a_report_that_comes_while_the_task_is_read_is_taken_with_the_one_before():
-    live = Live(Actor(TASK), Fetch(run=1, restarts=0), None, None)
+    live = Live(Actor(TASK), Fetch(run=1, restarts=0), None)
     dispatcher = await turn_over(AT_WORK, Envelope(PROBED, None, live), Envelope(FLUSHED, None, live))
     actor = dispatcher.actors[TASK]
     assert actor.task.generation == PROBED.generation
@@ -90,7 +90,7 @@ async def test_a_command_that_comes_while_no_task_is_found_is_refused_with_the_o
 
 async def test_each_event_that_is_stored_is_a_line_of_the_log_for_who_asks(caplog):
     caplog.set_level("DEBUG", "meowcat.engine")
-    live = Live(Actor(TASK), Fetch(run=1, restarts=0), None, None)
+    live = Live(Actor(TASK), Fetch(run=1, restarts=0), None)
     await turn_over(AT_WORK, Envelope(PROBED, None, live), Envelope(FLUSHED, None, live))
     told = [each.getMessage() for each in caplog.records if each.name == "meowcat.engine"]
     assert told == [f"task {TASK}: {name}" for name in ("Started", "Stored", "PublishIntended")]

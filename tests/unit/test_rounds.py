@@ -247,7 +247,8 @@ async def test_a_disk_that_keeps_the_loop_waiting_gets_threads_for_a_while(disk,
         now[0] += 0.05
         return "done"
 
-    assert await rounds.do(slow) == "done"
+    for _ in range(2):
+        assert await rounds.do(slow) == "done"
     assert workers.trips == 0
     await rounds.do(slow)
     assert workers.trips == 1
@@ -262,12 +263,12 @@ async def test_a_single_stall_is_forgiven(disk, monkeypatch):
     workers = CountingWorkers()
     rounds = Rounds(disk, workers, "process")
 
-    def stalled():
-        now[0] += 0.02
+    def stalled():  # as the collector of cycles makes it where there are many tasks
+        now[0] += 0.2
         return True
 
     await rounds.do(stalled)
-    for _ in range(40):
+    for _ in range(50):
         await rounds.do(lambda: True)
     await rounds.do(stalled)
     assert workers.trips == 0
