@@ -249,7 +249,7 @@ class JSONLJournal:
         head = _Named(name, position, sha256(body).hexdigest())
         content = seal_line(msgspec.json.encode({"named": head})) + body
         with explained(self._folder):
-            replace(self._files, self._folder, _snapshot_name(name), content)
+            replace(self._files, self._folder, _snapshot_name(name), [content])
 
     def get_snapshot(self, name: str) -> tuple[Position, bytes] | None:
         self._look()
@@ -357,7 +357,7 @@ class JSONLJournal:
             if not self._files.exists(folder):
                 self._files.mkdir(folder)
                 self._files.fsync_folder(self._folder)
-            replace(self._files, folder, f"{number:020d}-{offset}", torn)
+            replace(self._files, folder, f"{number:020d}-{offset}", [torn])
 
     def _raise_epoch(self, owner: Owner) -> None:
         log = self._owned()
@@ -484,9 +484,9 @@ class JSONLJournal:
         if not log.reserved:
             return
         content = snapshot_of(self._ledger, self._id, log.number, log.size)
-        self._unsaved, self._snapshot_size = 0, len(content)
+        self._unsaved = 0
         try:
-            replace(self._files, self._folder, SNAPSHOT, content)
+            self._snapshot_size = replace(self._files, self._folder, SNAPSHOT, content)
         except OSError:
             pass  # advisory: without it the log is replayed
 

@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from meowcat.core.errors import JournalAccess, JournalError, JournalRejected
@@ -150,17 +150,23 @@ def read_file(files: Files, path: str) -> bytes:
         files.close(fd)
 
 
-def replace(files: Files, folder: str, name: str, content: bytes) -> None:
-    """Put a file into the folder that is whole and durable before it has its name."""
+def replace(files: Files, folder: str, name: str, content: Iterable[bytes]) -> int:
+    """Put a file into the folder that is whole and durable before it has its name: `content`, which comes in
+    parts. Returns its size.
+    """
+    size = 0
     path, new = os.path.join(folder, name), os.path.join(folder, name + NEW)
     fd = fresh(files, new)
     try:
-        write_all(files, fd, content)
+        for part in content:
+            write_all(files, fd, part)
+            size += len(part)
         files.fdatasync(fd)
     finally:
         files.close(fd)
     files.rename(new, path)
     files.fsync_folder(folder)
+    return size
 
 
 def fresh(files: Files, path: str) -> int:

@@ -218,7 +218,7 @@ class Log:
                 if self._files.free_bytes(self._folder) < 4 * RESERVED:
                     self.reserved = False
                     return
-                replace(self._files, self._folder, RESERVE, bytes(RESERVED))
+                replace(self._files, self._folder, RESERVE, [bytes(RESERVED)])
             self.reserved = True
         except OSError:
             self.reserved = False

@@ -416,7 +416,7 @@ class Reading:
         if not self._save:
             return
         try:
-            replace(self._files, os.path.dirname(self.path(number)), index_name(number), content)
+            replace(self._files, os.path.dirname(self.path(number)), index_name(number), [content])
         except OSError:
             pass  # derived: it is made anew
 

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import FORMAT, GENESIS, Record, Sync
-from meowcat.journal.lines import CRC_LENGTH, intact, seal_line
+from meowcat.journal.lines import CRC_LENGTH, intact, seal_parts
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -177,8 +177,10 @@ class Snapshot(Struct, frozen=True):
         return ledger
 
 
-def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> bytes:
-    """The line that a snapshot file holds."""
+def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> Iterator[bytes]:
+    """The line that a snapshot file holds, in parts: as a whole it takes as much memory as the rows, and the
+    process keeps that.
+    """
     snapshot = Snapshot(
         format=FORMAT,
         journal=journal,
@@ -191,18 +193,17 @@ def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> byte
         sync=ledger.sync,
         cursors=dict(ledger.cursors),
     )
-    line = bytearray(msgspec.json.encode({"snapshot": snapshot}).removesuffix(_END))
-    begun = len(line)
-    for some in ledger.rows.listed():
-        if len(line) > begun:
-            line += b","
-        line += memoryview(msgspec.json.encode(some))[1:-1]
-    line += _END
-    return seal_line(bytes(line))
+    return seal_parts(_parts(snapshot, ledger.rows))
 
 
-_END = b"]}}"
-"""Of a snapshot, whose tasks come last."""
+def _parts(snapshot: Snapshot, rows: Rows) -> Iterator[bytes]:
+    """Its tasks come last."""
+    yield msgspec.json.encode({"snapshot": snapshot}).removesuffix(b"]}}")
+    comma = b""
+    for some in rows.listed():
+        yield comma + msgspec.json.encode(some)[1:-1]
+        comma = b","
+    yield b"]}"
 
 
 _decode = msgspec.json.Decoder(dict[str, Snapshot]).decode

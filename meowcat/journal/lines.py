@@ -10,7 +10,7 @@ canonicalised. Lines of five kinds are told apart by their first key: `segment`,
 record), `cursor` and `commit`. `docs/journal-format.md` is the norm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NewType
 
@@ -25,8 +25,11 @@ from meowcat.journal.contract import FORMAT, Epoch, Owner, Record, Sync
 Line = NewType("Line", bytes)
 """With its CRC and its line feed."""
 
-CRC_LENGTH = len(b',"crc":"00000000"}\n')
-"""Bytes that end every line."""
+_CRC = b',"crc":"%08x"}\n'
+"""Ends every line."""
+
+CRC_LENGTH = len(_CRC % 0)
+"""Bytes of that."""
 
 
 class Segment(Struct, frozen=True):
@@ -122,7 +125,16 @@ _first_of = itemgetter(slice(1))
 def seal_line(body: bytes) -> Line:
     """The line of a JSON object that has at least one field, in one line."""
     head = body[:-1]
-    return Line(b'%b,"crc":"%08x"}\n' % (head, google_crc32c.value(head)))
+    return Line(head + _CRC % google_crc32c.value(head))
+
+
+def seal_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The line of a JSON object that comes in parts, without the brace that closes it."""
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
+        yield part
+    yield _CRC % crc
 
 
 def record_lines(records: Sequence[Record]) -> list[Line]:

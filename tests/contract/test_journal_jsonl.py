@@ -1301,7 +1301,7 @@ def test_a_snapshot_that_is_written_in_parts_has_all_rows(monkeypatch, count):
     ledger = Ledger(position=100)
     for number in range(count):
         ledger.rows.put(f"task-{number}", number + 1, 1 << 20 if number == 3 else number)
-    line = snapshot_of(ledger, "journal", 1, 10)
+    line = b"".join(snapshot_of(ledger, "journal", 1, 10))
     json.loads(line)
     found = read_snapshot(line).ledger()
     assert found.position == 100
