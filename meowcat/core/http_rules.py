@@ -66,9 +66,6 @@ _CODINGS: Final = frozenset({"transfer-encoding", "content-encoding"})
 DIGESTS: Final = frozenset({"repr-digest", "content-digest", "content-md5", "digest"})
 """Fields with digests. Most replies to a range have none of these and of those above."""
 
-LARGE: Final = 1 << 20
-"""Bytes of a content whose replies are worth a thread each."""
-
 
 class Asked(Struct, frozen=True, gc=False):
     """What a request asked for."""
@@ -84,11 +81,6 @@ class Asked(Struct, frozen=True, gc=False):
     keep_encoding: bool = False
     """Take coded bytes as they are. No Range is sent then: ranges of coded bytes change with the coder."""
     method: str = "GET"
-
-    @property
-    def large(self) -> bool:
-        """Whether it asks for a part of what is known to be large."""
-        return self.pinned is not None and self.stop is not None and (self.pinned.size or 0) >= LARGE
 
 
 class Partial(Struct, frozen=True, gc=False, tag="partial"):

@@ -58,7 +58,7 @@ class HttpRange(DownloadProtocol):
 
     def ask(self, asked: Asked) -> Asking:
         asked = self._completed(asked)
-        exchange = self._route.open(asked.method, self._headers(asked), large=asked.large)
+        exchange = self._route.open(asked.method, self._headers(asked))
         return HttpAsking(exchange, asked, self.tools.wall)
 
     def _completed(self, asked: Asked) -> Asked:

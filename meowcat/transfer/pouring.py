@@ -7,6 +7,7 @@ from time import perf_counter, sleep
 
 from meowcat.transfer.allowance import Allowance
 from meowcat.transfer.context import Rest, Throttle
+from meowcat.transfer.memory import fresh
 from meowcat.transfer.writers import Stream, Writers
 
 __all__ = ["MOST_BLOCK", "Pourer", "Span"]
@@ -68,7 +69,7 @@ class Pourer:
         self._stream = stream
         self._span = span
         self._throttle = throttle
-        self._buffer = memoryview(bytearray(min(MOST_BLOCK, span.stop - span.at)))
+        self._buffer = memoryview(fresh(min(MOST_BLOCK, span.stop - span.at)))
         self._block = FIRST_BLOCK
         self._asked_at = 0.0
         self._allowance = Allowance(throttle)

@@ -12,7 +12,7 @@ from meowcat.transfer.board import Board, Part
 from meowcat.transfer.context import Budget, Throttle
 from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
 from meowcat.transfer.writers import Writers
-from meowcat.transport.contract import Chunk, Pours
+from meowcat.transport.contract import LARGE, Chunk, Pours
 
 __all__ = ["READ", "Receiver"]
 
@@ -79,8 +79,12 @@ class Receiver:
             self._writers.end(part.stream)
 
     def _pours(self, part: Part, answer: Answer) -> Pours | None:
-        """The reply, if a thread can read it: it brings what is missing without a gap."""
-        if not self._threads or part.whole or self._board.grid is None or len(part.claims.pairs) != 1:
+        """The reply, if a thread can read it: it brings what is missing without a gap. That is not worth its
+        while for what the loop reads in a turn or two."""
+        grid = self._board.grid
+        if not self._threads or part.whole or grid is None or len(part.claims.pairs) != 1:
+            return None
+        if grid.size < LARGE:
             return None
         return answer.pours if isinstance(answer, Pouring) else None
 

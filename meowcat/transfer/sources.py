@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from mmap import mmap
 from threading import Lock
 from time import time_ns
 from typing import Protocol, TypeVar
@@ -32,6 +32,7 @@ from meowcat.core.values import Fault, FaultKind, SourceIdentity
 from meowcat.protocols.contract import Refused
 from meowcat.transfer.digests import Hasher
 from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded
+from meowcat.transfer.memory import fresh
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Chunk
 
@@ -159,9 +160,7 @@ class Buffers:
         try:
             room = self._spare.pop()
         except IndexError:
-            # Its pages come with what is read into them. A bytearray is filled with zeros at once, for 2 to 6
-            # ms in which no other thread of Python runs.
-            room = mmap(-1, BUFFER, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+            room = fresh(BUFFER)
         return memoryview(room)[:size]
 
     def give(self, blocks: list[Chunk]) -> None:

@@ -21,6 +21,9 @@ Headers = Sequence[tuple[str, str]]
 Chunk = bytes | memoryview
 """Bytes of a body: a view of the client's memory where that saves a copy. Valid as long as it is held."""
 
+LARGE = 1 << 20
+"""Bytes of a content from which on a body is worth a thread (`Pours`)."""
+
 USER_AGENT = "meowcat"
 """What requests call themselves unless they are given a User-Agent."""
 
@@ -43,8 +46,6 @@ class HttpRequest(Struct, frozen=True, gc=False):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Callable[[], AsyncIterator[Chunk]] | None = None
     body_length: int | None = None
-    large: bool = False
-    """Whether it is of a content so large that a thread to each reply is worth it (`Pours`)."""
 
 
 class TransportFault(MeowcatError):  # it carries a Fault, and is named after it

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from meowcat.core.http_rules import LARGE
-from meowcat.transport.contract import Exchange, HttpRequest, Timeouts, Transport
+from meowcat.transport.contract import LARGE, Exchange, HttpRequest, Timeouts, Transport
 from meowcat.transport.outgoing import Unsuited
 from meowcat.transport.proxies import Proxies
 from meowcat.transport.socket_uploads import SocketUpload

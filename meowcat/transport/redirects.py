@@ -40,11 +40,9 @@ class Route:
         self.begin = Hop(url, same_origin=True)
         self.pinned: Hop | None = None
 
-    def open(
-        self, method: str = "GET", headers: Mapping[str, str] | None = None, *, large: bool = False
-    ) -> "Following":
-        """An exchange with the place that the redirects lead to. `large`: see `HttpRequest`."""
-        return Following(self, method, headers or {}, large)
+    def open(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> "Following":
+        """An exchange with the place that the redirects lead to."""
+        return Following(self, method, headers or {})
 
 
 def open_following(
@@ -64,11 +62,10 @@ class Following:
     journaled or shown.
     """
 
-    def __init__(self, route: Route, method: str, headers: Mapping[str, str], large: bool) -> None:
+    def __init__(self, route: Route, method: str, headers: Mapping[str, str]) -> None:
         self._route = route
         self._method = method
         self._headers = headers
-        self._large = large
         self._exchange: Exchange | None = None
         self.url = route.url
 
@@ -108,7 +105,7 @@ class Following:
         route = self._route
         headers = {**route.headers, **self._headers} if hop.same_origin else self._headers
         self.url = hop.url
-        request = HttpRequest(self._method, hop.url, headers, large=self._large)
+        request = HttpRequest(self._method, hop.url, headers)
         exchange = self._exchange = route.transport.send(request)
         return exchange.__aenter__()
 

@@ -136,7 +136,7 @@ class SocketUpload(SocketExchange):
         assert connection is not None  # noqa: S101  # likewise
         while not incoming.begun:
             incoming.feed(sock.recv(MOST_AT_ONCE))
-        return self._reply(connection, incoming)
+        return SocketReply(connection, incoming, self._request.url)
 
     def _receive_early(self, sock: socket.socket) -> SocketReply | Fault:
         """A reply to a body that has no end. The connection is of no use after it."""

@@ -192,12 +192,7 @@ class SocketExchange:
         incoming = self._incoming = Incoming(self._request.method)
         while not incoming.begun:
             incoming.feed(await connection.receive())
-        return self._reply(connection, incoming)
-
-    def _reply(self, connection: Connection, incoming: Incoming) -> "SocketReply":
-        if self._request.large:
-            return PouredReply(self, connection, incoming, self._request.url)
-        return SocketReply(connection, incoming, self._request.url)
+        return PouredReply(self, connection, incoming, self._request.url)
 
     # Threads
 

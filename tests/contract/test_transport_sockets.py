@@ -15,12 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from meowcat.core.errors import InvalidArgument
-from meowcat.core.http_rules import LARGE
 from meowcat.testing.servers import Content, RangeServer, Trouble
 from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
 from meowcat.transport import direct, sockets
 from meowcat.transport.connections import Origin, connection_over
-from meowcat.transport.contract import USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
+from meowcat.transport.contract import LARGE, USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
 from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.outgoing import Unsuited
@@ -35,17 +34,40 @@ def transport(timeouts=PATIENT, *, verify=True):
     return DirectHttp(HttpxTransport(None, timeouts, verify=verify), timeouts, verify=more)
 
 
-class AllAreLarge:
-    """Says of every request that its reply is large, so that the suite meets the threads."""
+class ByThreads:
+    """Has threads read all bodies, so that the suite meets them."""
 
     def __init__(self, inner):
         self.inner = inner
 
     def send(self, request):
-        return self.inner.send(replace(request, large=True))
+        return ByThread(self.inner.send(request))
 
     async def aclose(self):
         await self.inner.aclose()
+
+
+class ByThread:
+    def __init__(self, exchange):
+        self.exchange = exchange
+
+    async def __aenter__(self):
+        self.reply = await self.exchange.__aenter__()
+        self.status, self.headers, self.version = self.reply.status, self.reply.headers, self.reply.version
+        return self
+
+    async def __aexit__(self, *exc):
+        return await self.exchange.__aexit__(*exc)
+
+    async def dead(self):
+        await self.exchange.dead()
+
+    async def read(self, size):
+        if not isinstance(self.reply, Pours):  # of an upload, or by the other client
+            return await self.reply.read(size)
+        sink = Taken(size)
+        await self.reply.pour(sink)
+        return bytes(sink.body)
 
 
 class TestByTheLoop(TransportSuite):
@@ -57,7 +79,7 @@ class TestByTheLoop(TransportSuite):
 
 class TestByThreads(TestByTheLoop):
     def make(self, timeouts, **options):
-        return AllAreLarge(transport(timeouts, **options))
+        return ByThreads(transport(timeouts, **options))
 
 
 class TestByTheLoopOverTls(TestByTheLoop):
@@ -90,7 +112,7 @@ async def pour(url, sink, client=None, headers=None):
     """Whether the body was read to its end."""
     client = client or transport()
     try:
-        async with client.send(HttpRequest("GET", url, headers or {}, large=True)) as reply:
+        async with client.send(HttpRequest("GET", url, headers or {})) as reply:
             assert isinstance(reply, Pours)
             return await reply.pour(sink)
     finally:
@@ -128,7 +150,7 @@ async def test_what_is_left_over_from_an_earlier_reply_is_taken_for_none():
         try:
             for _ in range(3):  # the second and the third meet what is left over, and ask again on a new one
                 sink = Taken()
-                request = HttpRequest("GET", f"http://127.0.0.1:{port}/", {}, large=True)
+                request = HttpRequest("GET", f"http://127.0.0.1:{port}/", {})
                 async with client.send(request) as reply:
                     assert await reply.pour(sink)
                 assert sink.body == b"first"
@@ -232,7 +254,7 @@ async def test_a_connection_is_used_again_after_a_body_was_poured_to_its_end():
     with RangeServer(Content(300_000)) as server:
         client = transport()
         for _ in range(5):
-            async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+            async with client.send(HttpRequest("GET", server.url)) as reply:
                 assert await reply.pour(Taken())
         await client.aclose()
         assert server.connections == 1
@@ -242,7 +264,7 @@ async def test_a_connection_is_used_again_after_a_body_was_poured_to_its_end():
 async def test_a_connection_that_the_server_closed_meanwhile_is_replaced(port):
     with RangeServer(Content(300_000), port=port) as server:
         client = transport()
-        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+        async with client.send(HttpRequest("GET", server.url)) as reply:
             assert await reply.pour(Taken())
     with RangeServer(Content(300_000), port=port) as server:
         sink = Taken()
@@ -255,8 +277,7 @@ async def test_one_connection_serves_the_loop_and_threads_by_turns():
     with RangeServer(content) as server:
         client = transport()
         for large in (False, True, True, False, False):
-            request = HttpRequest("GET", server.url, large=large)
-            async with client.send(request) as reply:
+            async with client.send(HttpRequest("GET", server.url)) as reply:
                 if large:
                     sink = Taken()
                     assert await reply.pour(sink)
@@ -299,7 +320,7 @@ async def test_what_nobody_reads_yet_does_not_keep_the_loop_busy(monkeypatch):
 async def test_what_can_not_be_sent_is_the_other_clients_affair():
     with RangeServer(Content(2 * MIB)) as server:
         client = transport()
-        odd = HttpRequest("GET", server.url, {"X-Odd": "\ud800"}, large=True)
+        odd = HttpRequest("GET", server.url, {"X-Odd": "\ud800"})
         with pytest.raises(InvalidArgument, match="characters that can't be sent"):
             async with client.send(odd):
                 pass
@@ -327,9 +348,8 @@ async def test_a_url_that_clients_may_rewrite_goes_where_its_first_request_went(
     with RangeServer(Content(10)) as server:
         client = transport()
         seen = []
-        for large in (False, True):
-            request = HttpRequest("GET", server.origin + path, large=large)
-            async with client.send(request) as reply:
+        for _ in range(2):
+            async with client.send(HttpRequest("GET", server.origin + path)) as reply:
                 assert not isinstance(reply, Pours)
             seen.append(server.requests[-1].target)
         await client.aclose()
@@ -340,8 +360,8 @@ async def test_proxies_of_the_environment_are_the_other_clients_affair(monkeypat
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "example.org")
     client = transport()
-    proxied = client.send(HttpRequest("GET", "http://example.com/x", large=True))
-    direct = client.send(HttpRequest("GET", "http://example.org/x", large=True))
+    proxied = client.send(HttpRequest("GET", "http://example.com/x"))
+    direct = client.send(HttpRequest("GET", "http://example.org/x"))
     assert type(proxied) is not type(direct)
     await client.aclose()
 
@@ -385,7 +405,7 @@ class Answering:
 async def test_a_body_of_unknown_length_that_breaks_off_while_nobody_reads_has_not_ended(large):
     with Answering(b"HTTP/1.1 200 OK\r\n\r\nhalf") as server:
         client = transport()
-        async with client.send(HttpRequest("GET", server.url, large=large)) as reply:
+        async with client.send(HttpRequest("GET", server.url)) as reply:
             assert await reply.read(100) == b"half"
             server.reset()
             for _ in range(5):
@@ -404,7 +424,7 @@ async def test_a_second_answer_to_one_request_is_none_to_the_next():
     )
     with Answering(twice % (len(body), body)) as server:
         client = transport()
-        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+        async with client.send(HttpRequest("GET", server.url)) as reply:
             sink = Taken()
             assert await reply.pour(sink)
             await anyio.to_thread.run_sync(server.sent.wait, 10)
@@ -595,7 +615,7 @@ async def test_what_is_no_http_is_told_as_that():
 
 
 @asynccontextmanager
-async def begun(head, large):
+async def begun(head):
     """A reply whose head and first bytes have come, and the server's end of its connection."""
     client = SocketTransport(PATIENT)
     ours, theirs = socket.socketpair()
@@ -608,7 +628,7 @@ async def begun(head, large):
     with theirs:
         async with anyio.create_task_group() as group:
             group.start_soon(answer)
-            request = HttpRequest("GET", "http://server.invalid/x", large=large)
+            request = HttpRequest("GET", "http://server.invalid/x")
             async with SocketExchange(client, request) as reply:
                 yield reply, theirs
     await client.aclose()
@@ -616,7 +636,7 @@ async def begun(head, large):
 
 @pytest.mark.parametrize("large", [False, True])
 async def test_chunks_that_are_none_are_a_broken_connection(large):
-    async with begun(CHUNKED + b"5\r\nfirst\r\n", large) as (reply, theirs):
+    async with begun(CHUNKED + b"5\r\nfirst\r\n") as (reply, theirs):
         assert await reply.read(5) == b"first"
         theirs.send(b"second\r\n")
         fault = await fault_of(reply.pour(Taken()) if large else reply.read(5))
@@ -624,22 +644,17 @@ async def test_chunks_that_are_none_are_a_broken_connection(large):
 
 
 async def test_what_follows_a_body_is_not_poured():
-    async with begun(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfirst", large=True) as (reply, theirs):
+    async with begun(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfirst") as (reply, theirs):
         theirs.send(b"lastHTTP/1.1 200 OK\r\n")
         sink = Taken()
         assert await reply.pour(sink)
     assert sink.body == b"firstlast"
 
 
-async def test_who_asks_for_something_small_reads_it():
-    async with begun(CHUNKED, large=False) as (reply, _):
-        assert not isinstance(reply, Pours)
-
-
 async def test_a_socket_that_a_thread_had_blocks_the_loop_no_more():
     with RangeServer(Content(10)) as server:
         client = SocketTransport(PATIENT)
-        async with SocketExchange(client, HttpRequest("GET", server.url, large=True)) as reply:
+        async with SocketExchange(client, HttpRequest("GET", server.url)) as reply:
             assert await reply.pour(Taken())
         connection = client.idle.take(Origin("127.0.0.1", server.port))
         assert connection.sock.gettimeout() == 0
@@ -674,7 +689,7 @@ async def test_silence_on_a_connection_that_is_used_again_is_no_reason_to_ask_ag
 async def test_a_reply_that_was_left_has_no_connection():
     with RangeServer(Content(10)) as server:
         client = transport()
-        async with client.send(HttpRequest("GET", server.url, large=True)) as reply:
+        async with client.send(HttpRequest("GET", server.url)) as reply:
             await read_all(reply)
         assert (await fault_of(reply.pour(Taken()))).kind == "disconnected"
         await client.aclose()
@@ -805,7 +820,7 @@ async def test_a_body_that_stalls_keeps_nobody_from_a_thread():
     try:
         with RangeServer(Content(300_000), script=[Trouble(after=9, then="stall"), None]) as server:
             client = transport()
-            request = HttpRequest("GET", server.url, large=True)
+            request = HttpRequest("GET", server.url)
 
             async def stall():
                 async with client.send(request) as reply:
@@ -833,7 +848,7 @@ async def test_a_thread_that_begins_after_the_stop_does_nothing(monkeypatch):
 
     with RangeServer(Content(300_000)) as server:
         client = SocketTransport(PATIENT)
-        exchange = SocketExchange(client, HttpRequest("GET", server.url, large=True))
+        exchange = SocketExchange(client, HttpRequest("GET", server.url))
         async with exchange:
             with monkeypatch.context() as patch:
                 patch.setattr(anyio.to_thread, "run_sync", later)
@@ -858,7 +873,7 @@ async def test_a_stop_waits_for_the_thread_and_closes_nothing_that_it_has():
 
     with RangeServer(Content(300_000)) as server:
         client = SocketTransport(PATIENT)
-        exchange = SocketExchange(client, HttpRequest("GET", server.url, large=True))
+        exchange = SocketExchange(client, HttpRequest("GET", server.url))
         async with exchange, anyio.create_task_group() as group:
             group.start_soon(exchange.do, work)
             await anyio.to_thread.run_sync(entered.wait, 10)

@@ -124,7 +124,7 @@ def url_of(port, host="127.0.0.1"):
 
 
 async def fetch(client, url, *, large=False):
-    async with SocketExchange(client, HttpRequest("GET", url, large=large)) as reply:
+    async with SocketExchange(client, HttpRequest("GET", url)) as reply:
         if not large:
             return await read_all(reply)
         sink = Taken()
@@ -193,7 +193,7 @@ async def test_a_body_comes_as_it_was_sent_in_whatever_records(authority, sizes,
     sent = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts] + [b"0\r\n\r\n"] if chunked else parts
     talk = answering(BEGUN + framing + b"\r\n\r\n", *sent)
     with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority) as client:
-        async with SocketExchange(client, HttpRequest("GET", url_of(port), large=large)) as reply:
+        async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
             if large:
                 sink = Taken(room)
                 assert await reply.pour(sink)
@@ -207,7 +207,7 @@ async def test_what_a_thread_has_left_of_a_record_the_loop_reads(authority):
     content = bytes(range(250)) * 40
     talk = answering(BEGUN + b"Content-Length: 10000\r\n\r\n", content, after=lambda each: each.recv(1))
     with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority) as client:
-        async with SocketExchange(client, HttpRequest("GET", url_of(port), large=True)) as reply:
+        async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
             sink = Taken(most=1000)
             assert not await reply.pour(sink)
             with anyio.fail_after(5):  # nothing more comes by the socket
@@ -239,7 +239,7 @@ async def test_a_stop_brings_nothing_encrypted_to_the_sink(authority):
         sink = Taken(room=5_000)
 
         async def pour():
-            async with SocketExchange(client, HttpRequest("GET", url_of(port), large=True)) as reply:
+            async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
                 await reply.pour(sink)
 
         with anyio.fail_after(10):
@@ -383,7 +383,7 @@ async def test_silence_in_a_block_loses_nothing_of_it(authority):
     talk = answering(BEGUN + b"Content-Length: 9999\r\n\r\n", b"the beginning", after=lambda _: go.wait(10))
     patience = Timeouts(connect=5, read=0.3)
     with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority, patience) as client:
-        async with SocketExchange(client, HttpRequest("GET", url_of(port), large=True)) as reply:
+        async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
             assert reply._connection.silence == patience.read
             sink = Taken()
             fault = await fault_of(reply.pour(sink))

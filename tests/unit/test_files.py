@@ -412,6 +412,16 @@ def test_a_truncated_part_file_is_noticed_by_the_check_and_by_the_next_write(pla
     part.close()
 
 
+def test_a_write_that_would_make_a_truncated_part_file_as_long_as_it_was_is_refused(place):
+    part = place.open()
+    part.write(0, bytes(1000))
+    place.cut(place.part, 10)
+    refused(FaultKind.LOCAL_REMOVED, part.write, 500, bytes(500))
+    part.write(500, bytes(499))  # it is still too short: every report comes behind a check
+    assert "it has 999 bytes, and 1000 were written" in refused(FaultKind.LOCAL_REMOVED, part.check)
+    part.close()
+
+
 def test_a_part_file_truncated_between_two_runs_is_noticed_by_what_was_stored(place):
     part = place.open()
     part.write(0, bytes(1000))

@@ -86,7 +86,7 @@ class SignedAsking:
 
     async def _send(self, transport: Transport) -> tuple[HttpReply, Credential | None]:
         url, headers, key = await self._signer.sign(self._unsigned)
-        exchange = transport.send(HttpRequest(self._unsigned.method, url, headers, large=self._asked.large))
+        exchange = transport.send(HttpRequest(self._unsigned.method, url, headers))
         reply = await exchange.__aenter__()
         self._exchange = exchange
         return reply, key
