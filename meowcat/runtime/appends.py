@@ -25,6 +25,7 @@ from meowcat.journal.contract import Entry
 from meowcat.journal.writer import Writer
 from meowcat.runtime.bus import Bus
 from meowcat.runtime.dispatcher import REFUSED_PAUSE
+from meowcat.transfer.signal import Signal
 
 __all__ = ["Appends"]
 
@@ -53,7 +54,7 @@ class Appends:
 
         A shielded scope would not do: asyncio's own `Task.cancel` goes through it.
         """
-        done = anyio.Event()
+        done = Signal()
         outcome: list[T] = []
         failure: list[Exception] = [EngineClosed("the engine was closed before this was done")]
 

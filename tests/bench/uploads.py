@@ -2,7 +2,11 @@
 
 import asyncio
 import hashlib
+import os
+import socket
+import threading
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 
 from .races import MIB, Client, Job
@@ -103,6 +107,46 @@ def put_by_pyreqwest(job: Job, clock: Clock) -> None:
                 await _put_all(job, put)
 
     asyncio.run(run())
+
+
+def put_floor(job: Job, clock: Clock) -> None:
+    """Threads that read into memory and send from it; `blake3` says whether they hash as well."""
+    import blake3  # not in the memory of the others
+
+    parts, lock = _parts(job), threading.Lock()
+
+    def connection(file: int) -> None:
+        room = memoryview(mmap(-1, READ))
+        with socket.create_connection(("127.0.0.1", job["port"])) as peer:
+            while True:
+                with lock:
+                    at, end = next(parts, (0, 0))
+                if not end:
+                    return
+                where = _url(job, at).removeprefix(job["origin"])
+                peer.sendall(
+                    f"PUT {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {end - at}\r\n\r\n".encode()
+                )
+                digest = blake3.blake3()
+                while at < end:
+                    count = os.preadv(file, [room[: end - at]], at)
+                    if job.get("blake3"):
+                        digest.update(room[:count])
+                    peer.sendall(room[:count])
+                    at += count
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += peer.recv(65536)
+                assert head.startswith(b"HTTP/1.1 200 "), head
+
+    with clock, Path(job["file"]).open("rb", buffering=0) as file:
+        threads = [
+            threading.Thread(target=connection, args=(file.fileno(),)) for _ in range(job["connections"])
+        ]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
 
 
 def _curl(job: Job) -> list[str]:
@@ -217,6 +261,7 @@ PUT = (
     Client("aiohttp (a script)", script="uploads:put_by_aiohttp", needs=("aiohttp",)),
     Client("pyreqwest (a script)", script="uploads:put_by_pyreqwest", needs=("pyreqwest",)),
 )
+PUT_FLOOR = Client("the floor", script="uploads:put_floor")
 FORM = Client("meowcat", script="uploads:meowcat_form")
 FORM_AGAIN = Client("meowcat", script="uploads:meowcat_form_again")
 FORM_PYREQWEST = Client("pyreqwest", script="uploads:form_by_pyreqwest", needs=("pyreqwest",))

@@ -77,7 +77,11 @@ def races(size: int) -> Iterator[Race]:
     yield Race(
         "upload-put",
         "one file as presigned PUTs of 8 MiB, 4 at once, to a server that drops it, `process`",
-        tuple(Entry(each) for each in uploads.PUT),
+        (
+            *map(Entry, uploads.PUT),
+            Entry(uploads.PUT_FLOOR),
+            Entry(uploads.PUT_FLOOR, {"blake3": True}, "the floor with BLAKE3"),
+        ),
         partial(dropped, size=size),
         bytes=size,
     )
