@@ -213,15 +213,19 @@ class TusHandler(BaseHTTPRequestHandler):
 
     def do_PATCH(self) -> None:
         data = self.server.uploads.get(self.path)
-        if data is None or int(self.headers["Upload-Offset"]) != len(data):
-            self.close_connection = True  # with the body that nobody reads
-            self.reply(404 if data is None else 409)
-            return
+        wanted = data is not None and int(self.headers["Upload-Offset"]) == len(data)
         left = int(self.headers["Content-Length"])
+        # All of it is read in any case: a client whose connection ends while it sends may not hear why.
         while left and (chunk := self.rfile.read1(min(left, 1 << 16))):
-            self.server.take(self.path, chunk)
+            if wanted:
+                self.server.take(self.path, chunk)
             left -= len(chunk)
-        self.reply(204, Upload_Offset=str(len(data)))
+        if data is None:
+            self.reply(404)
+        elif wanted:
+            self.reply(204, Upload_Offset=str(len(data)))
+        else:
+            self.reply(409)
 
     def do_DELETE(self) -> None:
         self.reply(204 if self.server.uploads.pop(self.path, None) is not None else 404)
