@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from meowcat.core.errors import JournalAccess, JournalError, JournalRejected
 
@@ -158,12 +158,17 @@ def replace(files: Files, folder: str, name: str, content: Iterable[bytes]) -> i
     path, new = os.path.join(folder, name), os.path.join(folder, name + NEW)
     fd = fresh(files, new)
     try:
-        for part in content:
-            write_all(files, fd, part)
-            size += len(part)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
+        try:
+            for part in content:
+                write_all(files, fd, part)
+                size += len(part)
+            files.fdatasync(fd)
+        finally:
+            files.close(fd)
+    except OSError:
+        with suppress(OSError):  # where the disk is full, the journal's records need the room
+            remove(files, new)
+        raise
     files.rename(new, path)
     files.fsync_folder(folder)
     return size

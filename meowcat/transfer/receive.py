@@ -68,8 +68,10 @@ class Receiver:
             part.checked = part.firm = True
             self._writers.expect(part.stream, digest)
         pours = None if digest is not None or stop is None else self._pours(part, answer)
-        if pours is not None and stop is not None:
-            await self._pour(part, pours, stop)
+        held = 0 if stop is None else min(MOST_BLOCK, stop - part.at)
+        # It is held until the reply ends, however slow it is: where others might need it, the loop reads.
+        if pours is not None and stop is not None and self._budget.take_spare(held):
+            await self._pour(part, pours, stop, held)
         elif await self._drain_body(part, answer, stop) and digest is not None:
             if not await self._writers.confirm(part.stream):
                 detail = f"the body from the server has not the {digest.algorithm} that its head says"
@@ -88,21 +90,25 @@ class Receiver:
             return None
         return answer.pours if isinstance(answer, Pouring) else None
 
-    async def _pour(self, part: Part, reply: Pours, stop: int) -> None:
-        """Have a thread read, write and hash."""
+    async def _pour(self, part: Part, reply: Pours, stop: int, held: int) -> None:
+        """Have a thread read, write and hash; `held` bytes of memory are taken for it."""
         assert part.stream is not None  # noqa: S101  # made before anything is read
-        held = min(MOST_BLOCK, stop - part.at)
-        await self._writers.hand_over(part.stream)
-        await self._have_room(part, held)
-        # Only now, when nothing is waited for before it is taken away again: a request that was given up in
-        # between must leave no span, by which the part would go on from where the next reply is not.
-        limit = self._board.stop_of(part)
-        part.span = Span(part.at, stop if limit is None else min(limit, stop))
-        pourer = Pourer(self._writers, part.stream, part.span, self._throttle)
         try:
-            ended = await reply.pour(pourer)
+            part.waits = True
+            await self._writers.hand_over(part.stream)
+            await self._writers.room()
+            part.waits = False
+            # Only now, when nothing is waited for before it is taken away again: a request that was given up
+            # in between must leave no span, by which the part would go on from where the next reply is not.
+            limit = self._board.stop_of(part)
+            part.span = Span(part.at, stop if limit is None else min(limit, stop))
+            pourer = Pourer(self._writers, part.stream, part.span, self._throttle)
+            try:
+                ended = await reply.pour(pourer)
+            finally:
+                pourer.end()
         finally:
-            pourer.end()
+            part.waits = False
             self._budget.give(held)
             self._board.catch_up()
             part.span = None

@@ -40,8 +40,8 @@ FOLDERS = 256
 _WEIGHT = 1 / 16
 """Of the newest job in the average."""
 _LONGEST = 0.9 * STALL / _WEIGHT
-"""Seconds that count of one job: it takes two to say that the disk is slow. The collector of cycles stops the
-loop for a tenth of a second where there are many tasks, wherever it is."""
+"""Seconds that count of one job: where all was fast, two of them tell of a slow disk. The collector of
+cycles stops the loop for a tenth of a second where there are many tasks, wherever it is."""
 
 
 class _Job(Generic[T]):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from time import perf_counter
 from typing import Any, TypeVar
 
 import anyio
@@ -28,7 +29,7 @@ from meowcat.transport.contract import Chunk, Headers, HttpRequest, Sink, Timeou
 from meowcat.transport.faults import describe
 from meowcat.transport.incoming import Incoming, NotHTTP
 from meowcat.transport.outgoing import head_of
-from meowcat.transport.tls import can_be_named, client_context, secure, why_insecure
+from meowcat.transport.tls import LONGEST_FILL, can_be_named, client_context, secure, why_insecure
 
 __all__ = ["PouredReply", "SocketExchange", "SocketReply", "SocketTransport", "judge"]
 
@@ -318,11 +319,13 @@ class PouredReply(SocketReply):
             room = sink.room()
             if room is None:
                 return False
-            count = 0
+            count, until = 0, perf_counter() + LONGEST_FILL
             try:
-                # Fills all of it, so that a write is worth its call; ends early with the body.
+                # Fills all of it, so that a write is worth its call, unless that would take long.
                 while count < len(room) and (came := self._fill(sock, room[count:])):
                     count += came
+                    if perf_counter() > until:
+                        break
             finally:
                 if count:
                     sink.came(count)

@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 from pathlib import Path
+from time import perf_counter
 from typing import cast
 
 import anyio
@@ -15,10 +16,14 @@ import anyio
 from meowcat.transport.hosts import is_address
 from meowcat.transport.trust import system_context
 
-__all__ = ["SecureSocket", "can_be_named", "client_context", "secure", "why_insecure"]
+__all__ = ["LONGEST_FILL", "SecureSocket", "can_be_named", "client_context", "secure", "why_insecure"]
 
 MOST_IN_A_RECORD = 1 << 14
 """Bytes that a record brings at the most (RFC 8446 5.1)."""
+
+LONGEST_FILL = 0.2
+"""Seconds after which a thread hands on what has come, though there is room for more: else a slow body would
+look like a silent one."""
 
 _NAME = re.compile(r"([^.:]{1,63}\.)*(?!\d+$|0x[0-9a-f]*$)[^.:]{1,63}")
 """Of a host, in lower case. One with a number at its end is an address (127.1 is one, too)."""
@@ -61,12 +66,14 @@ class SecureSocket(ssl.SSLSocket):
         return came
 
     def recv_into(self, buffer: memoryview) -> int:  # type: ignore[override]  # nobody says more of it
-        """Fill all of `buffer`, unless the end comes before."""
+        """Fill all of `buffer`, unless the end comes before, or that takes long."""
         self._tell()
-        count, size = 0, len(buffer)
+        count, size, until = 0, len(buffer), perf_counter() + LONGEST_FILL
         try:
             while count < size and (came := self.read(size - count, buffer[count:])):
                 count += cast("int", came)
+                if perf_counter() > until:
+                    break
         except (OSError, ValueError) as error:
             if not count:
                 raise _as_without_tls(error) from None

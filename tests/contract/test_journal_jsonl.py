@@ -1,5 +1,6 @@
 """What is JSONL's own: bad input, torn tails, damage, readers in other processes, rotation, compaction."""
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from journal_adapters import jsonl_log, jsonl_state
 from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.jsonl_files import Files
+from journal_adapters.jsonl_files import replace as replace_file
 from journal_adapters.jsonl_mending import mended, mended_lines_of
 from journal_adapters.jsonl_state import Ledger, Row, read_snapshot, snapshot_of
 from meowcat.core.errors import (
@@ -1293,6 +1295,20 @@ def test_each_segment_names_the_digest_of_the_one_before_and_the_chain_that_it_f
         chain, last = commits[-1].chain, commits[-1].last
     assert last == 20
     assert control_line(header).count(b"\n") == 1
+
+
+def test_what_could_not_be_written_as_a_whole_leaves_the_disk_its_room(tmp_path):
+    class Full(Files):
+        def append(self, fd, data):
+            if bytes(data) == b"second":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().append(fd, data)
+
+    (tmp_path / "snapshot").write_bytes(b"the old one")
+    with pytest.raises(OSError, match="No space"):
+        replace_file(Full(), str(tmp_path), "snapshot", [b"first", b"second"])
+    assert [each.name for each in tmp_path.iterdir()] == ["snapshot"]
+    assert (tmp_path / "snapshot").read_bytes() == b"the old one"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])

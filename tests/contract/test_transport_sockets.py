@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import socket
 import struct
 import sys
@@ -649,6 +650,16 @@ async def test_what_follows_a_body_is_not_poured():
         sink = Taken()
         assert await reply.pour(sink)
     assert sink.body == b"firstlast"
+
+
+async def test_what_comes_slowly_is_not_held_back_until_the_room_is_full(monkeypatch):
+    now = itertools.count()  # a second goes by with each look at it
+    monkeypatch.setattr(sockets, "perf_counter", lambda: next(now))
+    async with begun(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfirst") as (reply, theirs):
+        theirs.send(b"last")
+        sink = Taken()
+        assert await reply.pour(sink)
+    assert (sink.body, sink.counts) == (b"firstlast", [5, 4])
 
 
 async def test_a_socket_that_a_thread_had_blocks_the_loop_no_more():

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gc
+import itertools
 import socket
 import ssl
 import struct
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.testing.transport_suite import MIB, PATIENT, read_all, upload
-from meowcat.transport import sockets, trust
+from meowcat.transport import sockets, tls, trust
 from meowcat.transport.connections import MOST_AT_ONCE, IdleConnections, Origin, connection_over
 from meowcat.transport.contract import HttpRequest, Timeouts, TransportFault
 from meowcat.transport.direct import DirectHttp
@@ -411,6 +412,14 @@ def test_what_breaks_in_a_block_is_told_next_and_not_waited_for_again(authority,
         with pytest.raises(TimeoutError):
             sock.recv_into(memoryview(bytearray(10)))
         assert calls == [10, 7]
+
+
+def test_what_comes_slowly_is_not_held_back_until_the_buffer_is_full(authority, monkeypatch):
+    now = itertools.count()  # a second goes by with each look at it
+    monkeypatch.setattr(tls, "perf_counter", lambda: next(now))
+    with unconnected(authority) as sock:
+        monkeypatch.setattr(sock, "read", lambda *_: 3)
+        assert sock.recv_into(memoryview(bytearray(10))) == 3
 
 
 def test_a_connection_that_was_over_before_its_handshake_is_that(authority):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -17,10 +18,9 @@ from meowcat.core.machine import State
 from meowcat.core.values import FaultKind
 from meowcat.runtime.limits import Budget
 from meowcat.testing.servers import Content, RangeServer, Trouble
-from meowcat.transfer import fetch
+from meowcat.transfer import fetch, receive
 from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.files import part_path
-from meowcat.transfer.pouring import MOST_BLOCK
 from meowcat.transport.contract import Timeouts
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +116,34 @@ class UnreadExchange:
         return ended
 
 
+class NeverPoured(UnreadExchange):
+    async def read(self, size):
+        return await self.reply.read(size)
+
+    async def pour(self, sink):
+        raise AssertionError("its memory would be held until it ends")
+
+
+async def test_a_reply_takes_no_memory_for_its_time_that_others_may_need(anyio_backend_name, tmp_path):
+    unread = Unread(transport_for(anyio_backend_name), exchange=NeverPoured)
+    content = Content(3 * MIB)
+    async with world_of(anyio_backend_name, transport=unread, memory=MIB) as world:
+        with RangeServer(content) as server:
+            await fetched(world, server, content, tmp_path / "file", piece_size=MIB)
+    await unread.aclose()
+
+
+async def test_memory_that_a_reply_has_no_use_for_is_given_back(anyio_backend_name, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(receive, "Pourer", exhausted)
+    async with world_of(anyio_backend_name) as world:
+        with RangeServer(Content(3 * MIB + 1)) as server, suppress(BaseExceptionGroup):
+            await Drive(world, server.url, tmp_path / "file", piece_size=MIB).run()
+        assert world.budget.take_spare(32 * MIB)  # half of it, which nothing is missing of
+
+
 async def test_large_bodies_never_meet_the_event_loop(anyio_backend_name, tmp_path):
     unread = Unread(transport_for(anyio_backend_name))
     content = Content(20 * MIB + 1)
@@ -150,27 +178,26 @@ async def test_a_request_that_is_given_up_when_all_has_come_is_not_made_again(an
     await transport.aclose()
 
 
-class Short(Budget):
-    """Memory that is short once, so that the request that waits for it is given up as too slow."""
+class GivingUp(Budget):
+    """Memory for the second body of which the request is given up as too slow when it is taken."""
 
     drive = None
-    was_short = False
+    taken = 0
 
-    async def take(self, size):
+    def take_spare(self, size):
         board = self.drive.operation._board
         board.catch_up()  # as each look at the requests does
-        if size == MOST_BLOCK and not self.was_short:
-            self.was_short = True
+        self.taken += 1
+        if self.taken == 2:
             for part in board.parts:
                 part.give_up()
-            await anyio.lowlevel.checkpoint()
-        await super().take(size)
+        return super().take_spare(size)
 
 
-async def test_a_request_given_up_while_it_waits_for_memory_leaves_no_place_behind(
+async def test_a_request_given_up_before_its_thread_begins_leaves_no_place_behind(
     anyio_backend_name, tmp_path
 ):
-    memory, content = Short(64, 64 * MIB), Content(3 * MIB)
+    memory, content = GivingUp(64, 64 * MIB), Content(3 * MIB)
     whole = Trouble(ignore_range=True)
     async with world_of(anyio_backend_name, budget=memory) as world:
         with RangeServer(content, script=[None, None, whole]) as server:
