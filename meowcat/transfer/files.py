@@ -146,8 +146,6 @@ class PartFile:
         self._lock = Lock()
         self._high = status.size
         """The file was at least this long: if it is shorter, somebody truncated it."""
-        self._growing = 0
-        """Writes under way that reach the end of that, or go beyond."""
         self._broken: FileFault | None = None
         self._owner = os.getpid()
 
@@ -271,21 +269,12 @@ class PartFile:
         """
         with guarded(self.path):
             # A write behind the end would make a truncated file long again, with a hole that nobody notices.
-            # After any other it is still too short at the next `check`, which comes before every report; so
-            # others look only while such a write is under way, which may have looked before the truncation.
-            with self._lock:
-                high = self._high  # before the look: other threads make the file longer meanwhile
-                grows = offset + len(data) >= high
-                self._growing += grows
-                looks = self._growing > 0
-            try:
-                if looks:
-                    self._check_length(self._disk.fstat(self._open_fd()).size, high)
-                self.put(offset, data)
-            finally:
-                if grows:
-                    with self._lock:
-                        self._growing -= 1
+            # After any other it is still too short at the next `check`, which comes before every report. What
+            # nobody can see is a truncation in the microseconds between this look and the write.
+            high = self._high  # before the look: other threads make the file longer meanwhile
+            if offset + len(data) >= high:
+                self._check_length(self._disk.fstat(self._open_fd()).size, high)
+            self.put(offset, data)
 
     def put(self, offset: int, data: Buffer) -> None:
         """`write` of a file that nobody else has seen yet. May raise an OSError."""

@@ -422,25 +422,6 @@ def test_a_write_that_would_make_a_truncated_part_file_as_long_as_it_was_is_refu
     part.close()
 
 
-def test_while_a_part_file_is_made_longer_every_other_write_looks_at_it(place, monkeypatch):
-    part = place.open()
-    part.write(0, bytes(1000))
-    pwrite, told = part._disk.pwrite, []
-
-    def truncated_before(fd, data, offset):
-        if not told:
-            place.cut(place.part, 0)
-            told.append(refused(FaultKind.LOCAL_REMOVED, part.write, 0, b"below"))
-        return pwrite(fd, data, offset)
-
-    monkeypatch.setattr(part._disk, "pwrite", truncated_before)
-    part.write(1000, bytes(10))
-    assert "truncated" in told[0]
-    place.cut(place.part, 0)
-    part.write(0, b"nobody makes it longer now")
-    part.close()
-
-
 def test_a_part_file_truncated_between_two_runs_is_noticed_by_what_was_stored(place):
     part = place.open()
     part.write(0, bytes(1000))
