@@ -100,7 +100,7 @@ class HttpAnswer:
     def __init__(self, reply: HttpReply, asked: Asked, now_ms: int) -> None:
         self._reply = reply
         self._fields = fields_of(reply.headers)
-        self._framed = "content-length" in self._fields
+        self._framed = "content-length" in self._fields and "transfer-encoding" not in self._fields
         self.verdict: Verdict = judge(asked, reply.status, self._fields, now_ms)
 
     @property
