@@ -6,11 +6,12 @@ import os
 import socket
 import ssl
 import threading
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from .races import MIB, Client, Job
-from .scripts import Clock
+from .scripts import Clock, in_threads
 
 RANGE = 8 * MIB
 """Bytes that a plain script asks for at once."""
@@ -264,13 +265,7 @@ def floor(job: Job, clock: Clock) -> None:
                     at, have = at + have, 0
 
     with clock, Path(job["to"]).open("wb") as file:
-        threads = [
-            threading.Thread(target=connection, args=(file.fileno(),)) for _ in range(job["connections"])
-        ]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        in_threads(job["connections"], partial(connection, file.fileno()))
 
 
 def written(job: Job, clock: Clock) -> None:

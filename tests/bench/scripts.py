@@ -11,7 +11,9 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +38,15 @@ class Clock:
         if kind is None and self._sync:
             make_durable(self._sync)
         self.figures |= {"seconds": time.perf_counter() - self._began, "cpu_s": cpu_seconds() - self._cpu}
+
+
+def in_threads(count: int, call: Callable[[], None]) -> None:
+    """Call it in so many threads at once, and wait for all of them."""
+    threads = [threading.Thread(target=call) for _ in range(count)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
 
 
 def cpu_seconds() -> float:

@@ -6,11 +6,12 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 
 from .races import MIB, Client, Job
-from .scripts import Clock
+from .scripts import Clock, in_threads
 
 PART = 8 * MIB
 READ = 2 * MIB
@@ -140,13 +141,7 @@ def put_floor(job: Job, clock: Clock) -> None:
                 assert head.startswith(b"HTTP/1.1 200 "), head
 
     with clock, Path(job["file"]).open("rb", buffering=0) as file:
-        threads = [
-            threading.Thread(target=connection, args=(file.fileno(),)) for _ in range(job["connections"])
-        ]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        in_threads(job["connections"], partial(connection, file.fileno()))
 
 
 def _curl(job: Job) -> list[str]:
