@@ -12,7 +12,8 @@ from meowcat.core.retry import parse_retry_after
 from meowcat.core.urls import HIDDEN, redact, scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Job, Part
-from meowcat.protocols.wire import Reply, let_go
+from meowcat.protocols.wire import Reply
+from meowcat.transport.bodies import let_go
 from meowcat.transport.contract import Chunk, HttpRequest
 
 _OWN = frozenset({"content-type", "content-length", "transfer-encoding"})

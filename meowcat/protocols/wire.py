@@ -1,7 +1,8 @@
 """One short exchange: a request whose reply is read into memory, within a bound."""
 
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import anyio
 from msgspec import Struct
@@ -10,9 +11,18 @@ from msgspec.structs import replace
 from meowcat.core.urls import host_of
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Refused
-from meowcat.transport.contract import Chunk, Headers, HttpReply, HttpRequest, Transport, TransportFault
+from meowcat.transport.bodies import let_go
+from meowcat.transport.contract import (
+    Chunk,
+    Draws,
+    Headers,
+    HttpReply,
+    HttpRequest,
+    Transport,
+    TransportFault,
+)
 
-__all__ = ["Reply", "call", "let_go"]
+__all__ = ["Reply", "call"]
 
 MOST = 8 << 20
 """Bytes of a reply: a list of 1,000 parts has about 300 kB."""
@@ -87,28 +97,51 @@ class _Sending:
 
     def __init__(self, body: Callable[[], AsyncIterator[Chunk]], length: int | None) -> None:
         self._body = body
-        self._length = length
+        self._length = self._left = length
         self.whole = length == 0
 
-    async def body(self) -> AsyncIterator[Chunk]:
-        left, self.whole = self._length, self._length == 0
-        chunks = self._body()
+    def body(self) -> AsyncIterator[Chunk]:
+        self._left, self.whole = self._length, self._length == 0
+        return _Counted(self._body(), self)
+
+    def asked(self, chunk: Chunk) -> Chunk:
+        """The next chunk that is sent; returns it."""
+        if self._left is not None:
+            self._left -= len(chunk)
+            self.whole = self._left <= 0
+        return chunk
+
+
+class _Counted:
+    """An attempt to send such a body. It holds no chunk itself; of what can be drawn, this can be drawn."""
+
+    def __init__(self, chunks: AsyncIterator[Chunk], sending: _Sending) -> None:
+        self._chunks = chunks
+        self._draws = chunks if isinstance(chunks, Draws) else None
+        self._sending = sending
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
         try:
-            async for chunk in chunks:
-                if left is not None:
-                    left -= len(chunk)
-                    self.whole = left <= 0
-                yield chunk
-                del chunk  # so that its memory is free by the time that the next one is asked for
-            self.whole = True
-        finally:
-            await let_go(chunks)
+            return self._sending.asked(await anext(self._chunks))
+        except StopAsyncIteration:
+            self._sending.whole = True
+            raise
 
+    def ready(self) -> bool:
+        """See `Draws`."""
+        return self._draws is not None and self._draws.ready()
 
-async def let_go(chunks: AsyncIterator[Chunk]) -> None:
-    """A request that is stopped lets go of its source at once, not when the garbage is collected."""
-    if isinstance(chunks, AsyncGenerator):
-        await chunks.aclose()
+    def draw(self) -> Chunk | None:
+        """See `Draws`."""
+        chunk = None if self._draws is None else self._draws.draw()
+        return None if chunk is None else self._sending.asked(chunk)
+
+    async def aclose(self) -> None:
+        """Let go of what it comes from."""
+        await let_go(self._chunks)
 
 
 def _is_success(status: int) -> bool:

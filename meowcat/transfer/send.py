@@ -362,6 +362,7 @@ class SendOperation:
             Idle: nothing may be sent now. Refused: the source, or the session, is of no use any more.
         """
         self._reader.pinned = self._pinned
+        self._reader.several = self._connections > 1
         async with group() as self._group:
             await self._hand_out()
         if self._fatal is not None:

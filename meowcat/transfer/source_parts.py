@@ -4,11 +4,11 @@ All of a part is read and hashed before its last chunk is handed out. So a serve
 bytes that are not those that it was promised (`checksum`), or that an earlier attempt sent or recorded.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from time import monotonic
 from typing import Self
 
-import anyio
 from anyio.abc import TaskGroup
 from blake3 import blake3
 
@@ -16,8 +16,9 @@ from meowcat.core.values import Fault, FaultKind, SourceIdentity
 from meowcat.protocols.contract import Refused
 from meowcat.transfer.context import Budget, Throttle
 from meowcat.transfer.digests import Hasher, new
+from meowcat.transfer.disk import FileFault
 from meowcat.transfer.read_ahead import Hold, ReadAhead
-from meowcat.transfer.sources import BUFFER, Buffers, Opened, unmoved
+from meowcat.transfer.sources import BUFFER, Buffers, Opened, OpenedFile, unmoved
 from meowcat.transport.contract import Chunk
 
 __all__ = ["SourcePart", "SourceReader", "next_chunk"]
@@ -62,6 +63,8 @@ class SourceReader:
         throttle: Throttle,
     ) -> None:
         self.source = source
+        self.file = source if isinstance(source, OpenedFile) else None
+        """The source, where the thread that sends a body can read it."""
         self.pinned = pinned
         self.group = group
         self.budget = budget
@@ -71,6 +74,16 @@ class SourceReader:
         """Bytes in a chunk, as the line takes them."""
         self.asked: set[str] = set()
         """The checksums that the protocol asks for before a body: all of a part is read for them."""
+        self.several = False
+        """Whether parts are sent side by side, each by a thread that also reads. Where there is but one, some
+        bytes are read while those before them are sent."""
+        self.drawn: bool | None = None
+        """Whether the client draws bodies, so that nothing is to be read ahead; None before the first one."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether a client that can draws bodies of its parts."""
+        return self.several and self.file is not None and self.drawn is not False
 
     def chunk_size(self) -> int:
         """Small where the rate is limited, so that bytes go out evenly."""
@@ -113,6 +126,9 @@ class SourcePart:
         self._checksums: dict[str, str] = {}
         self._opened = False
         """Whether a body was asked for its first bytes."""
+        self._drawn: list[Chunk] = []
+        self._has_room = False
+        """Whether memory was taken for what is drawn."""
         self._kept: list[Chunk] | None = None
         self._begun: ReadAhead | None = None
         self._streamed: ReadAhead | None = None
@@ -125,6 +141,8 @@ class SourcePart:
 
     def close(self) -> None:
         """Give back the memory it holds."""
+        self._reader.buffers.give(self._drawn)
+        self._has_room = False
         if self._kept is not None:
             self._reader.buffers.give(self._kept)
         if self._streamed is not None:
@@ -134,10 +152,12 @@ class SourcePart:
 
     def begin(self) -> bool:
         """Begin to read before `checksum` or `body` is asked for, where that helps; returns whether it has
-        begun."""
+        begun, or is ready to be drawn."""
         if self._begun is not None:
             return True
         asked = self._reader.asked
+        if self._reader.draws and not asked:
+            return self._reader.drawn is True and self.can_be_drawn()
         if self.start != self._begin or (asked and self.size > KEPT):
             return False
         step = self.size if asked else min(STEP, self.size)
@@ -171,11 +191,52 @@ class SourcePart:
         Raises:
             Refused: as `checksum`, in the place of the last chunks.
         """
-        return _Body(self._blocks, self._reader)
+        return _Body(self, self._reader)
 
-    async def _blocks(self) -> AsyncIterator[Sequence[Chunk]]:
+    # For the body
+
+    def can_be_drawn(self) -> bool:
+        """Whether a thread can read a body: nothing was read of it yet, nor is to be read before it."""
+        reader = self._reader
+        if not reader.draws or reader.asked or self._kept is not None or self.start != self._begin:
+            return False
+        if not self._has_room:
+            self._start_over()
+            self._has_room = self._hold.take_spare(min(BUFFER, self.size))
+        return self._has_room
+
+    def draw(self, at: int, size: int, whole: "blake3") -> Chunk:
+        """At most `size` bytes from `at` on, read and hashed in this thread: the last come only if all are
+        right.
+
+        Raises:
+            Refused: as `body`.
+        """
+        file, buffers = self._reader.file, self._reader.buffers
+        assert file is not None  # noqa: S101  # `can_be_drawn`
         self._opened = True
-        return await self._stream({}) if self._kept is None else _Once(self._kept)
+        buffers.give(self._drawn)
+        room = buffers.take(size)
+        self._drawn.append(room)
+        try:
+            chunk = room[: file.draw(at, room, self._stop)]
+            whole.update(chunk)
+            if at + len(chunk) == self._stop:
+                self._finish(whole, {}, file.look())
+        except FileFault as failure:
+            raise Refused(failure.fault) from failure
+        return chunk
+
+    async def blocks(self, at: int, whole: "blake3") -> AsyncIterator[Sequence[Chunk]]:
+        """Those from `at` on; `whole` has what was drawn before that."""
+        self._opened = True
+        if self._kept is not None:
+            return _Once(self._kept)
+        if at == self.start:
+            return await self._stream({})
+        self._start_over()
+        self._streamed = self._reading(whole, {}, STEP, start=at)
+        return self._streamed
 
     def _hashers(self, *algorithms: str) -> dict[str, Hasher]:
         """Those of the checksums asked for that are not known yet. The BLAKE3 of a whole piece is that which
@@ -193,6 +254,7 @@ class SourcePart:
             async for _ in await self._stream(hashers):
                 pass
             return
+        self._start_over()
         whole = await self._pass_over()
         await self._hold.take(self.size)
         where = self.start, self.size, (whole, *hashers.values()), self._reader.buffers
@@ -211,27 +273,36 @@ class SourcePart:
         """The bytes, read anew and fed to `hashers`; the last of them come only if all are right."""
         begun, self._begun = self._begun, None
         if begun is None:
-            self._drop_streamed()
+            self._start_over()
         self._streamed = begun or self._reading(await self._pass_over(), hashers, STEP)
         return self._streamed
 
-    def _drop_streamed(self) -> None:
-        """Give back what an earlier stream holds, which nobody asks any more: the one that comes in its place
-        would wait for that memory for ever."""
-        if self._streamed is not None and not self._hold.closed:
+    def _start_over(self) -> None:
+        """Give back what an earlier body holds, which nobody asks any more: what comes in its place would
+        wait for that memory for ever."""
+        if self._hold.closed:
+            return
+        self._reader.buffers.give(self._drawn)
+        if self._streamed is not None:
             self._streamed.give_back()
-            self._hold.close()
-            self._streamed, self._hold = None, Hold(self._reader.budget)
+        self._hold.close()
+        self._hold, self._streamed, self._has_room = Hold(self._reader.budget), None, False
 
     def _reading(
-        self, whole: "blake3", hashers: Mapping[str, Hasher], step: int, *, taken: bool = False
+        self,
+        whole: "blake3",
+        hashers: Mapping[str, Hasher],
+        step: int,
+        *,
+        start: int | None = None,
+        taken: bool = False,
     ) -> ReadAhead:
         return ReadAhead(
             self._reader.source,
             self._reader.group,
             self._hold,
             self._reader.buffers,
-            self.start,
+            self.start if start is None else start,
             self._stop,
             step,
             hashers=(whole, *hashers.values()),
@@ -277,13 +348,16 @@ class SourcePart:
 
 
 class _Body:
-    """Not a generator: an HTTP client may drop it in the middle, and there is nothing to finalize."""
+    """Not a generator: an HTTP client may drop it in the middle, and there is nothing to finalize. Its chunks
+    can be drawn by a thread (`transport.contract.Draws`), where the rate is not limited."""
 
-    def __init__(
-        self, open_: Callable[[], Awaitable[AsyncIterator[Sequence[Chunk]]]], reader: SourceReader
-    ) -> None:
-        self._open = open_
+    def __init__(self, part: SourcePart, reader: SourceReader) -> None:
+        self._part = part
         self._reader = reader
+        self._at = part.start
+        """All before it was drawn …"""
+        self._whole = blake3()
+        """… and is in this digest."""
         self._blocks: AsyncIterator[Sequence[Chunk]] | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._handed_at: float | None = None
@@ -292,15 +366,43 @@ class _Body:
         return self
 
     async def __anext__(self) -> Chunk:
-        if self._handed_at is not None:
-            self._reader.chunk = next_chunk(self._reader.chunk, anyio.current_time() - self._handed_at)
+        self._fit_chunks()
         while (chunk := next(self._chunks, None)) is None:
             if self._blocks is None:
-                self._blocks = await self._open()
+                if self._reader.drawn is None:
+                    self._reader.drawn = False
+                self._blocks = await self._part.blocks(self._at, self._whole)
             self._chunks = _cut(await anext(self._blocks), self._reader.chunk_size)
         await self._reader.throttle.acquire(len(chunk))
-        self._handed_at = anyio.current_time()
+        self._handed_at = monotonic()
         return chunk
+
+    def ready(self) -> bool:
+        """See `Draws`."""
+        if self._reader.drawn is None:
+            self._reader.drawn = True
+        return self._is_drawn and self._part.can_be_drawn()
+
+    def draw(self) -> Chunk | None:
+        """See `Draws`."""
+        if not self._is_drawn:
+            return None
+        self._fit_chunks()
+        left = self._part.start + self._part.size - self._at
+        chunk = self._part.draw(self._at, min(self._reader.chunk, left), self._whole)
+        self._at += len(chunk)
+        self._reader.throttle.spend(len(chunk))  # which tells that bytes flow
+        self._handed_at = monotonic()
+        return chunk
+
+    @property
+    def _is_drawn(self) -> bool:
+        over = self._blocks is not None or self._at == self._part.start + self._part.size
+        return not over and self._reader.throttle.rate is None
+
+    def _fit_chunks(self) -> None:
+        if self._handed_at is not None:
+            self._reader.chunk = next_chunk(self._reader.chunk, monotonic() - self._handed_at)
 
 
 class _Once:

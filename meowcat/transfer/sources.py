@@ -42,6 +42,7 @@ __all__ = [
     "Buffers",
     "BytesSource",
     "Opened",
+    "OpenedFile",
     "Source",
     "Sources",
     "is_young",
@@ -239,7 +240,7 @@ async def open_file(disk: Disk, workers: Workers, path: str, *, begun: bool = Fa
         Refused: FILE_NOT_FOUND where nothing is there, or LOCAL_REMOVED if `begun`; IO for a folder, a pipe
             or a device, without permission, and for whatever else the disk says.
     """
-    file = _OpenedFile(disk, workers, path, FaultKind.LOCAL_REMOVED if begun else FaultKind.FILE_NOT_FOUND)
+    file = OpenedFile(disk, workers, path, FaultKind.LOCAL_REMOVED if begun else FaultKind.FILE_NOT_FOUND)
     await file.open()
     return file
 
@@ -282,7 +283,9 @@ def truncated(name: str, at: int, expected: int) -> Refused:
     )
 
 
-class _OpenedFile(Opened):
+class OpenedFile(Opened):
+    """A file. Any thread may read it by calls of its own (`draw`, `look`), which block."""
+
     def __init__(self, disk: Disk, workers: Workers, path: str, absent: FaultKind) -> None:
         if not path or "\0" in path:
             raise InvalidArgument(f"source {path!r}: expected the path of a file")
@@ -295,11 +298,12 @@ class _OpenedFile(Opened):
         """The last one is read; those before it may still be in the middle of a read."""
 
     async def open(self) -> None:
+        """See `open_file`."""
         await self._refusing(self._open)
         self._absent = FaultKind.LOCAL_REMOVED
 
     async def identity(self) -> SourceIdentity:
-        return await self._refusing(self._look)
+        return await self._refusing(self.look)
 
     async def read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
         return await self._refusing(partial(self._read, offset, size, hashers, buffers))
@@ -307,7 +311,7 @@ class _OpenedFile(Opened):
     async def read_last(
         self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers
     ) -> tuple[list[Chunk], SourceIdentity]:
-        return await self._refusing(lambda: (self._read(offset, size, hashers, buffers), self._look()))
+        return await self._refusing(lambda: (self._read(offset, size, hashers, buffers), self.look()))
 
     async def close(self) -> None:
         await self.run(self._close)
@@ -319,6 +323,19 @@ class _OpenedFile(Opened):
             raise Refused(failure.fault) from failure
 
     # In a thread
+
+    def draw(self, offset: int, room: memoryview, stop: int) -> int:
+        """Read some bytes from `offset` on into `room`; how many, at least one. `stop` is where the caller
+        expects it to end.
+
+        Raises:
+            FileFault: Refused: as `read`.
+        """
+        with self._guarded():
+            count = self._disk.preadv(self._descriptors[-1], room, offset)
+        if not count:
+            raise truncated(self.name, offset, stop)
+        return count
 
     def _open(self) -> FileStatus:
         path = self.name
@@ -355,7 +372,12 @@ class _OpenedFile(Opened):
             )
         return status
 
-    def _look(self) -> SourceIdentity:
+    def look(self) -> SourceIdentity:
+        """Look at it anew.
+
+        Raises:
+            FileFault: as `identity`.
+        """
         with self._lock, self._guarded():
             before = time_ns()  # an answer may be long on its way, and what is written meanwhile is not in it
             status = self._check(self._disk.stat(self.name, follow=True))
@@ -372,14 +394,11 @@ class _OpenedFile(Opened):
         )
 
     def _read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
-        descriptor, stop = self._descriptors[-1], offset + size
+        stop = offset + size
         blocks: list[Chunk] = []
         while offset < stop:
             block = buffers.take(min(BUFFER, stop - offset))
-            with self._guarded():
-                count = self._disk.preadv(descriptor, block, offset)
-            if not count:
-                raise truncated(self.name, offset, stop)
+            count = self.draw(offset, block, stop)
             block = block[:count]
             for hasher in hashers:
                 hasher.update(block)

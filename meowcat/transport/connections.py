@@ -176,11 +176,7 @@ class _Watched(Connection):
         return came
 
     def rest(self) -> bool:
-        if self._came is not None:
-            return False
-        if not self._watched:
-            self._watch()
-        return super().rest()  # the loop may not have told yet what has come
+        return self._came is None and super().rest()  # the loop may not have told yet what has come
 
     def lend(self) -> socket.socket:
         self._leave()

@@ -108,6 +108,19 @@ class Pours(Protocol):
         """
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """What the iterator of a body may be besides: one whose chunks a thread can get, without the event loop.
+    They come one at a time, by either way."""
+
+    def ready(self) -> bool:
+        """Whether the next chunk can be drawn. Called in the event loop."""
+
+    def draw(self) -> Chunk | None:
+        """The next chunk, called in a thread after `ready` has said yes; None where the event loop has to be
+        asked again, as at the end. What it raises is what `__anext__` would raise."""
+
+
 class Exchange(Protocol):
     """A request under way: `async with exchange as reply`. Leaving the block stops what is left of it."""
 

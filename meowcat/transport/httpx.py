@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import httpx
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.urls import scrub
 from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.bodies import let_go
 from meowcat.transport.contract import (
     USER_AGENT,
     Chunk,
@@ -151,8 +152,7 @@ class Source(httpx.AsyncByteStream):
         return bytes(await anext(self._body))
 
     async def aclose(self) -> None:
-        if isinstance(self._body, AsyncGenerator):
-            await self._body.aclose()
+        await let_go(self._body)
 
 
 class HttpxExchange:

@@ -1,5 +1,5 @@
-"""Large request bodies over HTTP/1.1: the event loop brings each chunk, and a thread sends it from where it
-stands.
+"""Large request bodies over HTTP/1.1: a thread sends each chunk from where it stands. It gets them by itself
+where the body can be read by a thread (`contract.Draws`), and from the event loop otherwise.
 
 A client that takes chunks over copies each of them, and sends them by a thread of its own. Here the memory
 that a source was read into is what the kernel copies from. See `transport.direct` for what goes this way.
@@ -7,14 +7,14 @@ that a source was read into is what the kernel copies from. See `transport.direc
 
 import select
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator
 
 import anyio
 
 from meowcat.core.values import Fault, FaultKind
+from meowcat.transport.bodies import let_go
 from meowcat.transport.connections import MOST_AT_ONCE
-from meowcat.transport.contract import Chunk, HttpRequest, TransportFault
+from meowcat.transport.contract import Chunk, Draws, HttpRequest, TransportFault
 from meowcat.transport.faults import describe
 from meowcat.transport.incoming import Incoming, NotHTTP
 from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge
@@ -39,8 +39,16 @@ class SocketUpload(SocketExchange):
     def __init__(self, transport: SocketTransport, request: HttpRequest) -> None:
         super().__init__(transport, request)
         self._read = transport.timeouts.read
+        self._left = request.body_length or 0
+        """Bytes of the body that are not in a chunk yet."""
         self._last = False
         """Whether the last chunk is being sent, or was."""
+        self._draws: Draws | None = None
+        self._chunk: Chunk | None = None
+        """The one that is sent, and nobody else's: its memory is free by the time that the next one is asked
+        for."""
+        self._first = True
+        """Whether it is the first one."""
 
     async def __aenter__(self) -> SocketReply:
         assert self._request.body is not None  # noqa: S101  # `DirectHttp` chose this class by it
@@ -51,9 +59,8 @@ class SocketUpload(SocketExchange):
             self._stop()
             raise
         finally:
-            if isinstance(body, AsyncGenerator):
-                with anyio.CancelScope(shield=True):
-                    await body.aclose()
+            with anyio.CancelScope(shield=True):
+                await let_go(body)
         if isinstance(outcome, Fault):
             self._stop()
             raise TransportFault(outcome)
@@ -71,33 +78,34 @@ class SocketUpload(SocketExchange):
         return super()._stop()
 
     async def _converse(self, body: AsyncIterator[Chunk]) -> SocketReply | Fault:
-        left = self._request.body_length or 0
-        send = self._begin_with
+        self._draws = body if isinstance(body, Draws) else None
+        send = self._begin_sending
         while True:
-            chunk = await anext(body, None)
-            if chunk is None or len(chunk) > left:
-                detail = f"the body has not the {self._request.body_length:,} bytes that were announced"
-                return describe(FaultKind.INTERNAL, self._request.url, detail)
-            left -= len(chunk)
-            self._last = left == 0
+            if self._draws is None or not self._draws.ready():
+                self._chunk = await anext(body, None)
+                if self._chunk is None:
+                    return self._other_length()
             try:
-                outcome = await send(memoryview(chunk))
+                outcome = await send()
             except (OSError, NotHTTP) as error:
                 outcome = judge(error, self._request.url)
             if outcome is not None:
                 return outcome
-            send = self._go_on_with
-            del chunk  # so that its memory is free by the time that the next one is asked for
+            send = self._go_on
 
-    async def _begin_with(self, chunk: memoryview) -> Outcome:
+    def _other_length(self) -> Fault:
+        detail = f"the body has not the {self._request.body_length:,} bytes that were announced"
+        return describe(FaultKind.INTERNAL, self._request.url, detail)
+
+    async def _begin_sending(self) -> Outcome:
         """Send the head and the first chunk, by a connection that waits for that if there is one."""
         idle = self._transport.idle.take(self._origin)
         if idle is not None:
             self.connection = idle
             try:
-                return await self.do(partial(self._send_first, chunk))
+                return await self.do(self._send_first)
             except ConnectionError:
-                if self._last:
+                if self._last or not self._first:
                     raise
                 idle.close()
                 # Closed by the server just now: what it has of the body is not all, and means nothing.
@@ -105,19 +113,41 @@ class SocketUpload(SocketExchange):
             await self._connect()
         except OSError as error:
             return self._unreachable(error)
-        return await self.do(partial(self._send_first, chunk))
+        return await self.do(self._send_first)
 
-    async def _go_on_with(self, chunk: memoryview) -> Outcome:
-        return await self.do(partial(self._send, chunk))
+    async def _go_on(self) -> Outcome:
+        return await self.do(self._send)
 
     # Of the threads
 
-    def _send_first(self, chunk: memoryview, sock: socket.socket) -> Outcome:
+    def _send_first(self, sock: socket.socket) -> Outcome:
+        self._left = self._request.body_length or 0  # it may be sent twice
         self._incoming = Incoming(self._request.method)
+        if self._chunk is None:
+            self._draw()
         sock.sendall(self._head)
-        return self._send(chunk, sock)
+        return self._send(sock)
 
-    def _send(self, chunk: memoryview, sock: socket.socket) -> Outcome:
+    def _draw(self) -> None:
+        self._chunk = None if self._draws is None else self._draws.draw()
+
+    def _send(self, sock: socket.socket) -> Outcome:
+        """Send the chunk, and those that can be drawn."""
+        if self._chunk is None:
+            self._draw()
+        while self._chunk is not None:
+            if len(self._chunk) > self._left:
+                return self._other_length()
+            self._left -= len(self._chunk)
+            self._last = self._left == 0
+            outcome = self._send_one(memoryview(self._chunk), sock)
+            self._chunk, self._first = None, False
+            if outcome is not None:
+                return outcome
+            self._draw()
+        return None
+
+    def _send_one(self, chunk: memoryview, sock: socket.socket) -> Outcome:
         try:
             while chunk:
                 answered = self._is_answered(sock)

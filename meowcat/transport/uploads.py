@@ -1,9 +1,10 @@
 """A request body that can be stopped: the one way to end an upload that a client took over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Self
 
+from meowcat.transport.bodies import let_go
 from meowcat.transport.contract import Chunk
 
 
@@ -57,5 +58,5 @@ class Body:
         self._stopped = True
         if self._puller is not None:
             self._puller.cancel()  # the client's task for this chunk: it would wait for the source for ever
-        elif isinstance(self._source, AsyncGenerator):
-            await self._source.aclose()
+        else:
+            await let_go(self._source)

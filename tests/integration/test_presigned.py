@@ -16,6 +16,7 @@ from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.presigned_settings import PresignedDownload, PresignedUpload, uploaded_parts
 from meowcat.protocols.refreshers import RefreshReason
 from meowcat.protocols.signing.sigv4 import presign
+from meowcat.transfer.source_parts import SourcePart
 from meowcat.transport.contract import HttpRequest, TransportFault
 from meowcat.transport.reqwest import ReqwestTransport
 
@@ -217,6 +218,28 @@ async def test_an_upload_by_a_plan_makes_the_object(tmp_path, file, transport, b
     assert transport.count("PUT") == 3
     head = back_end.s3.head_object(Bucket=back_end.bucket, Key=back_end.key)
     assert result.remote["etag"] == head["ETag"]
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_little_memory_is_enough_and_side_by_side_threads_draw_the_parts(
+    tmp_path, file, back_end, connections, monkeypatch
+):
+    """The server's ETags are compared once a part was sent, for which it is read again into memory."""
+    drawn = []
+
+    def draw(self, *where):
+        drawn.append(self.index)
+        return plain(self, *where)
+
+    plain = SourcePart.draw
+    monkeypatch.setattr(SourcePart, "draw", draw)
+    config = meowcat.Config(retries=2, control=False, max_in_flight=8 << 20)
+    async with meowcat.Engine(tmp_path / "t.db", config=config) as opened:
+        protocol = PresignedUpload(back_end.plan(back_end.opened()))
+        with anyio.fail_after(30):
+            await opened.upload(file, protocol=protocol, connections=connections)
+    assert back_end.object() == CONTENT
+    assert bool(drawn) is (connections > 1)
 
 
 async def test_a_single_signed_put_makes_the_object_at_the_commit(tmp_path, file, transport, back_end):

@@ -11,7 +11,8 @@ from meowcat.transfer.disk import OsDisk
 from meowcat.transfer.source_parts import STEP, SourceReader
 from meowcat.transfer.sources import open_file
 from meowcat.transfer.workers import Workers
-from meowcat.transport.contract import HttpRequest
+from meowcat.transport.contract import HttpRequest, Timeouts
+from meowcat.transport.direct import DirectHttp
 from meowcat.transport.httpx import HttpxTransport
 from meowcat.transport.reqwest import ReqwestTransport
 
@@ -75,6 +76,7 @@ class Sending:
         self.group.start_soon(self.listener.serve, self.server.serve)
         pinned = await self.source.identity()
         self.reader = SourceReader(self.source, pinned, self.group, self.budget, Throttle())
+        self.reader.several = True
         return self
 
     async def __aexit__(self, *_):
@@ -97,7 +99,12 @@ class Sending:
                 await exchange.dead()
 
 
-@pytest.fixture(params=[ReqwestTransport, HttpxTransport])
+def direct():
+    """Bodies are drawn by a thread."""
+    return DirectHttp(HttpxTransport(), Timeouts())
+
+
+@pytest.fixture(params=[ReqwestTransport, HttpxTransport, direct])
 async def sending(request, tmp_path):
     async with Sending(request.param, tmp_path / "source") as made:
         yield made

@@ -75,18 +75,24 @@ class Rate:
     async def acquire(self, size):
         self.asked.append(size)
 
+    def spend(self, size):
+        self.asked.append(size)
+
 
 class Reading:
     """`async with Reading(source) as reader`, whose memory has to be given back at the end."""
 
-    def __init__(self, source, *, memory=MEMORY, throttle=None):
+    def __init__(self, source, *, memory=MEMORY, throttle=None, several=False):
         self.source, self.memory, self.throttle = source, memory, throttle or Throttle()
+        self.several = several
         self.budget = Budget(8, memory)
 
     async def __aenter__(self):
         self.group = await anyio.create_task_group().__aenter__()
         pinned = await self.source.identity()
-        return SourceReader(self.source, pinned, self.group, self.budget, self.throttle)
+        reader = SourceReader(self.source, pinned, self.group, self.budget, self.throttle)
+        reader.several = self.several
+        return reader
 
     async def __aexit__(self, kind, error, trace):
         await self.group.__aexit__(kind, error, trace)
@@ -95,6 +101,20 @@ class Reading:
 
 async def joined(part):
     return b"".join([chunk async for chunk in part.body()])
+
+
+async def draw(body):
+    return await anyio.to_thread.run_sync(body.draw)
+
+
+async def drawn(body):
+    """What threads draw of it; it has to be ready."""
+    assert body.ready()
+    chunks = []
+    while (chunk := await draw(body)) is not None:
+        chunks.append(bytes(chunk))
+        del chunk
+    return b"".join(chunks)
 
 
 async def until_refused(chunks):
@@ -771,6 +791,284 @@ async def test_parts_that_wait_leave_half_of_the_memory_to_those_that_are_sent(p
             assert await joined(part) == content
         for part in waiting:
             part.close()
+    await source.close()
+
+
+# Parts that a thread draws
+
+
+@given(data=st.data(), content=st.binary(min_size=1, max_size=100), memory=st.sampled_from([20, 1000]))
+def test_a_part_that_threads_draw_has_the_same_bytes_and_digests(data, content, memory):
+    begin = data.draw(st.integers(0, len(content) - 1))
+    stop = data.draw(st.integers(begin + 1, len(content)))
+    steps = data.draw(st.lists(st.sampled_from(["draw", "draw, then ask", "ask", "md5"]), max_size=4))
+    limited_after = data.draw(st.integers(0, 5))
+
+    throttle = Rate()
+
+    async def taken(body, step):
+        """By threads as long as it is ready, and from the event loop where it is not, or not any more."""
+        came = b""
+        while len(came) < stop - begin:
+            if step == "ask" or not body.ready():
+                came += await anext(body)
+            elif (chunk := await draw(body)) is not None:
+                came += chunk
+                del chunk
+            throttle.rate = 80 if step == "draw, then ask" and len(came) > limited_after else None
+        throttle.rate = None
+        return came
+
+    async def run():
+        disk = SimulatedDisk()
+        disk.make_folder("/data")
+        disk.put("/data/source", content)
+        source = await open_file(disk, Workers(), "/data/source")
+        async with Reading(source, memory=memory, throttle=throttle, several=True) as reader:
+            with reader.part(7, begin, stop) as part:
+                for step in steps:
+                    if step == "md5":
+                        md5 = hashlib.md5(content[begin:stop], usedforsecurity=False).hexdigest()
+                        assert await part.checksum("md5") == md5
+                    else:
+                        assert await taken(part.body(), step) == content[begin:stop]
+                    assert part.digest == blake3(content[begin:stop]).digest()
+                    assert not part.moved
+        await source.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source_parts, "STEP", 7)
+        patch.setattr(source_parts, "KEPT", 20)
+        patch.setattr(source_parts, "FIRST", 2)
+        patch.setattr(source_parts, "BUFFER", 5)
+        patch.setattr("meowcat.transfer.sources.BUFFER", 5)
+        anyio.run(run)
+
+
+async def test_drawn_chunks_are_counted_and_grow_with_the_line(place):
+    source = await opened(place, bytes(5 * BUFFER))
+    throttle = Rate()
+    async with Reading(source, throttle=throttle, several=True) as reader:
+        with reader.part(0, 0, 5 * BUFFER) as part:
+            assert await drawn(part.body()) == bytes(5 * BUFFER)
+    assert throttle.asked[0] == FIRST
+    assert max(throttle.asked) <= BUFFER
+    assert sum(throttle.asked) == 5 * BUFFER
+    await source.close()
+
+
+async def test_chunks_are_drawn_into_the_same_memory_unless_it_is_still_looked_at(place):
+    content = Random(1).randbytes(3 * FIRST)
+    source = await opened(place, content)
+    async with Reading(source, several=True) as reader:
+        reader.chunk = FIRST // 2
+        with reader.part(0, 0, len(content)) as part:
+            body = part.body()
+            assert body.ready()
+
+            def in_a_thread():  # one for all: a thread holds the last thing that it brought
+                first = body.draw()
+                room, size = first.obj, len(first)
+                second = body.draw()
+                assert second.obj is not room
+                assert first == content[:size]
+                del first
+                again = second.obj
+                del second
+                assert body.draw().obj is again
+
+            await anyio.to_thread.run_sync(in_a_thread)
+    await source.close()
+
+
+async def until_refused_by_drawing(body):
+    assert body.ready()
+    got = 0
+    try:
+        while (chunk := await draw(body)) is not None:
+            got += len(chunk)
+            del chunk
+    except Refused as refused:
+        return got, refused.fault
+    pytest.fail("all of the body came")
+
+
+async def test_of_a_part_with_other_bytes_than_were_recorded_the_last_are_not_drawn(place):
+    source = await opened(place, bytes(2 * FIRST))
+    async with Reading(source, several=True) as reader:
+        reader.chunk = FIRST
+        with reader.part(0, 0, 2 * FIRST, expected=blake3(b"others").digest()) as part:
+            got, fault = await until_refused_by_drawing(part.body())
+            assert part.digest is None
+    assert got < 2 * FIRST
+    assert fault.kind is FaultKind.SOURCE_CHANGED
+    assert "not those that were read before" in fault.detail
+    await source.close()
+
+
+async def test_a_second_body_that_is_drawn_has_to_be_the_first(place):
+    source = await opened(place, b"abc")
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, 3) as part:
+            assert await drawn(part.body()) == b"abc"
+            place.put(b"abd")
+            await source.identity()
+            got, fault = await until_refused_by_drawing(part.body())
+    assert (got, fault.kind) == (0, FaultKind.SOURCE_CHANGED)
+    await source.close()
+
+
+async def test_a_part_that_is_truncated_while_it_is_drawn_is_never_sent_as_a_whole(place):
+    size = 3 * FIRST
+    source = await opened(place, bytes(size))
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, size) as part:
+            body = part.body()
+            assert body.ready()
+            got = len(await draw(body))
+            place.put(bytes(10))
+            await source.identity()
+            more, fault = await until_refused_by_drawing(body)
+    assert got + more < size
+    assert fault.kind is FaultKind.SOURCE_CHANGED
+    assert "truncated" in fault.detail
+    await source.close()
+
+
+async def test_a_source_that_vanishes_while_it_is_drawn_is_told_as_removed(tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(bytes(2 * FIRST))
+    source = await open_file(OsDisk(), Workers(), str(path))
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, 2 * FIRST) as part:
+            body = part.body()
+            assert body.ready()
+            await draw(body)
+            path.unlink()
+            _, fault = await until_refused_by_drawing(body)
+    assert fault.kind is FaultKind.LOCAL_REMOVED
+    await source.close()
+
+
+async def test_a_source_that_moved_while_it_was_drawn_is_told(place):
+    size = 3 * FIRST
+    source = await opened(place, bytes(size))
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, size) as part:
+            body = part.body()
+            assert body.ready()
+            await draw(body)
+            place.put(bytes(size))  # the same bytes in another file
+            assert not part.moved
+            while await draw(body) is not None:
+                pass
+            assert part.moved
+    await source.close()
+
+
+@pytest.mark.parametrize("why", ["alone", "an application's", "half sent", "checksums", "kept", "no memory"])
+async def test_what_is_not_drawn_is_asked_for(place, why):
+    content = bytes(range(200))
+    file = await opened(place, content)
+    owned = await open_source(Workers(), "bytes", BytesSource(content))
+    source = owned if why == "an application's" else file
+    start = 10 if why == "half sent" else 0
+    memory = 2 * len(content) - 2 if why == "no memory" else MEMORY
+    async with Reading(source, memory=memory, several=why != "alone") as reader:
+        if why == "checksums":
+            with reader.part(0, 0, 100) as part:
+                await part.checksum("md5")
+        with reader.part(1, 0, 200, start=start) as part:
+            if why == "kept":
+                assert await drawn(part.body()) == content
+                assert await part.checksum("md5")
+            body = part.body()
+            assert not body.ready()
+            assert b"".join([chunk async for chunk in body]) == content[start:]
+            assert part.digest == blake3(content).digest()
+    await file.close()
+
+
+async def test_a_limit_that_comes_in_the_middle_of_a_body_ends_the_drawing(place):
+    source = await opened(place, bytes(3 * FIRST))
+    throttle = Rate(80_000)
+    async with Reading(source, throttle=throttle, several=True) as reader:
+        with reader.part(0, 0, 3 * FIRST) as part:
+            body = part.body()
+            assert not body.ready()
+            throttle.rate = None
+            assert body.ready()
+            assert len(await draw(body)) == FIRST
+            throttle.rate = 80_000
+            assert await draw(body) is None
+            assert len(await anext(body)) == 10_000
+            throttle.rate = None
+            assert not body.ready(), "what is read ahead goes first"
+    await source.close()
+
+
+async def test_nothing_is_read_ahead_of_what_is_drawn_once_that_is_known(place):
+    source = await opened(place, bytes(4 * STEP))
+    read = count_reads(source)
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, STEP) as part:
+            assert not part.begin(), "nobody knows yet"
+            await drawn(part.body())
+        with reader.part(1, STEP, 2 * STEP) as part:
+            assert part.begin(), "it has its memory"
+            held = reader.budget._free
+            assert part.begin()
+            await drawn(part.body())
+            assert reader.budget._free == held
+    assert read == []
+    await source.close()
+
+
+async def test_a_checksum_that_is_asked_for_after_a_drawn_body_says_nothing_of_other_parts(place):
+    source = await opened(place, bytes(200))
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, 100) as part:
+            await drawn(part.body())
+            await part.checksum("md5")
+        with reader.part(1, 100, 200) as part:
+            assert await drawn(part.body()) == bytes(100)
+    await source.close()
+
+
+async def test_a_client_that_does_not_draw_has_the_next_parts_read_ahead(place):
+    source = await opened(place, bytes(2 * STEP))
+    read = count_reads(source)
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, STEP) as part:
+            await joined(part)
+        with reader.part(1, STEP, 2 * STEP) as part:
+            assert part.begin()
+            await anyio.wait_all_tasks_blocked()
+            assert len(read) == 2
+            assert await joined(part) == bytes(STEP)
+    await source.close()
+
+
+@pytest.mark.parametrize("size", [STEP, KEPT + 1])
+@pytest.mark.parametrize("way", ["asked", "drawn", "drawn, then asked"])
+async def test_a_checksum_after_the_body_waits_for_no_memory_that_the_part_itself_holds(place, way, size):
+    """A client stops asking with the last byte, and then the reply has a digest to compare."""
+    content = Random(8).randbytes(size)
+    source = await opened(place, content)
+    throttle = Rate()
+    async with Reading(source, memory=STEP, throttle=throttle, several=True) as reader:
+        with reader.part(0, 0, size) as part, anyio.fail_after(30):
+            body = part.body()
+            got = 0
+            while way != "asked" and got < size:
+                assert body.ready()
+                got += len(await draw(body))
+                if way != "drawn":
+                    throttle.rate = 1 << 30
+                    break
+            while got < size:
+                got += len(await anext(body))
+            assert await part.checksum("md5") == hashlib.md5(content, usedforsecurity=False).hexdigest()
     await source.close()
 
 

@@ -85,7 +85,7 @@ class Hasty(Dribbling):
 
     async def __aenter__(self):
         for _ in range(self.taken):
-            await anext(self.body)
+            await anext(self.body, None)
         return self
 
     async def __aexit__(self, *exc):
@@ -104,6 +104,7 @@ def sent(transport, length):
 
 def test_a_success_is_one_once_all_of_the_body_was_handed_over():
     assert sent(Hasty(2), 8).status == 200
+    assert sent(Hasty(3), None).status == 200, "its end was asked for"
     for early, length in ((0, 8), (1, 8), (2, None)):
         with pytest.raises(TransportFault, match="200 before it had all of the request's body") as caught:
             sent(Hasty(early), length)
@@ -112,3 +113,65 @@ def test_a_success_is_one_once_all_of_the_body_was_handed_over():
 
 def test_a_refusal_may_come_at_any_time():
     assert sent(Hasty(1, 403), 8).status == 403
+
+
+class Drawing(Hasty):
+    """Draws `taken` chunks, where that is possible."""
+
+    async def __aenter__(self):
+        assert self.body.ready() is self.can
+        for _ in range(self.taken):
+            self.body.draw()
+        return self
+
+
+class Drawn:
+    """A body that has two chunks of four bytes."""
+
+    def __init__(self):
+        self.left = [b"some", b"more"]
+
+    async def __anext__(self):
+        raise AssertionError("it can be drawn")
+
+    def ready(self):
+        return True
+
+    def draw(self):
+        return self.left.pop() if self.left else None
+
+
+@pytest.mark.parametrize(("body", "taken", "fits"), [(Drawn, 1, False), (Drawn, 2, True), (Drawn, 3, True)])
+def test_what_is_drawn_of_a_body_was_handed_over_as_well(body, taken, fits):
+    transport = Drawing(taken)
+    transport.can = True
+    request = HttpRequest("PUT", "https://host.example/x", body=body, body_length=8)
+    if fits:
+        assert asyncio.run(wire.call(transport, request)).status == 200
+    else:
+        with pytest.raises(TransportFault, match="200 before it had all"):
+            asyncio.run(wire.call(transport, request))
+
+
+def test_a_body_that_can_not_be_drawn_says_so():
+    transport = Drawing(1)
+    transport.can = False
+    with pytest.raises(TransportFault, match="200 before it had all"):
+        sent(transport, 8)
+
+
+def test_a_body_that_is_asked_for_anew_has_to_be_handed_over_anew():
+    class Twice(Hasty):
+        def send(self, request):
+            self.body = request.body
+            return self
+
+        async def __aenter__(self):
+            async for _ in self.body():
+                pass
+            self.body = self.body()
+            return await super().__aenter__()
+
+    assert sent(Twice(2), 8).status == 200
+    with pytest.raises(TransportFault, match="200 before it had all"):
+        sent(Twice(1), 8)
