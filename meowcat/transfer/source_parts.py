@@ -153,10 +153,10 @@ class SourcePart:
     def begin(self) -> bool:
         """Begin to read before `checksum` or `body` is asked for, where that helps; returns whether it has
         begun, or is ready to be drawn."""
-        if self._begun is not None:
+        if self._begun is not None or self._has_room:
             return True
         asked = self._reader.asked
-        if self._reader.draws and not asked:
+        if self._reader.draws and not asked and self._reader.throttle.rate is None:
             return self._reader.drawn is True and self.can_be_drawn()
         if self.start != self._begin or (asked and self.size > KEPT):
             return False
@@ -198,7 +198,9 @@ class SourcePart:
     def can_be_drawn(self) -> bool:
         """Whether a thread can read a body: nothing was read of it yet, nor is to be read before it."""
         reader = self._reader
-        if not reader.draws or reader.asked or self._kept is not None or self.start != self._begin:
+        if not reader.draws or reader.asked or self.start != self._begin:
+            return False
+        if self._kept is not None or self._begun is not None:
             return False
         if not self._has_room:
             self._start_over()
@@ -216,10 +218,9 @@ class SourcePart:
         assert file is not None  # noqa: S101  # `can_be_drawn`
         self._opened = True
         buffers.give(self._drawn)
-        room = buffers.take(size)
-        self._drawn.append(room)
         try:
-            chunk = room[: file.draw(at, room, self._stop)]
+            chunk = file.draw(at, size, self._stop, buffers)
+            self._drawn.append(chunk)
             whole.update(chunk)
             if at + len(chunk) == self._stop:
                 self._finish(whole, {}, file.look())

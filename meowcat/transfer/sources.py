@@ -324,18 +324,19 @@ class OpenedFile(Opened):
 
     # In a thread
 
-    def draw(self, offset: int, room: memoryview, stop: int) -> int:
-        """Read some bytes from `offset` on into `room`; how many, at least one. `stop` is where the caller
-        expects it to end.
+    def draw(self, offset: int, size: int, stop: int, buffers: Buffers) -> memoryview:
+        """Read at most `size` bytes from `offset` on, at least one. `stop` is where the caller expects it to
+        end.
 
         Raises:
             FileFault: Refused: as `read`.
         """
-        with self._guarded():
+        with self._guarded():  # also where there is no memory
+            room = buffers.take(size)
             count = self._disk.preadv(self._descriptors[-1], room, offset)
         if not count:
             raise truncated(self.name, offset, stop)
-        return count
+        return room[:count]
 
     def _open(self) -> FileStatus:
         path = self.name
@@ -397,13 +398,11 @@ class OpenedFile(Opened):
         stop = offset + size
         blocks: list[Chunk] = []
         while offset < stop:
-            block = buffers.take(min(BUFFER, stop - offset))
-            count = self.draw(offset, block, stop)
-            block = block[:count]
+            block = self.draw(offset, min(BUFFER, stop - offset), stop, buffers)
             for hasher in hashers:
                 hasher.update(block)
             blocks.append(block)
-            offset += count
+            offset += len(block)
         return blocks
 
     def _close(self) -> None:

@@ -44,6 +44,7 @@ class SocketUpload(SocketExchange):
         self._last = False
         """Whether the last chunk is being sent, or was."""
         self._draws: Draws | None = None
+        """The body, where the next chunk can be drawn."""
         self._chunk: Chunk | None = None
         """The one that is sent, and nobody else's: its memory is free by the time that the next one is asked
         for."""
@@ -78,10 +79,11 @@ class SocketUpload(SocketExchange):
         return super()._stop()
 
     async def _converse(self, body: AsyncIterator[Chunk]) -> SocketReply | Fault:
-        self._draws = body if isinstance(body, Draws) else None
+        draws = body if isinstance(body, Draws) else None
         send = self._begin_sending
         while True:
-            if self._draws is None or not self._draws.ready():
+            self._draws = draws if draws is not None and draws.ready() else None
+            if self._draws is None:
                 self._chunk = await anext(body, None)
                 if self._chunk is None:
                     return self._other_length()

@@ -98,12 +98,16 @@ class Asked:
 class Drawn(Asked):
     """One that a thread can read, but for each fifth chunk."""
 
+    may_be_drawn = False
+
     def ready(self):
-        return self.left % 5 > 0
+        self.may_be_drawn = self.left % 5 > 0
+        return self.may_be_drawn
 
     def draw(self):
         assert threading.current_thread() is not threading.main_thread()
-        return self.next() if self.ready() else None
+        assert self.may_be_drawn, "it was not ready when it was asked"
+        return self.next() if self.left % 5 > 0 else None
 
 
 @pytest.fixture(params=[Asked, Drawn])

@@ -1,5 +1,6 @@
 """What an upload reads: files, bytes, sources of an application's own; their parts, digests and proofs."""
 
+import errno
 import hashlib
 import os
 import tracemalloc
@@ -1032,6 +1033,72 @@ async def test_a_checksum_that_is_asked_for_after_a_drawn_body_says_nothing_of_o
             await part.checksum("md5")
         with reader.part(1, 100, 200) as part:
             assert await drawn(part.body()) == bytes(100)
+    await source.close()
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_what_was_read_ahead_before_parts_go_side_by_side_is_not_drawn(place, short):
+    """The first part is read while the session is opened, when nobody knows how many go at once."""
+    content = Random(9).randbytes(STEP)
+    source = await opened(place, content)
+    read = count_reads(source)
+    async with Reading(source, memory=2 * STEP) as reader:
+        with reader.part(0, 0, STEP) as part:
+            assert part.begin()
+            reader.several = True
+            taken = STEP - 1 if short else 0
+            await reader.budget.take(taken)
+            body = part.body()
+            assert not body.ready()
+            assert b"".join([chunk async for chunk in body]) == content
+            reader.budget.give(taken)
+        with reader.part(1, 0, STEP) as part:
+            assert await drawn(part.body()) == content
+    assert read == [(0, STEP)]
+    await source.close()
+
+
+async def test_a_part_with_a_limited_rate_is_read_ahead_though_others_were_drawn(place):
+    source = await opened(place, bytes(2 * STEP))
+    throttle = Rate()
+    read = count_reads(source)
+    async with Reading(source, throttle=throttle, several=True) as reader:
+        with reader.part(0, 0, STEP) as part:
+            await drawn(part.body())
+        throttle.rate = 1 << 30
+        with reader.part(1, STEP, 2 * STEP) as part:
+            assert part.begin()
+            assert await joined(part) == bytes(STEP)
+    assert read == [(STEP, STEP)]
+    await source.close()
+
+
+async def test_a_part_that_has_its_memory_takes_none_besides_when_a_limit_comes(place):
+    source = await opened(place, bytes(2 * STEP))
+    throttle = Rate()
+    async with Reading(source, throttle=throttle, several=True) as reader:
+        with reader.part(0, 0, STEP) as part:
+            await drawn(part.body())
+        with reader.part(1, STEP, 2 * STEP) as part:
+            assert part.begin()
+            free, throttle.rate = reader.budget._free, 1 << 30
+            assert part.begin()
+            assert reader.budget._free == free
+    await source.close()
+
+
+async def test_where_there_is_no_memory_to_draw_into_the_source_is_refused(place, monkeypatch):
+    source = await opened(place, bytes(10))
+
+    def none(size):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async with Reading(source, several=True) as reader:
+        with reader.part(0, 0, 10) as part:
+            monkeypatch.setattr("meowcat.transfer.sources.fresh", none)
+            _, fault = await until_refused_by_drawing(part.body())
+    assert fault.kind is FaultKind.IO
+    assert "Cannot allocate memory" in fault.detail
     await source.close()
 
 
