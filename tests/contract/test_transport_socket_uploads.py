@@ -138,7 +138,7 @@ async def test_an_answer_in_the_middle_of_a_body_is_heard_and_ends_it(given):
 async def test_a_server_that_hangs_up_with_an_answer_is_heard(given):
     def refuse(server, connection):
         server.take(connection, MIB)
-        connection.sendall(NO)
+        connection.sendall(NO, socket.MSG_MORE)  # goes with the end: nobody hears the one and hangs up first
         connection.shutdown(socket.SHUT_WR)
         server.take(connection, 1 << 40)
 
