@@ -1067,7 +1067,9 @@ async def test_a_part_with_a_limited_rate_is_read_ahead_though_others_were_drawn
             await drawn(part.body())
         throttle.rate = 1 << 30
         with reader.part(1, STEP, 2 * STEP) as part:
+            free = reader.budget._free
             assert part.begin()
+            assert reader.budget._free == free - STEP
             assert await joined(part) == bytes(STEP)
     assert read == [(STEP, STEP)]
     await source.close()
