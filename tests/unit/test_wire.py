@@ -160,6 +160,27 @@ def test_a_body_that_can_not_be_drawn_says_so():
         sent(transport, 8)
 
 
+def test_whoever_lets_go_of_a_body_lets_go_of_what_it_comes_from():
+    gone = []
+
+    async def held():
+        try:
+            yield b"some"
+            yield b"more"
+        finally:
+            gone.append(True)
+
+    source = held()
+
+    class Closing(Hasty):
+        async def __aexit__(self, *exc):
+            await super().__aexit__(*exc)
+            assert gone, "at once, though somebody else holds it"
+
+    request = HttpRequest("PUT", "https://host.example/x", body=lambda: source, body_length=8)
+    assert asyncio.run(wire.call(Closing(1, 403), request)).status == 403
+
+
 def test_a_body_that_is_asked_for_anew_has_to_be_handed_over_anew():
     class Twice(Hasty):
         def send(self, request):
