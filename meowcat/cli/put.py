@@ -84,7 +84,8 @@ class Order:
     "--connections",
     "-c",
     type=int,
-    help="Parts sent at once of each file, 1 to 256, where the server takes them in any order. Default: 4.",
+    help="Parts sent at once of each file, 1 to 256, where the server takes them in any order. Default: 4,"
+    " and up to 16 while that makes it faster.",
 )
 @click.option(
     "--piece-size",

@@ -1,4 +1,4 @@
-"""How many connections one download takes where nobody says: as many as make it faster."""
+"""How many connections one transfer takes where nobody says: as many as make it faster."""
 
 __all__ = ["FEWEST", "MOST", "Crowd"]
 
@@ -19,29 +19,41 @@ CHANCES = 2
 """Measurements that must speak against them: one may have met a hiccup."""
 
 REST = 5.0
-"""Seconds until more are tried again; twice as long each time."""
+"""Seconds until more are tried again; twice as long each time …"""
+
+TRIALS = 4
+"""… and at least so many times as long as it took to find out that they were not worth it."""
+
+REFUSED, LONGEST = 60.0, 3600.0
+"""Seconds until more are tried again than a server has refused; twice as long each time, up to an hour."""
 
 
 class Crowd:
     """Doubles the connections as long as that is worth it, and goes one step back where it was not.
 
-    Only times count in which all connections were at work.
+    Only times count in which all connections were at work. What comes is counted by the byte. What is sent
+    is counted by the part, once that has been answered: how much of it has arrived before nobody knows, since
+    it may wait in the memory of any machine on its way.
     """
 
     def __init__(self) -> None:
         self.connections = FEWEST
-        self._most = MOST
         self._back = FEWEST
         self._fewer: float | None = None
         """Bytes a second with as few connections as before; None where these are not on trial."""
         self._failures = 0
         self._rest = REST
+        self._refused = REFUSED
+        self._tried = 0.0
+        """Since when these are."""
         self._not_before = 0.0
         """When the next measurement may begin."""
         self._began: tuple[float, int] | None = None
         """The instant, and the bytes by then."""
+        self._sent: list[tuple[int, float]] = []
+        """Bytes and seconds of parts since then."""
 
-    def note(self, now: float, came: int, *, busy: int, latency: float) -> None:
+    def came(self, now: float, came: int, *, busy: int, latency: float) -> None:
         """At the second `now`, `came` bytes have come in all, and `busy` requests are at work; a head is
         waited for `latency` seconds.
         """
@@ -51,25 +63,39 @@ class Crowd:
             self._began = (now, came) if now >= self._not_before else None
         elif now - self._began[0] >= max(LOOK, 2 * latency):
             rate = (came - self._began[1]) / (now - self._began[0])
-            self._began, self._not_before = None, now
+            self._began = None
             self._judge(rate, now, latency)
+
+    def sent(self, began: float, now: float, size: int, *, limited: bool) -> None:
+        """A part of `size` bytes, whose turn it was from the second `began` on, has been answered `now`.
+        `limited`: by a rate, which says nothing of the connections.
+        """
+        if limited:
+            self._not_before = max(now, self._not_before)
+        elif began >= self._not_before:
+            self._sent.append((size, now - began))
+            if len(self._sent) >= self.connections:
+                sizes, seconds = map(sum, zip(*self._sent, strict=True))
+                self._sent = []
+                self._judge(self.connections * sizes / max(seconds, 1e-9), now, 0)
 
     def _judge(self, rate: float, now: float, latency: float) -> None:
         if self._fewer is None or rate >= self._fewer * (1 + WORTH):
             self._failures, self._fewer = 0, None
-            if self.connections < self._most:
-                self._back, self._fewer = self.connections, rate
-                self.connections = min(self._most, self.connections * 2)
+            if self.connections < MOST:
+                self._back, self._fewer, self._tried = self.connections, rate, now
+                self.connections = min(MOST, self.connections * 2)
                 self._not_before = now + SLOW_START * latency
-            else:
-                self._not_before = float("inf")
             return
         self._failures += 1
         if self._failures == CHANCES:
             self.connections, self._failures, self._fewer = self._back, 0, None
-            self._not_before, self._rest = now + self._rest, self._rest * 2
+            self._not_before = now + max(self._rest, TRIALS * (now - self._tried))
+            self._rest *= 2
 
-    def refuse(self) -> None:
-        """The server said that it is too much: fewer from now on, for good."""
-        self.connections = self._most = max(1, self.connections // 2)
-        self._failures, self._fewer = 0, None
+    def refuse(self, now: float) -> None:
+        """At the second `now` the server has said that it is too much."""
+        self.connections = max(1, self.connections // 2)
+        self._fewer, self._began, self._sent = None, None, []
+        self._not_before = now + self._refused
+        self._refused = min(LONGEST, self._refused * 2)

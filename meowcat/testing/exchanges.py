@@ -49,7 +49,7 @@ class Trouble:
     shift: int = 0
     """Take the bytes from so far beyond the place that Content-Range says."""
     rate: float | None = None
-    """Bytes a second of this reply's body, besides the server's own limits."""
+    """Bytes a second of the request's body, and of the reply's, besides the server's own limits."""
 
 
 @dataclass(eq=False)
@@ -183,7 +183,7 @@ class Connection:
         trouble = self._server.trouble(seen) or Trouble()
         if trouble.refuse_body:
             await self.resumed.wait()
-        await self._read_body(seen, trouble.take)
+        await self._read_body(seen, trouble.take, Bucket(trouble.rate))
         seen.complete = True
         self._server.ledger.note()
         if trouble.before is not None:
@@ -193,23 +193,25 @@ class Connection:
         self._server.ledger.note()
         return trouble.framing != "close" and headers.get("connection", "").lower() != "close"
 
-    async def _read_body(self, seen: Seen, most: int | None) -> None:
+    async def _read_body(self, seen: Seen, most: int | None, slow: Bucket) -> None:
         if seen.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-                await self._read_exactly(seen, size, most)
+                await self._read_exactly(seen, size, most, slow)
                 await self._reader.readexactly(2)
             await self._reader.readuntil(b"\r\n")
         else:
-            await self._read_exactly(seen, int(seen.headers.get("content-length", "0")), most)
+            size = int(seen.headers.get("content-length", "0"))
+            await self._read_exactly(seen, size, most, slow)
 
-    async def _read_exactly(self, seen: Seen, size: int, most: int | None) -> None:
+    async def _read_exactly(self, seen: Seen, size: int, most: int | None, slow: Bucket) -> None:
         while size:
             left = BLOCK if most is None else most - seen.received
             if left <= 0:
                 await self._end("reset")
-            chunk = await self._reader.read(min(size, left, BLOCK))
+            chunk = await self._reader.read(min(size, left, slow.step))
             if not chunk:
                 raise Gone
+            await slow.take(len(chunk))
             size -= len(chunk)
             seen.received += len(chunk)
             seen.body += chunk[: max(0, BLOCK - len(seen.body))]

@@ -227,7 +227,7 @@ class ScriptedExchange:
             raise TransportFault(describe(FaultKind.UNREACHABLE, url))
         seen = self._seen(url, headers)
         trouble = server.arrived(seen)
-        body = await self._body(seen, url, trouble.take)
+        body = await self._body(seen, url, trouble)
         plan = server.answer(seen, url, body, trouble)
         if trouble.refuse_body or trouble.before == "stall":
             await anyio.sleep(transport.timeouts.read)
@@ -243,13 +243,14 @@ class ScriptedExchange:
         headers = {"host": parts.netloc, **headers}
         return Seen(self._request.method, target, headers, len(self._transport.server.requests) + 1)
 
-    async def _body(self, seen: Seen, url: str, most: int | None) -> bytes:
+    async def _body(self, seen: Seen, url: str, trouble: Trouble) -> bytes:
         """The request's body, as it is sent."""
-        body, server = bytearray(), self._transport.server
+        body, server, most, slow = bytearray(), self._transport.server, trouble.take, Bucket(trouble.rate)
         try:
             if self._request.body is not None:
                 async for chunk in self._request.body():
                     await server.spend(len(chunk))
+                    await slow.take(len(chunk))
                     taken = chunk if most is None else chunk[: most - len(body)]
                     body += taken
                     seen.received += len(taken)

@@ -248,10 +248,10 @@ class FetchOperation:
         if fault.kind is FaultKind.CHANGED:
             self._end(fault)  # what the other requests bring is of no use either
         else:
-            self._faulted = True
-            if self._crowd is not None and too_many(fault):
-                self._crowd.refuse()
+            if self._crowd is not None and self._may_ask and too_many(fault):  # once for all under way
+                self._crowd.refuse(self._world.clock())
                 self._board.connections = self._crowd.connections
+            self._faulted = True
             self._report_fault(fault)
 
     async def _watch(self) -> None:
@@ -265,7 +265,7 @@ class FetchOperation:
                 part.give_up()
             if self._crowd is not None:
                 busy, latency = len(self._board.parts), self._board.paces.latency
-                self._crowd.note(now, self._board.brought, busy=busy, latency=latency)
+                self._crowd.came(now, self._board.brought, busy=busy, latency=latency)
                 self._board.connections = self._crowd.connections
             self._tell()
 

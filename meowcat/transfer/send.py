@@ -13,8 +13,10 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from meowcat.core import messages as msg
+from meowcat.core.crowd import Crowd
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.machine import State
+from meowcat.core.pacing import too_many
 from meowcat.core.pieces import Grid, IntervalSet
 from meowcat.core.sessions import Capabilities, Held, Receipt, Session
 from meowcat.core.state import NOTHING, TaskState
@@ -41,9 +43,6 @@ from meowcat.transport.contract import TransportFault
 
 __all__ = ["SendOperation"]
 
-CONNECTIONS = 4
-"""Parts sent at once by a task that does not say."""
-
 _SOURCE = {FaultKind.SOURCE_CHANGED, FaultKind.LOCAL_REMOVED, FaultKind.FILE_NOT_FOUND}
 """Faults of the source: whatever else is sent of it would be of no use."""
 
@@ -69,6 +68,8 @@ class SendOperation:
         self._operation = operation
         self._request: Upload = task.request
         self._task = task
+        self._crowd = Crowd()
+        """Chooses how many parts are sent at once, where the user does not."""
         self._news = anyio.Event()
         self._hold = False
         self._faulted = False
@@ -398,7 +399,7 @@ class SendOperation:
 
     @property
     def _connections(self) -> int:
-        return (self._request.connections or CONNECTIONS) if self._able.any_order else 1
+        return (self._request.connections or self._crowd.connections) if self._able.any_order else 1
 
     def _next(self) -> int | None:
         """The first part that the server lacks and that is not on its way."""
@@ -442,6 +443,7 @@ class SendOperation:
             self._tell()
 
     async def _bring_part(self, part: SourcePart) -> None:
+        began = self._world.clock()
         async with self._errand.requests.turn():
             if not self._may_go_on:
                 return
@@ -449,6 +451,8 @@ class SendOperation:
             if part.digest is None:  # confirmed before its last bytes were asked for
                 await part.checksum("blake3")
             self._report_confirmed(part, receipt)
+            limited = self._errand.throttle.rate is not None
+            self._crowd.sent(began, self._world.clock(), part.size, limited=limited)
 
     @property
     def _may_go_on(self) -> bool:
@@ -459,6 +463,8 @@ class SendOperation:
             self._fatal = self._fatal or fault
             self._group.cancel_scope.cancel()
         elif not self._faulted:
+            if self._may_go_on and too_many(fault):  # once for all that are under way
+                self._crowd.refuse(self._world.clock())
             self._faulted = True
             self._report_fault(fault)
 

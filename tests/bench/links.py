@@ -2,8 +2,8 @@
 
     python -m tests.bench.links UPSTREAM-PORT [--rate BYTES] [--round-trip SECONDS] [--window BYTES]
 
-It prints its port. `--rate` is what one connection may bring a second. nginx's own `limit_rate` gives each
-request a second's worth at once, and so never holds up a client that asks for small ranges.
+It prints its port. `--rate` is what one connection may bring, and take, a second. nginx's own `limit_rate`
+gives each request a second's worth at once, and so never holds up a client that asks for small ranges.
 
 `--round-trip` delays what comes, and what goes, by half of it each, and the first byte of a connection by one
 more for the handshake. What is on its way is held to `--window` for each connection and direction, as TCP's
@@ -118,7 +118,7 @@ def pass_on(source: socket.socket, target: socket.socket, options: argparse.Name
             half = options.round_trip / 2
             pass_later(source, target, half, options.window, options.round_trip if up else 0)
             return
-        if options.rate and not up:
+        if options.rate:
             pass_at_rate(source, target, options.rate)
         else:
             while chunk := source.recv(CHUNK):

@@ -1,5 +1,6 @@
-"""Clients of object stores, up and down, in parts of 8 MiB: `job` has `file` or `to`, `size`, `connections`
-and the store's `endpoint`, `bucket`, `name`, `id` and `secret`."""
+"""Clients of object stores, up and down: `job` has `file` or `to`, `size`, `connections` and the store's
+`endpoint`, `bucket`, `name`, `id` and `secret`. Parts are of 8 MiB; where `connections` is None, all is as
+the client has it by default."""
 
 import asyncio
 import os
@@ -16,7 +17,8 @@ def _meowcat(job: Job, clock: Clock, url: str, protocol, credential) -> None:
 
     import meowcat
 
-    size = {"piece_size": PART, "connections": job["connections"]}
+    chosen = job["connections"] is not None
+    size = {"piece_size": PART, "connections": job["connections"]} if chosen else {}
 
     async def transfer() -> None:
         config = meowcat.Config(durability=job["durability"], control=False)
@@ -53,7 +55,8 @@ def boto3(job: Job, clock: Clock) -> None:
         aws_secret_access_key=job["secret"],
         region_name="us-east-1",
     )
-    config = TransferConfig(multipart_chunksize=PART, max_concurrency=job["connections"])
+    chosen = {} if job["connections"] is None else {"max_concurrency": job["connections"]}
+    config = TransferConfig(multipart_chunksize=PART, **chosen)
     with clock:
         if job["up"]:
             client.upload_file(job["file"], job["bucket"], job["name"], Config=config)
@@ -92,30 +95,36 @@ def obstore_s3(job: Job, clock: Clock) -> None:
 
     with clock:
         if job["up"]:
-            obstore.put(store, job["name"], Path(job["file"]), chunk_size=PART, max_concurrency=count)
+            chosen = {} if count is None else {"chunk_size": PART, "max_concurrency": count}
+            obstore.put(store, job["name"], Path(job["file"]), **chosen)
         else:
             asyncio.run(down())
 
 
 def _rclone(job: Job) -> list[str]:
     remote = f":s3,provider=Other,access_key_id={job['id']},secret_access_key={job['secret']}"
-    remote += f",endpoint='{job['endpoint']}',chunk_size=8M,upload_concurrency={job['connections']}:"
-    there = f"{remote}{job['bucket']}/{job['name']}"
+    remote += f",endpoint='{job['endpoint']}'"
+    if job["connections"] is not None:
+        remote += f",chunk_size=8M,upload_concurrency={job['connections']}"
+    there = f"{remote}:{job['bucket']}/{job['name']}"
     command = [
         "copyto",
         *((job["file"], there) if job["up"] else (there, job["to"])),
         "--config",
         "/dev/null",
     ]
-    streams = ["--multi-thread-streams", str(job["connections"]), "--multi-thread-cutoff", "1M"]
-    return [*command, *streams, "--multi-thread-chunk-size", "8M"]
+    if job["connections"] is not None:
+        command += ["--multi-thread-streams", str(job["connections"]), "--multi-thread-cutoff", "1M"]
+        command += ["--multi-thread-chunk-size", "8M"]
+    return command
 
 
 def _s5cmd(job: Job) -> list[str]:
     keys = Path(job["folder"]) / "keys"
     keys.write_text(f"[default]\naws_access_key_id = {job['id']}\naws_secret_access_key = {job['secret']}\n")
     command = ["--endpoint-url", job["endpoint"], "--credentials-file", str(keys), "cp"]
-    command += ["--concurrency", str(job["connections"]), "--part-size", str(PART // MIB)]
+    if job["connections"] is not None:
+        command += ["--concurrency", str(job["connections"]), "--part-size", str(PART // MIB)]
     there = f"s3://{job['bucket']}/{job['name']}"
     return [*command, *((job["file"], there) if job["up"] else (there, job["to"]))]
 

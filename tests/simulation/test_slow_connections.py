@@ -3,7 +3,9 @@
 import pytest
 
 import meowcat
+from meowcat.testing.depot import DepotUpload
 from meowcat.testing.exchanges import Trouble
+from meowcat.testing.servers import Content
 from meowcat.testing.world import World
 
 URL = "https://host.example/big.bin"
@@ -71,18 +73,87 @@ def test_without_a_word_of_the_user_a_cap_on_each_connection_leads_to_more_of_th
     assert seconds(size, connections=4) > size / FAST / 4 * 0.95, "the user's word is kept to"
 
 
-def test_a_server_that_refuses_is_asked_by_fewer():
-    made = World()
-    made.server.serve(URL, 40 * MIB)
-    running = 0
+def test_a_server_that_refuses_is_asked_by_half_as_many():
+    """For a minute: after some seconds the host would be given as many again."""
+    made, came, refused = World(), 0, range(30, 33)
+    content = made.server.serve(URL, 96 * MIB)
 
-    def refuse(seen):
-        nonlocal running
-        running += 1
-        return Trouble(status=429) if running in {6, 7, 8} else Trouble(rate=FAST)
+    def refuse(_):
+        nonlocal came
+        came += 1
+        return Trouble(status=503) if came in refused else Trouble(rate=FAST / 4)
 
     made.server.script = refuse
     made.run(download)
-    alive = [seen for seen in made.server.requests if seen.status == 206]
-    assert made.disk.get("/data/big.bin") == made.server.contents[URL].bytes()
-    assert len(alive) < 40
+    assert made.disk.get("/data/big.bin") == content.bytes()
+    assert content.size / FAST * 4 / 16 * 1.6 < made.now < content.size / FAST * 4 / 8 * 1.1
+
+
+# Uploads
+
+
+DEPOT = "https://depot.example/"
+PART = MIB // 4
+
+
+def upload(size, trouble=None, rate=None, **options):
+    """Seconds that it takes, and how many parts were under way when another one began, of all of them."""
+    made = World()
+    content = Content(size, seed=3).bytes()
+    made.disk.put("/data/big.bin", content)
+    depot, counts = made.server.depot(DEPOT), []
+
+    def script(seen):
+        if "part=" not in seen.target:
+            return None
+        counts.append(sum(not each.complete for each in made.server.requests))
+        return trouble(len(counts)) if trouble is not None else None
+
+    made.server.script, made.server.rate = script, rate
+
+    async def deliver(world):
+        async with world.engine() as engine:
+            sent = {"protocol": DepotUpload(any_order=True), "piece_size": PART, **options}
+            await engine.upload("/data/big.bin", f"{DEPOT}big.bin", **sent)
+
+    made.run(deliver)
+    assert depot.objects[f"{DEPOT}big.bin"].content == content
+    return made.now, counts
+
+
+def capped(_):
+    return Trouble(rate=FAST)
+
+
+def test_a_cap_on_each_connection_leads_to_more_of_them_in_uploads_as_well():
+    size = 64 * MIB
+    seconds, counts = upload(size, capped)
+    assert seconds < size / FAST / 16 * 1.4
+    assert max(counts) == 16
+    seconds, counts = upload(size, capped, connections=4)
+    assert seconds > size / FAST / 4 * 0.95, "the user's word is kept to"
+    assert max(counts) == 4
+
+
+def test_an_upload_over_a_link_that_is_full_goes_back_to_few():
+    _, counts = upload(64 * MIB, rate=FAST)
+    assert sorted(counts)[len(counts) // 2] == 4
+    assert max(counts) == 8, "it was tried"
+
+
+def test_an_upload_with_a_limited_rate_has_no_more_than_it_begins_with():
+    _, counts = upload(8 * MIB, limit_rate=int(FAST))
+    assert max(counts) == 4
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_refuses_parts_gets_fewer_of_them(status):
+    slow, refused = Trouble(rate=FAST / 4), range(60, 63)
+    _, counts = upload(64 * MIB, lambda count: Trouble(status=status) if count in refused else slow)
+    assert max(counts) == 16
+    assert max(counts[100:]) == 8, "not even after ten seconds, when the host is given as many again"
+
+
+def test_parts_that_go_one_after_the_other_stay_so():
+    _, counts = upload(8 * MIB, capped, protocol=DepotUpload(any_order=False))
+    assert max(counts) == 1

@@ -17,6 +17,8 @@ from meowcat.testing.s3_servers import SeaweedFS
 from tests.bench import stores
 from tests.bench.races import ROOT, Client, Course, Entry, Figures, Job, Race, Scratch, Wrong
 from tests.bench.scripts import Clock
+from tests.bench.servers import printing_port
+from tests.bench.workloads.large import SLOW_LINKS
 
 sys.path.insert(0, str(ROOT / "tests" / "servers"))
 from oss_server import OSSServer
@@ -47,10 +49,12 @@ SDKS: dict[str, Callable[[Job, Clock], None]] = {
 
 
 class Store(Course):
-    """One store's uploads, or its downloads."""
+    """One store's uploads, or its downloads, through a link where there is one."""
 
-    def __init__(self, kind: str, source: Path, memory: Path, *, up: bool) -> None:
-        self._kind, self._source, self._memory = kind, source, memory
+    def __init__(
+        self, kind: str, source: Path, memory: Path, *, up: bool, link: tuple[object, ...] = ()
+    ) -> None:
+        self._kind, self._source, self._memory, self._link = kind, source, memory, link
         self._job = {
             "up": up,
             "name": "object.bin",
@@ -82,11 +86,18 @@ class Store(Course):
             self._target = self._start()
         places = {"file": str(self._source), "to": str(folder / "to.bin")}
         journal = {"folder": str(folder), "journal": str(folder / "j.db")}
-        return self._job | self._target | places | journal | entry.settings
+        return self._job | self._target | self._linked() | places | journal | entry.settings
+
+    def _linked(self) -> Job:
+        if not self._link:
+            return {}
+        place, _, port = self._target["endpoint"].rpartition(":")
+        linked = self._server.enter_context(printing_port("links", int(port), *self._link))
+        return {"endpoint": f"{place}:{linked}"}
 
     def check(self, job: Job, figures: Figures) -> None:
         if job["up"]:
-            SDKS[self._kind](job | {"up": False}, Clock(None))
+            SDKS[self._kind](job | self._target | {"up": False}, Clock(None))
         if not filecmp.cmp(self._source, job["to"], shallow=False):
             raise Wrong("brought other bytes than those of the source")
 
@@ -97,8 +108,10 @@ class Store(Course):
 
 
 @contextmanager
-def store(scratch: Scratch, kind: str, size: int, *, up: bool) -> Iterator[Store]:
-    course = Store(kind, scratch.source(size), scratch.memory, up=up)
+def store(
+    scratch: Scratch, kind: str, size: int, *, up: bool, link: tuple[object, ...] = ()
+) -> Iterator[Store]:
+    course = Store(kind, scratch.source(size), scratch.memory, up=up, link=link)
     try:
         yield course
     finally:
@@ -107,6 +120,16 @@ def store(scratch: Scratch, kind: str, size: int, *, up: bool) -> Iterator[Store
 
 def races(size: int) -> Iterator[Race]:
     yield from _both_ways("s3", "SeaweedFS", stores.S3, size)
+    for name, (what, link) in SLOW_LINKS.items():
+        ours = [Entry(stores.S3[0], {"connections": count}, f"meowcat ({count})") for count in (4, 16)]
+        by_default = [Entry(each, {"connections": None}, f"{each.name} (by default)") for each in stores.S3]
+        yield Race(
+            f"s3-up-{name}",
+            f"one object up to SeaweedFS through a link with {what}, `process`",
+            (*by_default, *ours),
+            partial(store, kind="s3", size=size, up=True, link=link),
+            bytes=size,
+        )
     yield from _both_ways("azure", "Azurite, without a checksum for each block", stores.AZURE, size // 4)
     yield Race(
         "azure-up-checked",
