@@ -259,12 +259,13 @@ class FetchOperation:
         while True:
             await self._world.sleep(LOOK)
             now = self._world.clock()
-            if self._errand.throttle.rate is not None:
-                continue  # a limit spreads what it allows as it comes, which says nothing of the connections
-            for part in self._board.laggards(now):
-                part.give_up()
+            limited = self._errand.throttle.rate is not None
+            # Which spreads what it allows as it comes: the same for all connections, however many.
+            if not limited:
+                for part in self._board.laggards(now):
+                    part.give_up()
             if self._crowd is not None:
-                busy, latency = len(self._board.parts), self._board.paces.latency
+                busy, latency = 0 if limited else len(self._board.parts), self._board.paces.latency
                 self._crowd.came(now, self._board.brought, busy=busy, latency=latency)
                 self._board.connections = self._crowd.connections
             self._tell()

@@ -1,5 +1,7 @@
 """Connections of different speeds, in a world whose time is virtual."""
 
+import asyncio
+
 import pytest
 
 import meowcat
@@ -87,6 +89,27 @@ def test_a_server_that_refuses_is_asked_by_half_as_many():
     made.run(download)
     assert made.disk.get("/data/big.bin") == content.bytes()
     assert content.size / FAST * 4 / 16 * 1.6 < made.now < content.size / FAST * 4 / 8 * 1.1
+
+
+def test_what_came_under_a_limit_says_nothing_of_a_link_that_is_full():
+    """It would make more connections look as if they were worth it."""
+    made, counts = World(), []
+    made.server.serve(URL, 48 * MIB)
+    made.server.rate = 2 * FAST
+
+    async def limited_for_a_while(world):
+        async with world.engine() as engine:
+            task = await engine.submit(meowcat.Download(URL, "/data/big.bin"))
+            await asyncio.sleep(0.4)
+            await task.set_limit_rate(100_000)
+            await asyncio.sleep(5)
+            await task.set_limit_rate(None)
+            while task.state is not meowcat.State.COMPLETE:
+                counts.extend(host.requests for host in (await engine.snapshot()).hosts.values())
+                await asyncio.sleep(0.25)
+
+    made.run(limited_for_a_while)
+    assert max(counts) == 8, "it was tried"
 
 
 # Uploads
