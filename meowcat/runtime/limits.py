@@ -186,10 +186,8 @@ class Budget:
                 self._serve()
             raise
 
-    def take_spare(self, size: int) -> bool:
-        """Take `size` bytes if at least half of the budget is free after that: for whoever holds them while
-        waiting for something else, so that all that wait never hold what the others need to get on."""
-        spare = not self._line and self._free - size >= self._memory // 2
+    def take_spare(self, size: int, beside: int = 0) -> bool:
+        spare = not self._line and self._free - size >= max(self._memory // 2, min(beside, self._memory))
         self._free -= size if spare else 0
         return spare
 

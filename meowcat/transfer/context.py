@@ -77,9 +77,12 @@ class Budget(Protocol):
     async def take(self, size: int) -> None:
         """Wait until `size` bytes more may be held in memory."""
 
-    def take_spare(self, size: int) -> bool:
-        """Whether `size` bytes are taken now, since far more than that are free: they may be held while
-        waiting for something else."""
+    def take_spare(self, size: int, beside: int = 0) -> bool:
+        """Whether `size` bytes are taken now, since half of all is free after that.
+
+        Whoever holds them while he waits for something else, as for his turn, has `beside` be what others
+        take at once at the most. Those may wait for all of it, and he for them.
+        """
 
     def give(self, size: int) -> None: ...
 

@@ -42,9 +42,9 @@ class Hold:
             raise Stopped
         self._held += size
 
-    def take_spare(self, size: int) -> bool:
+    def take_spare(self, size: int, beside: int = 0) -> bool:
         """Take room that nobody is short of, if there is any; see `Budget.take_spare`."""
-        taken = not self.closed and self._budget.take_spare(size)
+        taken = not self.closed and self._budget.take_spare(size, beside)
         self._held += size if taken else 0
         return taken
 

@@ -152,16 +152,16 @@ class SourcePart:
 
     def begin(self) -> bool:
         """Begin to read before `checksum` or `body` is asked for, where that helps; returns whether it has
-        begun, or is ready to be drawn."""
-        if self._begun is not None or self._has_room:
+        begun."""
+        if self._begun is not None:
             return True
         asked = self._reader.asked
         if self._reader.draws and not asked and self._reader.throttle.rate is None:
-            return self._reader.drawn is True and self.can_be_drawn()
+            return False
         if self.start != self._begin or (asked and self.size > KEPT):
             return False
         step = self.size if asked else min(STEP, self.size)
-        if not self._hold.take_spare(step):
+        if not self._hold.take_spare(step, beside=KEPT):
             return False
         self._begun = self._reading(blake3(), self._hashers(), step, taken=True)
         return True

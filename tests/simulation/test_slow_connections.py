@@ -119,7 +119,7 @@ DEPOT = "https://depot.example/"
 PART = MIB // 4
 
 
-def upload(size, trouble=None, rate=None, **options):
+def upload(size, trouble=None, rate=None, config=None, **options):
     """Seconds that it takes, and how many parts were under way when another one began, of all of them."""
     made = World()
     content = Content(size, seed=3).bytes()
@@ -135,7 +135,7 @@ def upload(size, trouble=None, rate=None, **options):
     made.server.script, made.server.rate = script, rate
 
     async def deliver(world):
-        async with world.engine() as engine:
+        async with world.engine(config=config or meowcat.Config()) as engine:
             sent = {"protocol": DepotUpload(any_order=True), "piece_size": PART, **options}
             await engine.upload("/data/big.bin", f"{DEPOT}big.bin", **sent)
 
@@ -180,3 +180,16 @@ def test_a_server_that_refuses_parts_gets_fewer_of_them(status):
 def test_parts_that_go_one_after_the_other_stay_so():
     _, counts = upload(8 * MIB, capped, protocol=DepotUpload(any_order=False))
     assert max(counts) == 1
+
+
+@pytest.mark.parametrize("connections", [None, 2, 4])
+@pytest.mark.parametrize("memory", [1, 3])
+@pytest.mark.parametrize("flaky", [False, True])
+def test_with_little_memory_nobody_waits_for_who_waits_for_him(connections, memory, flaky):
+    """The last part is small enough to be read ahead of its turn while the others want all the memory."""
+
+    def now_and_then(count):
+        return Trouble(status=503) if flaky and count % 7 == 3 else None
+
+    config = meowcat.Config(max_in_flight=memory * MIB, retries=100)
+    upload(20 * MIB + 500, now_and_then, config=config, piece_size=MIB, connections=connections)

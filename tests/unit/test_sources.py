@@ -696,13 +696,28 @@ async def test_a_part_whose_reading_began_ahead_notices_a_change(place):
 async def test_a_checksum_takes_no_memory_besides_what_was_read_ahead(place):
     content = Random(6).randbytes(2 * STEP)
     source = await opened(place, content)
-    async with Reading(source, memory=2 * STEP) as reader:
+    async with Reading(source, memory=3 * STEP) as reader:
         with reader.part(0, 0, len(content)) as part:
             assert part.begin()
+            await reader.budget.take(STEP)
             assert await part.checksum("blake3") == blake3(content).hexdigest()
             assert await joined(part) == content
         with reader.part(1, 0, len(content)) as part:
             assert not part.begin(), "of the next one a checksum is asked for first, too: all of it is kept"
+        reader.budget.give(STEP)
+    await source.close()
+
+
+@pytest.mark.parametrize(("memory", "begun"), [(KEPT, False), (KEPT + 99, False), (KEPT + 100, True)])
+async def test_what_is_read_ahead_of_its_turn_leaves_what_others_take_at_once(place, memory, begun):
+    """They may wait for all of that in the very places that it waits for."""
+    source = await opened(place, bytes(100))
+    async with Reading(source, memory=memory) as reader:
+        with reader.part(0, 0, 100) as part:
+            assert part.begin() == begun
+            with anyio.fail_after(5):
+                await reader.budget.take(KEPT)
+            reader.budget.give(KEPT)
     await source.close()
 
 
@@ -1016,11 +1031,10 @@ async def test_nothing_is_read_ahead_of_what_is_drawn_once_that_is_known(place):
             assert not part.begin(), "nobody knows yet"
             await drawn(part.body())
         with reader.part(1, STEP, 2 * STEP) as part:
-            assert part.begin(), "it has its memory"
-            held = reader.budget._free
-            assert part.begin()
+            free = reader.budget._free
+            assert not part.begin()
+            assert reader.budget._free == free, "it takes its memory when its turn has come"
             await drawn(part.body())
-            assert reader.budget._free == held
     assert read == []
     await source.close()
 
@@ -1042,11 +1056,11 @@ async def test_what_was_read_ahead_before_parts_go_side_by_side_is_not_drawn(pla
     content = Random(9).randbytes(STEP)
     source = await opened(place, content)
     read = count_reads(source)
-    async with Reading(source, memory=2 * STEP) as reader:
+    async with Reading(source, memory=3 * STEP) as reader:
         with reader.part(0, 0, STEP) as part:
             assert part.begin()
             reader.several = True
-            taken = STEP - 1 if short else 0
+            taken = 2 * STEP - 1 if short else 0
             await reader.budget.take(taken)
             body = part.body()
             assert not body.ready()
@@ -1072,20 +1086,6 @@ async def test_a_part_with_a_limited_rate_is_read_ahead_though_others_were_drawn
             assert reader.budget._free == free - STEP
             assert await joined(part) == bytes(STEP)
     assert read == [(STEP, STEP)]
-    await source.close()
-
-
-async def test_a_part_that_has_its_memory_takes_none_besides_when_a_limit_comes(place):
-    source = await opened(place, bytes(2 * STEP))
-    throttle = Rate()
-    async with Reading(source, throttle=throttle, several=True) as reader:
-        with reader.part(0, 0, STEP) as part:
-            await drawn(part.body())
-        with reader.part(1, STEP, 2 * STEP) as part:
-            assert part.begin()
-            free, throttle.rate = reader.budget._free, 1 << 30
-            assert part.begin()
-            assert reader.budget._free == free
     await source.close()
 
 
