@@ -36,8 +36,8 @@ class Config:
     """`power`: an acknowledged transition survives a power failure. `process`: it survives kill -9; a power
     failure may undo it, and damage a file that was reported Complete just before."""
     connections: int | None = None
-    """Requests at once for one task, unless the task says otherwise: 1 to 256. None: a download begins with 4
-    and goes up to 16 while that makes it faster; an upload has 4."""
+    """Requests at once for one task, unless the task says otherwise: 1 to 256. None begins with 4 and goes up
+    to 16 while that makes it faster."""
     piece_size: int | None = None
     """Bytes in a piece, unless the task says otherwise; None = 256 KiB to 4 MiB by the size of the content,
     or more for a huge one."""

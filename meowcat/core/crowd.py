@@ -11,9 +11,9 @@ LOOK = 0.25
 SLOW_START = 6
 """Latencies that a new connection takes until it is up to speed."""
 
-WORTH = 0.3
+WORTH = 0.5
 """Of what twice as many connections would bring on top, if each was as fast as before: so much must have come
-for them to be kept."""
+for them to be kept. Of a link that is full they bring a third on top where another transfer has the rest."""
 
 CHANCES = 2
 """Measurements that must speak against them: one may have met a hiccup."""
@@ -44,6 +44,7 @@ class Crowd:
         self._failures = 0
         self._rest = REST
         self._refused = REFUSED
+        self._refused_at = 0.0
         self._tried = 0.0
         """Since when these are."""
         self._not_before = 0.0
@@ -93,8 +94,12 @@ class Crowd:
             self._not_before = now + max(self._rest, TRIALS * (now - self._tried))
             self._rest *= 2
 
-    def refuse(self, now: float) -> None:
-        """At the second `now` the server has said that it is too much."""
+    def refuse(self, began: float, now: float) -> None:
+        """To a request that began at the second `began` the server says `now` that it is too much: which says
+        nothing new where it has said so since then."""
+        if began < self._refused_at:
+            return
+        self._refused_at = now
         self.connections = max(1, self.connections // 2)
         self._fewer, self._began, self._sent = None, None, []
         self._not_before = now + self._refused

@@ -229,13 +229,14 @@ class FetchOperation:
 
     async def _bring(self, part: Part) -> None:
         """Ask for a lease until all of it has come."""
+        began = self._world.clock()
         try:
             if self._protocol.looks_first and not self._learned and self._board.grid is None:
                 await self._look_first(part)
             while self._may_ask and not await self._ask(part):
                 pass
         except (TransportFault, Refused) as failure:
-            self._failed(failure.fault)
+            self._failed(failure.fault, began)
         except FileFault as failure:
             self._end(failure.fault)
         except WriteFailed as failure:
@@ -244,12 +245,12 @@ class FetchOperation:
             self._board.drop(part)
             self._tell()
 
-    def _failed(self, fault: Fault) -> None:
+    def _failed(self, fault: Fault, began: float) -> None:
         if fault.kind is FaultKind.CHANGED:
             self._end(fault)  # what the other requests bring is of no use either
         else:
-            if self._crowd is not None and self._may_ask and too_many(fault):  # once for all under way
-                self._crowd.refuse(self._world.clock())
+            if self._crowd is not None and too_many(fault):
+                self._crowd.refuse(began, self._world.clock())
                 self._board.connections = self._crowd.connections
             self._faulted = True
             self._report_fault(fault)

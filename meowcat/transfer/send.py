@@ -432,18 +432,18 @@ class SendOperation:
         self._ahead = None
 
     async def _bring(self, part: SourcePart) -> None:
+        began = self._world.clock()
         try:
             with part:
-                await self._bring_part(part)
+                await self._bring_part(part, began)
         except (Refused, TransportFault) as failure:
-            self._failed(failure.fault)
+            self._failed(failure.fault, began)
         finally:
             self._busy -= 1
             self._taken.discard(part.index)
             self._tell()
 
-    async def _bring_part(self, part: SourcePart) -> None:
-        began = self._world.clock()
+    async def _bring_part(self, part: SourcePart, began: float) -> None:
         async with self._errand.requests.turn():
             if not self._may_go_on:
                 return
@@ -451,20 +451,19 @@ class SendOperation:
             if part.digest is None:  # confirmed before its last bytes were asked for
                 await part.checksum("blake3")
             self._report_confirmed(part, receipt)
-            limited = self._errand.throttle.rate is not None
-            self._crowd.sent(began, self._world.clock(), part.size, limited=limited)
+            self._crowd.sent(began, self._world.clock(), part.size, limited=part.limited)
 
     @property
     def _may_go_on(self) -> bool:
         return not self._hold and not self._faulted
 
-    def _failed(self, fault: Fault) -> None:
+    def _failed(self, fault: Fault, began: float) -> None:
+        if too_many(fault):
+            self._crowd.refuse(began, self._world.clock())
         if fault.kind in _SOURCE or fault.kind in _SESSION:
             self._fatal = self._fatal or fault
             self._group.cancel_scope.cancel()
         elif not self._faulted:
-            if self._may_go_on and too_many(fault):  # once for all that are under way
-                self._crowd.refuse(self._world.clock())
             self._faulted = True
             self._report_fault(fault)
 

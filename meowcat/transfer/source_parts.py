@@ -117,6 +117,8 @@ class SourcePart:
         self.moved = False
         """Whether the source, looked at after the last byte was read, was not as it was pinned when the part
         was made: it has to be proved, this part included, before the commit. Known with `digest`."""
+        self.limited = False
+        """Whether the rate was limited when any of it was handed out."""
         self._reader = reader
         self._pinned = reader.pinned  # not a later one: the first bytes may have been read before that
         self._begin = begin
@@ -374,6 +376,7 @@ class _Body:
                     self._reader.drawn = False
                 self._blocks = await self._part.blocks(self._at, self._whole)
             self._chunks = _cut(await anext(self._blocks), self._reader.chunk_size)
+        self._part.limited = self._part.limited or self._reader.throttle.rate is not None
         await self._reader.throttle.acquire(len(chunk))
         self._handed_at = monotonic()
         return chunk

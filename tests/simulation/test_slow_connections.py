@@ -169,10 +169,10 @@ def test_an_upload_with_a_limited_rate_has_no_more_than_it_begins_with():
     assert max(counts) == 4
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_refuses_parts_gets_fewer_of_them(status):
-    slow, refused = Trouble(rate=FAST / 4), range(60, 63)
-    _, counts = upload(64 * MIB, lambda count: Trouble(status=status) if count in refused else slow)
+@pytest.mark.parametrize("statuses", [(429, 429, 429), (503, 503, 503), (500, 503, 503)])
+def test_a_server_that_refuses_parts_gets_fewer_of_them(statuses):
+    slow, refused = Trouble(rate=FAST / 4), dict(enumerate(statuses, 60))
+    _, counts = upload(64 * MIB, lambda count: Trouble(status=refused[count]) if count in refused else slow)
     assert max(counts) == 16
     assert max(counts[100:]) == 8, "not even after ten seconds, when the host is given as many again"
 

@@ -72,7 +72,7 @@ def test_a_server_that_refuses_gets_half_as_many_and_no_more_for_a_minute(second
 
     crowd = after(seconds, rate_of)
     before = crowd.connections
-    crowd.refuse(seconds)
+    crowd.refuse(seconds, seconds)
     assert crowd.connections == before // 2
     after(seconds + 59, rate_of, crowd=crowd, began=seconds)
     assert crowd.connections == before // 2
@@ -84,7 +84,7 @@ def test_a_server_that_refuses_again_and_again_is_tried_less_and_less_often():
     crowd, now, refusals = Crowd(), 0.0, []
     while now < 24 * 3600:
         if crowd.connections > 2:
-            crowd.refuse(now)
+            crowd.refuse(now, now)
             refusals.append(now)
         crowd.came(now, int(now * crowd.connections * MB), busy=crowd.connections, latency=0.01)
         now += 0.25
@@ -97,21 +97,36 @@ def test_a_server_that_refuses_again_and_again_is_tried_less_and_less_often():
 def test_what_was_measured_before_a_refusal_says_nothing_after_it():
     crowd = Crowd()
     crowd.came(0.0, 0, busy=FEWEST, latency=0.01)
-    crowd.refuse(0.1)
+    crowd.refuse(0.1, 0.1)
     crowd.came(0.5, 5 * MB, busy=FEWEST // 2, latency=0.01)
     assert crowd.connections == FEWEST // 2
     crowd = Crowd()
     for _ in range(FEWEST - 1):
         crowd.sent(0.0, 1.0, MB, limited=False)
-    crowd.refuse(1.0)
+    crowd.refuse(1.0, 1.0)
     crowd.sent(61.0, 62.0, MB, limited=False)
     assert crowd.connections == FEWEST // 2
+
+
+def test_the_refusals_of_one_wave_count_once():
+    crowd = after(3, lambda connections, _: connections * 10 * MB)
+    for now in (3.1, 3.2, 3.3):
+        crowd.refuse(3.0, now)
+    assert crowd.connections == MOST // 2
+    crowd.refuse(3.2, 3.4)
+    assert crowd.connections == MOST // 4, "it began when the server had said so"
+
+
+def test_who_takes_a_share_of_others_gains_nothing():
+    """Two transfers have 4 connections each; with 8 one of them has two thirds of the link."""
+    crowd, _ = sent(60, lambda connections, _: 60 * MB * connections / (connections + 4))
+    assert crowd.connections == FEWEST
 
 
 def test_at_least_one_is_left_however_often_a_server_refuses():
     crowd = Crowd()
     for _ in range(9):
-        crowd.refuse(0.0)
+        crowd.refuse(0.0, 0.0)
     assert crowd.connections == 1
 
 
@@ -173,7 +188,7 @@ def test_nothing_is_concluded_from_parts_whose_rate_is_limited():
 
 def test_a_limit_that_comes_and_goes_does_not_end_a_rest():
     crowd = Crowd()
-    crowd.refuse(0.0)
+    crowd.refuse(0.0, 0.0)
     crowd.sent(1.0, 2.0, MB, limited=True)
     for _ in range(FEWEST):
         crowd.sent(2.0, 3.0, MB, limited=False)
@@ -191,7 +206,7 @@ def test_parts_that_began_with_fewer_say_nothing_of_more():
 def test_a_server_that_refuses_parts_gets_half_as_many_for_a_minute():
     crowd, now = sent(20, lambda connections, _: connections * 10 * MB)
     before = crowd.connections
-    crowd.refuse(now)
+    crowd.refuse(now, now)
     _, later = sent(50 * before // 2, lambda connections, _: connections * 8 * MB, crowd=crowd, began=now)
     assert later - now == pytest.approx(50)
     assert crowd.connections == before // 2

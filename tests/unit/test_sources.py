@@ -1089,6 +1089,23 @@ async def test_a_part_with_a_limited_rate_is_read_ahead_though_others_were_drawn
     await source.close()
 
 
+async def test_a_part_knows_of_a_limit_that_came_and_went_while_it_was_sent(place):
+    source = await opened(place, bytes(STEP))
+    throttle = Rate()
+    async with Reading(source, throttle=throttle) as reader:
+        with reader.part(0, 0, STEP) as part:
+            body = part.body()
+            await anext(body)
+            assert not part.limited
+            throttle.rate = 1 << 30
+            await anext(body)
+            throttle.rate = None
+            async for _ in body:
+                pass
+            assert part.limited
+    await source.close()
+
+
 async def test_where_there_is_no_memory_to_draw_into_the_source_is_refused(place, monkeypatch):
     source = await opened(place, bytes(10))
 
