@@ -2,6 +2,7 @@
 
 import json
 import random
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -715,7 +716,7 @@ async def test_kills_at_any_moment_take_back_nothing_that_was_confirmed(client, 
             assert (await sender.make().prepare(None)).offset >= confirmed
             async with anyio.create_task_group() as group:
                 group.start_soon(kill_soon, sender, server)
-                with pytest.raises(TransportFault):
+                with suppress(TransportFault):  # a fast machine might come to the end before the kill
                     await sender.run(lost=0)
             confirmed = max(confirmed, sender.confirmed)
             sent += sender.sent

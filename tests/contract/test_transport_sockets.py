@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.testing.servers import Content, RangeServer, Trouble
-from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, TransportSuite, read_all
+from meowcat.testing.transport_suite import BRIEF, MIB, PATIENT, SHORT, TransportSuite, read_all
 from meowcat.transport import direct, sockets
 from meowcat.transport.connections import Origin, connection_over
 from meowcat.transport.contract import LARGE, USER_AGENT, HttpRequest, Pours, Timeouts, TransportFault
@@ -445,7 +445,7 @@ BOTH_OF_ASYNCIO = [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop"
 async def test_a_reset_is_told_at_once_where_much_of_the_body_has_come_before(anyio_backend):
     """uvloop no longer watches a socket of which it has told that it is broken."""
     with Answering(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + bytes(3 * MIB)) as server:
-        client = transport(SHORT)
+        client = transport()
         async with client.send(HttpRequest("GET", server.url)) as reply:
             server.end.set()
             with pytest.raises(TransportFault) as caught:
@@ -689,7 +689,7 @@ async def test_a_connection_that_the_server_wants_no_more_is_closed():
 
 async def test_silence_on_a_connection_that_is_used_again_is_no_reason_to_ask_again():
     with RangeServer(Content(10), script=[None, Trouble(before="stall")]) as server:
-        client = transport(SHORT)
+        client = transport(BRIEF)
         async with client.send(HttpRequest("GET", server.url)) as reply:
             await read_all(reply)
         assert (await fault_of(client.send(HttpRequest("GET", server.url)).__aenter__())).kind == "timeout"

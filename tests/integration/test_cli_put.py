@@ -408,7 +408,7 @@ def test_files_go_into_a_folder_of_keys_under_their_own_names(keyed, bucket):
 def test_an_upload_of_parts_goes_on_after_kill_9_and_leaves_no_session(keyed, bucket):
     content = keyed.file("x.bin", 40 * MIB)
     words = ["put", "x.bin", bucket.url("x.bin"), *signed(bucket), "--piece-size", "5MiB"]
-    keyed.killed(*words, "--limit-rate", "10MiB", at=10 * MIB)
+    keyed.killed(*words, "--limit-rate", "8MiB", "--connections", "1", at=10 * MIB)
     assert len(bucket.sessions()) == 1
     done = keyed.run("resume")
     assert done.returncode == 0, done.stderr
@@ -420,7 +420,7 @@ def test_an_upload_of_parts_goes_on_after_kill_9_and_leaves_no_session(keyed, bu
 def test_an_upload_whose_credential_is_nowhere_waits_and_says_so(keyed, bucket):
     content = keyed.file("x.bin", 20 * MIB)
     words = ["put", "x.bin", bucket.url("x.bin"), *signed(bucket)]
-    keyed.killed(*words, "--piece-size", "5MiB", "--limit-rate", "8MiB", at=5 * MIB)
+    keyed.killed(*words, "--piece-size", "5MiB", "--limit-rate", "4MiB", "--connections", "1", at=5 * MIB)
     shell = without_key(keyed)
     waits = shell.run("resume")
     assert waits.returncode == 4, waits.stderr
@@ -468,7 +468,7 @@ def test_a_credential_is_nowhere_but_where_its_name_leads(keyed, bucket):
 def killed_in_the_middle(shell, bucket):
     shell.file("x.bin", 20 * MIB)
     words = ["put", "x.bin", bucket.url("x.bin"), *signed(bucket), "--piece-size", "5MiB"]
-    shell.killed(*words, "--limit-rate", "8MiB", at=5 * MIB)
+    shell.killed(*words, "--limit-rate", "4MiB", "--connections", "1", at=5 * MIB)
     assert len(bucket.sessions()) == 1
 
 
