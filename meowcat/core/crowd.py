@@ -1,6 +1,8 @@
 """How many connections one transfer takes where nobody says: as many as make it faster."""
 
-__all__ = ["FEWEST", "MOST", "Crowd"]
+from collections.abc import Hashable
+
+__all__ = ["FEWEST", "MOST", "Crowd", "Crowds"]
 
 FEWEST, MOST = 4, 16
 """Connections to begin with, and those never exceeded: more would be a burden to a server."""
@@ -14,6 +16,10 @@ SLOW_START = 6
 WORTH = 0.5
 """Of what twice as many connections would bring on top, if each was as fast as before: so much must have come
 for them to be kept. Of a link that is full they bring a third on top where another transfer has the rest."""
+
+SLOWEST = 15.0
+"""Seconds that a part may take for more of them to be tried: if the line is full, each takes twice as long
+then, and a break loses twice as much."""
 
 CHANCES = 2
 """Measurements that must speak against them: one may have met a hiccup."""
@@ -31,9 +37,9 @@ REFUSED, LONGEST = 60.0, 3600.0
 class Crowd:
     """Doubles the connections as long as that is worth it, and goes one step back where it was not.
 
-    Only times count in which all connections were at work. What comes is counted by the byte. What is sent
-    is counted by the part, once that has been answered: how much of it has arrived before nobody knows, since
-    it may wait in the memory of any machine on its way.
+    What comes is counted by the byte, while all connections are at work. What is sent is counted by the part,
+    once that has been answered: how much of it has arrived before nobody knows, since it may wait in the
+    memory of any machine on its way.
     """
 
     def __init__(self) -> None:
@@ -45,6 +51,7 @@ class Crowd:
         self._rest = REST
         self._refused = REFUSED
         self._refused_at = 0.0
+        """When the server has said last that it is too much."""
         self._tried = 0.0
         """Since when these are."""
         self._not_before = 0.0
@@ -77,8 +84,9 @@ class Crowd:
             self._sent.append((size, now - began))
             if len(self._sent) >= self.connections:
                 sizes, seconds = map(sum, zip(*self._sent, strict=True))
-                self._sent = []
-                self._judge(self.connections * sizes / max(seconds, 1e-9), now, 0)
+                count, self._sent = len(self._sent), []
+                if self._fewer is not None or seconds <= SLOWEST * count:
+                    self._judge(self.connections * sizes / max(seconds, 1e-9), now, 0)
 
     def _judge(self, rate: float, now: float, latency: float) -> None:
         if self._fewer is None or rate >= self._fewer * (1 + WORTH):
@@ -104,3 +112,22 @@ class Crowd:
         self._fewer, self._began, self._sent = None, None, []
         self._not_before = now + self._refused
         self._refused = min(LONGEST, self._refused * 2)
+
+
+class Crowds:
+    """Those of tasks, from one of their operations to the next: one that has to wait for a server that
+    refuses may end, and another goes on for it."""
+
+    def __init__(self) -> None:
+        self._crowds: dict[str, tuple[Hashable, Crowd]] = {}
+
+    def of(self, task: str, stamp: Hashable) -> Crowd:
+        """That of the task, as long as the `stamp` of its work is the same: whoever goes on after a pause may
+        do so in another place."""
+        known = self._crowds.get(task)
+        if known is None or known[0] != stamp:
+            known = self._crowds[task] = stamp, Crowd()
+        return known[1]
+
+    def forget(self, task: str) -> None:
+        self._crowds.pop(task, None)

@@ -327,6 +327,7 @@ class Runtime:
         """Nothing more is done for the task here."""
         self.secrets.pop(task, None)
         self._world.plugins.tools.refreshers.forget(task)
+        self._world.crowds.forget(task)
 
     async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         """Record new tasks with one append and put them in line; their keys are nobody's.

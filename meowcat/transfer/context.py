@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from meowcat.core.crowd import Crowds
 from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.seal import Secrets
@@ -128,6 +129,8 @@ class World:
     workers: Workers = Workers()  # noqa: RUF009  # it has no state
     rounds: Rounds | None = None
     """How small files go to the disk; without it they go there like large ones."""
+    crowds: Crowds = field(default_factory=Crowds)
+    """How many connections tasks have found out to be of use."""
 
 
 class Errand(Struct, frozen=True, eq=False):

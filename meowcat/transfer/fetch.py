@@ -11,7 +11,6 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from meowcat.core.crowd import FEWEST, Crowd
 from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Whole, Wrong
 from meowcat.core.leases import Lease
 from meowcat.core.machine import State
@@ -70,9 +69,10 @@ class FetchOperation:
         self._request: Download = task.request
         self._task = task
         self._stored = task.stored
-        self._crowd = None if task.request.connections else Crowd()
+        crowd = world.crowds.of(task.id, operation)
+        self._crowd = None if task.request.connections else crowd
         """Chooses how many connections there are, where the user does not."""
-        self._board = Board(task.request.connections or FEWEST)
+        self._board = Board(task.request.connections or crowd.connections)
         self._limiter = anyio.CapacityLimiter(4)
         self._news = anyio.Event()
         self._hold = False
@@ -249,10 +249,10 @@ class FetchOperation:
         if fault.kind is FaultKind.CHANGED:
             self._end(fault)  # what the other requests bring is of no use either
         else:
+            self._faulted = True
             if self._crowd is not None and too_many(fault):
                 self._crowd.refuse(began, self._world.clock())
                 self._board.connections = self._crowd.connections
-            self._faulted = True
             self._report_fault(fault)
 
     async def _watch(self) -> None:
@@ -260,8 +260,8 @@ class FetchOperation:
         while True:
             await self._world.sleep(LOOK)
             now = self._world.clock()
+            # A limit spreads what it allows as it comes: the same for all connections, however many.
             limited = self._errand.throttle.rate is not None
-            # Which spreads what it allows as it comes: the same for all connections, however many.
             if not limited:
                 for part in self._board.laggards(now):
                     part.give_up()

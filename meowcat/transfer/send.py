@@ -13,7 +13,6 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from meowcat.core import messages as msg
-from meowcat.core.crowd import Crowd
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.machine import State
 from meowcat.core.pacing import too_many
@@ -68,7 +67,7 @@ class SendOperation:
         self._operation = operation
         self._request: Upload = task.request
         self._task = task
-        self._crowd = Crowd()
+        self._crowd = world.crowds.of(task.id, operation)
         """Chooses how many parts are sent at once, where the user does not."""
         self._news = anyio.Event()
         self._hold = False
@@ -363,7 +362,7 @@ class SendOperation:
             Idle: nothing may be sent now. Refused: the source, or the session, is of no use any more.
         """
         self._reader.pinned = self._pinned
-        self._reader.several = self._connections > 1
+        self._reader.several = self._able.any_order and self._request.connections != 1
         async with group() as self._group:
             await self._hand_out()
         if self._fatal is not None:

@@ -138,6 +138,8 @@ class Sender:
     sent: list[tuple[int, int]] = field(default_factory=list)
     """Start and stop of all chunks that were sent and confirmed."""
     moved: anyio.Event = field(default_factory=anyio.Event)
+    before_last: anyio.Event | None = None
+    """The last chunk waits for it."""
 
     async def until(self, count: int) -> None:
         """Wait until so many chunks are confirmed."""
@@ -178,6 +180,8 @@ class Sender:
             self.sent.append((part.start, self.confirmed))
             self.moved.set()
             self.moved = anyio.Event()
+        if self.before_last is not None:
+            await self.before_last.wait()
         result = await protocol.commit(prepared.session, {}, last)
         self.sent.append((last.start, last.start + last.size))
         return result

@@ -1,5 +1,6 @@
 """The range server that all transfer tests lean on, looked at with the standard library's client."""
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -12,8 +13,10 @@ import time
 
 import pytest
 
+from meowcat.testing.exchanges import Bucket
 from meowcat.testing.s3_servers import RcloneS3
 from meowcat.testing.servers import Caddy, Content, Nginx, RangeServer, Trouble
+from meowcat.testing.virtual_time import VirtualLoop, VirtualTime
 
 CONTENT = Content(300_000, seed=7)
 
@@ -172,6 +175,21 @@ def test_scripts_see_the_request():
         assert get(server, {"Range": "bytes=0-9"})[0].status == 404
         assert get(server, {"Range": "bytes=10-19"})[0].status == 206
         assert [seen.status for seen in server.requests] == [404, 206]
+
+
+def test_a_bucket_spends_its_rate_and_no_less():
+    async def spend():
+        bucket = Bucket(1_000_000)
+        for _ in range(30):
+            await bucket.take(bucket.step)
+        return 30 * bucket.step / 1_000_000, asyncio.get_running_loop().time() - began
+
+    time = VirtualTime()
+    time.end = 3600.0
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(time)) as runner:
+        began = runner.get_loop().time()
+        due, taken = runner.run(spend())
+    assert taken == pytest.approx(due, rel=0.01)
 
 
 @pytest.mark.parametrize("cap", ["rate", "connection_rate"])

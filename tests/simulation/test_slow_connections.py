@@ -91,6 +91,33 @@ def test_a_server_that_refuses_is_asked_by_half_as_many():
     assert content.size / FAST * 4 / 16 * 1.6 < made.now < content.size / FAST * 4 / 8 * 1.1
 
 
+def test_what_a_server_has_refused_is_known_to_the_operation_after_the_pause_it_wanted():
+    """All requests had ended before it was over, and so had the operation."""
+    made, counts, came = World(), [], 0
+    content = made.server.serve(URL, 256 * MIB)
+
+    def refuse(_):
+        nonlocal came
+        came += 1
+        if came == 24:
+            return Trouble(status=503, headers=(("Retry-After", "30"),))
+        return Trouble(rate=FAST)
+
+    async def watch(world):
+        async with world.engine() as engine:
+            task = await engine.submit(meowcat.Download(URL, "/data/big.bin"))
+            while task.state is not meowcat.State.COMPLETE:
+                counts.extend((world.now, host.requests) for host in (await engine.snapshot()).hosts.values())
+                await asyncio.sleep(0.25)
+
+    made.server.script = refuse
+    made.run(watch)
+    assert made.disk.get("/data/big.bin") == content.bytes()
+    assert max(count for _, count in counts) == 16
+    assert min(count for at, count in counts if at < 30) == 0
+    assert max(count for at, count in counts if at > 30) == 8
+
+
 def test_what_came_under_a_limit_says_nothing_of_a_link_that_is_full():
     """It would make more connections look as if they were worth it."""
     made, counts = World(), []
@@ -110,6 +137,24 @@ def test_what_came_under_a_limit_says_nothing_of_a_link_that_is_full():
 
     made.run(limited_for_a_while)
     assert max(counts) == 8, "it was tried"
+
+
+@pytest.mark.parametrize("trouble", [Trouble(before="stall"), Trouble(after=MIB, then="stall")])
+def test_a_pause_takes_no_time_while_the_peer_is_silent(trouble):
+    made, took = world(96 * MIB, lambda start: False), []
+    made.server.script = lambda _: trouble
+
+    async def pause(world):
+        async with world.engine() as engine:
+            task = await engine.submit(meowcat.Download(URL, "/data/big.bin"))
+            await asyncio.sleep(3)
+            began = world.now
+            await task.pause()
+            took.append(world.now - began)
+            assert task.state is meowcat.State.PAUSED
+
+    made.run(pause)
+    assert took[0] < 0.1
 
 
 # Uploads
@@ -138,6 +183,7 @@ def upload(size, trouble=None, rate=None, config=None, **options):
         async with world.engine(config=config or meowcat.Config()) as engine:
             sent = {"protocol": DepotUpload(any_order=True), "piece_size": PART, **options}
             await engine.upload("/data/big.bin", f"{DEPOT}big.bin", **sent)
+            assert not engine._runtime._world.crowds._crowds, "a task that has ended leaves nothing behind"
 
     made.run(deliver)
     assert depot.objects[f"{DEPOT}big.bin"].content == content
@@ -177,6 +223,14 @@ def test_a_server_that_refuses_parts_gets_fewer_of_them(statuses):
     assert max(counts[100:]) == 8, "not even after ten seconds, when the host is given as many again"
 
 
+def test_what_a_server_has_refused_of_an_upload_is_known_to_the_next_operation_too():
+    """All parts had ended before it was over, and so had the operation."""
+    refused = Trouble(status=503, headers=(("Retry-After", "5"),))
+    _, counts = upload(192 * MIB, lambda count: refused if count in range(60, 63) else capped(count))
+    assert max(counts[:60]) == 16
+    assert max(counts[80:]) == 8
+
+
 def test_parts_that_go_one_after_the_other_stay_so():
     _, counts = upload(8 * MIB, capped, protocol=DepotUpload(any_order=False))
     assert max(counts) == 1
@@ -192,4 +246,5 @@ def test_with_little_memory_nobody_waits_for_who_waits_for_him(connections, memo
         return Trouble(status=503) if flaky and count % 7 == 3 else None
 
     config = meowcat.Config(max_in_flight=memory * MIB, retries=100)
-    upload(20 * MIB + 500, now_and_then, config=config, piece_size=MIB, connections=connections)
+    _, counts = upload(20 * MIB + 500, now_and_then, config=config, piece_size=MIB, connections=connections)
+    assert len(counts) >= 21, "each part was sent, and the server has the content"

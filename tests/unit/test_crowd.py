@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from meowcat.core.crowd import FEWEST, MOST, Crowd
+from meowcat.core.crowd import FEWEST, MOST, Crowd, Crowds
 
 MB = 1_000_000
 
@@ -154,13 +154,22 @@ def test_a_cap_on_each_connection_is_found_out_from_parts_as_well():
     assert seconds < 128 * 8 / 160 * 1.4
 
 
-@pytest.mark.parametrize("rate", [100 * MB, MB])
+@pytest.mark.parametrize("rate", [100 * MB, 3 * MB])
 def test_parts_over_a_link_that_is_full_are_not_sent_by_more(rate):
     """Trials that take minutes do not come every few seconds."""
     seen = []
     _, seconds = sent(400, lambda connections, _: seen.append(connections) or rate)
     assert seconds == pytest.approx(400 * 8 * MB / rate)
     assert sum(each > FEWEST for each in seen) < len(seen) / 4
+
+
+def test_where_parts_take_long_no_more_of_them_are_tried():
+    """A line on which each would take twice as long loses twice as much with a break."""
+    seen = []
+    sent(60, lambda connections, _: seen.append(connections) or connections * 0.5 * MB)
+    assert set(seen[:-FEWEST]) == {FEWEST}
+    crowd, _ = sent(60, lambda connections, _: connections * 0.6 * MB)
+    assert crowd.connections == MOST
 
 
 def test_parts_over_a_link_that_is_full_with_eight_are_sent_by_eight():
@@ -212,3 +221,15 @@ def test_a_server_that_refuses_parts_gets_half_as_many_for_a_minute():
     assert crowd.connections == before // 2
     sent(60 * before, lambda connections, _: connections * 8 * MB, crowd=crowd, began=later)
     assert crowd.connections == MOST
+
+
+def test_what_a_task_has_found_out_is_there_for_its_next_operation():
+    crowds = Crowds()
+    crowds.of("a", (1, 0)).refuse(0.0, 0.0)
+    assert crowds.of("a", (1, 0)).connections == FEWEST // 2
+    assert crowds.of("b", (1, 0)).connections == FEWEST
+    assert crowds.of("a", (2, 0)).connections == FEWEST, "after a pause, perhaps in another place"
+    crowds.of("a", (2, 0)).refuse(0.0, 0.0)
+    crowds.forget("a")
+    crowds.forget("a")
+    assert crowds.of("a", (2, 0)).connections == FEWEST
