@@ -12,6 +12,7 @@ from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged
 from meowcat.core.machine import ENDED, State
 from meowcat.core.pieces import Grid, IntervalSet
+from meowcat.core.redirect_rules import shown
 from meowcat.core.sessions import Session
 from meowcat.core.transfers import Download, Request
 from meowcat.core.values import Checksum, Fault, FileIdentity, Generation, SourceIdentity, TaskId
@@ -96,6 +97,8 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     """Sessions whose removal was given up."""
     result: dict[str, str] = {}
     """What the server said of an uploaded object."""
+    elsewhere: bool = False
+    """Whether the URL leads to another server now, of which nothing has come yet."""
 
     @property
     def is_upload(self) -> bool:
@@ -139,6 +142,8 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def answered(self) -> bool:
         """Whether the server has ever said something useful."""
+        if self.elsewhere:
+            return False
         if self.session is not None and not self.session.capabilities.asks:
             return bool(self.stored)  # the session alone is no sign of life
         return self.piece_size > 0
@@ -201,6 +206,7 @@ def _started(task: TaskState, event: ev.Started) -> TaskState:
         seq=task.seq + 1,
         generation=event.generation,
         piece_size=event.piece_size,
+        elsewhere=False,
     )
 
 
@@ -221,6 +227,7 @@ def _stored(task: TaskState, event: ev.Stored) -> TaskState:
         attempts=0 if lasts else task.attempts,
         outages=0 if lasts else task.outages,
         crashes=0,
+        elsewhere=False,
     )
 
 
@@ -271,12 +278,14 @@ def _waiting(task: TaskState, event: ev.Waiting) -> TaskState:
 
 def _supplied(task: TaskState, event: ev.Supplied) -> TaskState:
     waits_on = task.wait is not None and not task.wait.waiting_for.helpless
+    request = event.request or task.request
     return replace(
         task,
         state=event.state,
         seq=task.seq + 1,
-        request=event.request or task.request,
+        request=request,
         wait=task.wait if waits_on else None,
+        elsewhere=task.elsewhere or shown(task.request.url) != shown(request.url),
     )
 
 
@@ -329,6 +338,7 @@ def _session_opened(task: TaskState, event: ev.SessionOpened) -> TaskState:
         stored=NOTHING if needless else IntervalSet.of(*event.held),
         attempts=0,
         outages=0,
+        elsewhere=False,
     )
 
 
@@ -349,6 +359,7 @@ def _sent(task: TaskState, event: ev.Sent) -> TaskState:
         attempts=0,
         outages=0,
         crashes=0,
+        elsewhere=False,
     )
 
 

@@ -533,6 +533,31 @@ def test_a_task_in_line_that_is_asked_for_again_with_a_higher_priority_goes_next
     assert world.run(work) == ["0", "3", "1", "2"]
 
 
+def test_a_host_that_was_mistyped_is_no_host_that_answered_before():
+    """Nobody waits for it; with the right name the task goes on with what it has."""
+    world = made(host=(1, MIB))
+    world.server.script = lambda _: Trouble(rate=50_000)
+
+    async def work(world):
+        async with world.engine(config=config(retries=2)) as engine:
+            task = await engine.submit(requests("host", 1)[0])
+            await anyio.sleep(5)
+            await task.pause()
+            await task.supply(url="https://hots/0")
+            await task.resume()
+            with pytest.raises(meowcat.TransferFailed, match="no connection to https://hots"):
+                await task.result()
+            began = world.now
+            await task.supply(url="https://host/0")
+            await task.retry()
+            await task.result()
+            return began
+
+    assert world.run(work) < 60
+    assert brought(world, "host") == ["host-0"]
+    assert world.server.bytes_sent_twice() <= 4 * 65_536, "the piece that each connection was at"
+
+
 def test_changes_of_one_task_at_the_same_moment_all_hold():
     world = made(old=(1, MIB), new=(1, MIB))
     world.server.script = lambda _: Trouble(rate=50_000)

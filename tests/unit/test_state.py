@@ -1,6 +1,7 @@
 """The fold, where a scenario can't say it: damaged journals, derived values."""
 
 import pytest
+from msgspec.structs import replace
 
 from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged
@@ -168,6 +169,28 @@ def test_a_session_that_is_opened_without_a_request_is_no_answer(able):
 @pytest.mark.parametrize("able", [{"lists_parts": True}, {"server_offset": True, "lists_parts": False}])
 def test_a_server_that_says_what_it_has_has_answered(able):
     assert fold([UPLOAD, pinned(10 * MIB), opened(session=False, **able)]).answered
+
+
+def supplied(request, url):
+    return ev.Supplied(state=RUNNING, names=("url",), request=replace(request, url=url))
+
+
+DOWN, UP = [CREATED, ADMITTED, started()], [UPLOAD, pinned(10 * MIB), opened()]
+
+
+@pytest.mark.parametrize(
+    ("before", "sign"),
+    [(DOWN, started()), (DOWN, stored((0, 1))), (UP, sent((0, 1))), ([*UP, dropped()], opened("t"))],
+)
+def test_a_server_that_a_url_leads_to_now_has_not_answered_before_something_comes_of_it(before, sign):
+    task = fold(before)
+    same = fold([supplied(task.request, "https://HOST.example:443/y")], task)
+    assert same.answered
+    task = fold([supplied(task.request, "https://host.example:444/x")], task)
+    assert not task.answered
+    task = fold([supplied(task.request, "https://host.example:444/y")], task)
+    assert not task.answered
+    assert fold([sign], task).answered
 
 
 def test_a_session_without_a_name_is_condemned_only_where_a_commit_was_intended():
