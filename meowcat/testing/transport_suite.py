@@ -287,6 +287,42 @@ class TransportSuite:
             ):
                 assert reply.status == 200
 
+    async def test_a_server_that_takes_a_body_slowly_is_not_silent(self) -> None:
+        """Megabytes of it wait in the memory of the system, which takes them all at once."""
+        for size in (3 * MIB, 16 * MIB):
+            body = partial(pieces, size >> 16, 1 << 16)
+            with self.server(Content(0), script=[Trouble(rate=size / 4)]) as server:
+                async with (
+                    self.client(BRIEF) as transport,
+                    transport.send(upload(server.url, body, size)) as reply,
+                ):
+                    assert reply.status == 200
+                assert server.bytes_received() == size
+
+    async def test_a_server_that_takes_nothing_of_a_body_is_a_timeout(self) -> None:
+        with self.server(Content(0), script=[Trouble(refuse_body=True)]) as server:
+            async with self.client(SHORT) as transport:
+                request = upload(server.url, partial(pieces, 64), 64 * MIB)
+                fault = await self.fault(transport.send(request).__aenter__())
+            assert fault.kind is FaultKind.TIMEOUT
+
+    async def test_silence_after_a_body_is_a_timeout(self) -> None:
+        for size in (1000, 100_000):  # the latter may be on its way for a while
+            with self.server(Content(0), script=[Trouble(before="stall")]) as server:
+                async with self.client(SHORT) as transport:
+                    request = upload(server.url, partial(pieces, 1, size), size)
+                    fault = await self.fault(transport.send(request).__aenter__())
+            assert fault.kind is FaultKind.TIMEOUT
+
+    async def test_silence_in_the_reply_to_an_upload_is_a_timeout(self) -> None:
+        """Its body has arrived by then."""
+        with self.server(Content(0), script=[Trouble(after=5, then="stall")]) as server:
+            async with self.client(SHORT) as transport:
+                with anyio.fail_after(20):
+                    async with transport.send(upload(server.url, partial(pieces, 4), 4 * MIB)) as reply:
+                        fault = await self.fault(read_all(reply))
+            assert fault.kind is FaultKind.TIMEOUT
+
     async def test_a_reply_to_an_upload_may_take_longer_than_the_read_timeout(self) -> None:
         """S3 sends a blank now and then while it puts an object together."""
         slowly = Trouble(status=200, body=bytes(16_384))

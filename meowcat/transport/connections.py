@@ -13,7 +13,19 @@ import anyio.lowlevel
 
 from meowcat.transport.tls import SecureSocket
 
-__all__ = ["MOST_AT_ONCE", "Connection", "IdleConnections", "Origin", "connection_over", "on_trio"]
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+__all__ = [
+    "MOST_AT_ONCE",
+    "Connection",
+    "IdleConnections",
+    "Origin",
+    "connection_over",
+    "on_trio",
+    "unacknowledged",
+]
 
 
 class Origin(NamedTuple):
@@ -33,6 +45,9 @@ IDLE_SECONDS = 30.0
 
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """Of SO_LINGER: whoever closes waits for nothing that is under way, and resets the connection."""
+
+_NWRITE = 0x1024
+"""SO_NWRITE of macOS's sys/socket.h, which Python has no name for."""
 
 MOST_IDLE = 256
 """As many as `Config.max_requests` allows requests."""
@@ -247,6 +262,16 @@ def on_trio() -> bool:
     """Whether the event loop that runs this is trio's."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that were sent and that the system still holds, since the peer may need them once more or has no
+    room for them (tcp(7), SIOCOUTQ; getsockopt(2) of macOS). Where no system tells, none."""
+    if sys.platform == "darwin":
+        return sock.getsockopt(socket.SOL_SOCKET, _NWRITE)
+    if sys.platform == "win32":
+        return 0
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class IdleConnections:

@@ -13,7 +13,7 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 TEXTS = {
     FaultKind.UNREACHABLE: "no connection to {peer}",
     FaultKind.TLS: "no secure connection to {peer}: its certificate is not trusted, or it speaks no TLS",
-    FaultKind.TIMEOUT: "{peer} was silent for too long",
+    FaultKind.TIMEOUT: "{peer} was silent for longer than read_timeout allows",
     FaultKind.DISCONNECTED: "{peer} ended the connection before the exchange was complete",
     FaultKind.REPLY: "{peer} answered with something that is not HTTP",
     FaultKind.INTERNAL: "the HTTP client refused the request to {peer}",

@@ -27,6 +27,7 @@ from meowcat.transport.contract import (
 from meowcat.transport.faults import describe
 from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
 from meowcat.transport.trust import system_context, trust_besides
+from meowcat.transport.uploads import HandedOver
 
 
 class _Scrubbed(logging.Filter):
@@ -144,12 +145,23 @@ class Source(httpx.AsyncByteStream):
 
     def __init__(self, body: AsyncIterator[Chunk]) -> None:
         self._body = body
+        self.handed = HandedOver()
+        self.timeouts: dict[str, float] = {}
+        """The request's own, which the client looks at anew for each step."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        return bytes(await anext(self._body))
+        self.handed.asked()
+        try:
+            chunk = bytes(await anext(self._body))
+        except StopAsyncIteration:
+            # Until the head comes: the last bytes may be on their way for long.
+            self.timeouts["read"] += self.handed.on_its_way
+            raise
+        self.handed.answered(chunk)
+        return chunk
 
     async def aclose(self) -> None:
         await let_go(self._body)
@@ -191,6 +203,7 @@ class HttpxExchange:
             await self._close()
             raise
         else:
+            request.extensions["timeout"]["read"] = self._timeout.read
             self._reply = HttpxReply(self._response, self._request.url)
             return self._reply
         raise TransportFault(fault)
@@ -208,6 +221,7 @@ class HttpxExchange:
             raise httpx.InvalidURL("not absolute")
         if body is not None:
             request.stream = self._source = body  # and not in a generator of httpx's own
+            body.timeouts = request.extensions["timeout"]
         return request
 
     async def __aexit__(self, *exc: object) -> None:

@@ -48,19 +48,16 @@ from meowcat.transport.contract import (
 from meowcat.transport.faults import describe, os_reason
 from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
 from meowcat.transport.trust import read_certificates
-from meowcat.transport.uploads import Body
+from meowcat.transport.uploads import SLOWEST_UPLOAD, Body
 
 T = TypeVar("T")
 
 SMALL_BODY = 64 * 1024
 """Bytes of a body that are sent well within any read time-out."""
 
-SLOWEST_UPLOAD = 8 * 1024
-"""Bytes per second. A request whose body goes out slower on average ends in TIMEOUT: the client has no other
-means to close a socket whose peer took the whole body and never answers."""
-
 UNKNOWN_UPLOAD = 24 * 3600.0
-"""Seconds for a body of unknown length, for the same reason."""
+"""Seconds for a body of unknown length. Others have the time that `SLOWEST_UPLOAD` allows: the client has no
+other means to close a socket whose peer took the whole body and never answers."""
 
 COMES_BACK_WITHIN = 5.0
 """Seconds that the end of the program waits for the client's thread at the most."""
@@ -299,14 +296,16 @@ class ReqwestUpload:
     async def _await_head(
         self, task: "asyncio.Task[ReqwestReply | Fault]", body: Body
     ) -> ReqwestReply | Fault:
-        """The reply, or TIMEOUT once neither a chunk of the body was taken nor a head came for long."""
-        loop = asyncio.get_running_loop()
+        """The reply; or TIMEOUT once what was taken of the body must have arrived, and since then neither
+        more was taken nor a head came for the read time-out. Where nothing arrives the system ends it before.
+        """
+        handed = body.handed
         while not task.done():
-            limit = self._timeouts.read + (0 if body.begun else self._timeouts.connect)
-            silent = 0.0 if body.pulling else loop.time() - body.moved
+            limit = self._timeouts.read + (handed.on_its_way if handed.begun else self._timeouts.connect)
+            silent = 0.0 if body.pulling else handed.silent
             if silent >= limit:
                 return describe(FaultKind.TIMEOUT, self._request.url)
-            await asyncio.wait({task}, timeout=limit - silent)
+            await asyncio.wait({task}, timeout=min(limit - silent, self._timeouts.read))
         return task.result()
 
     async def _stop(self) -> None:

@@ -8,21 +8,26 @@ that a source was read into is what the kernel copies from. See `transport.direc
 import select
 import socket
 from collections.abc import AsyncIterator
+from time import monotonic
 
 import anyio
 
 from meowcat.core.values import Fault, FaultKind
 from meowcat.transport.bodies import let_go
-from meowcat.transport.connections import MOST_AT_ONCE
+from meowcat.transport.connections import MOST_AT_ONCE, unacknowledged
 from meowcat.transport.contract import Chunk, Draws, HttpRequest, TransportFault
 from meowcat.transport.faults import describe
 from meowcat.transport.incoming import Incoming, NotHTTP
 from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge
+from meowcat.transport.uploads import HandedOver
 
 __all__ = ["SocketUpload"]
 
 Outcome = SocketReply | Fault | None
 """None while there is more to send."""
+
+LOOKS = 8
+"""In a read time-out, at what the system holds for a server."""
 
 
 class SocketUpload(SocketExchange):
@@ -50,6 +55,7 @@ class SocketUpload(SocketExchange):
         for."""
         self._first = True
         """Whether it is the first one."""
+        self._handed = HandedOver()
 
     async def __aenter__(self) -> SocketReply:
         assert self._request.body is not None  # noqa: S101  # `DirectHttp` chose this class by it
@@ -125,6 +131,8 @@ class SocketUpload(SocketExchange):
     def _send_first(self, sock: socket.socket) -> Outcome:
         self._left = self._request.body_length or 0  # it may be sent twice
         self._incoming = Incoming(self._request.method)
+        self._handed = HandedOver()
+        self._handed.asked()
         if self._chunk is None:
             self._draw()
         sock.sendall(self._head)
@@ -149,7 +157,8 @@ class SocketUpload(SocketExchange):
             self._draw()
         return None
 
-    def _send_one(self, chunk: memoryview, sock: socket.socket) -> Outcome:
+    def _send_one(self, whole: memoryview, sock: socket.socket) -> Outcome:
+        chunk = whole
         try:
             while chunk:
                 answered = self._is_answered(sock)
@@ -158,6 +167,7 @@ class SocketUpload(SocketExchange):
                 if answered:
                     return self._receive_early(sock)
                 chunk = chunk[sock.send(chunk) :]
+            self._handed.answered(whole)
         except (BrokenPipeError, ConnectionResetError):
             return self._receive_early(sock)  # it may have said why before it closed the connection
         return self._receive(sock) if self._last else None
@@ -167,6 +177,7 @@ class SocketUpload(SocketExchange):
         assert incoming is not None  # noqa: S101  # of the first chunk
         assert connection is not None  # noqa: S101  # likewise
         while not incoming.begun:
+            self._wait(sock, select.POLLIN)
             incoming.feed(sock.recv(MOST_AT_ONCE))
         return SocketReply(connection, incoming, self._request.url)
 
@@ -183,15 +194,31 @@ class SocketUpload(SocketExchange):
     def _is_answered(self, sock: socket.socket) -> bool:
         """Wait until more can be sent; whether the server has answered instead. One that takes no more of a
         body that it has refused may never let more be sent."""
-        poll = select.poll()
-        poll.register(sock, select.POLLIN | select.POLLOUT)
-        while ready := poll.poll(self._read * 1000):
-            _, events = ready[0]
+        while True:
+            events = self._wait(sock, select.POLLIN | select.POLLOUT)
             if events & ~select.POLLOUT and self._hears(sock):
                 return True
             if events & select.POLLOUT:
                 return False
-        raise TimeoutError
+
+    def _wait(self, sock: socket.socket, events: int) -> int:
+        """Which of `events` come. A server that still takes what the system holds for it is not silent, nor
+        is one that may be busy with what has arrived: megabytes, for which a slow one needs minutes.
+
+        Raises:
+            TimeoutError: it is.
+        """
+        poll = select.poll()
+        poll.register(sock, events)
+        held, since = unacknowledged(sock), monotonic()
+        while not (ready := poll.poll(self._read * 1000 / LOOKS)):
+            left = unacknowledged(sock)
+            if left < held:
+                held, since = left, monotonic()
+            patience = self._read if left else self._read + self._handed.on_its_way
+            if monotonic() - since >= patience:
+                raise TimeoutError
+        return ready[0][1]
 
     def _hears(self, sock: socket.socket) -> bool:
         """Whether the server has answered already: what it says in between is no answer.
