@@ -113,10 +113,14 @@ class Key:
         text = f"{_PREFIX}{self._public.name}+{self._public.id.hex()}+{seed}\n"
         try:
             descriptor = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor, not a path
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  # a descriptor, not a path
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:  # raised again: half a key is none
+                where.unlink(missing_ok=True)
+                raise
         except FileExistsError as error:
             raise AuditError(f"key {where}: a file stands there; keys are never overwritten") from error
         except OSError as error:

@@ -1,12 +1,12 @@
 """The commands together, and the one place where errors become lines and exit codes."""
 
-import errno
 import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from os import environ
 from typing import IO, Any, NoReturn
 
@@ -24,6 +24,7 @@ from meowcat.cli.journal_tools import journal_group
 from meowcat.cli.limit import limit
 from meowcat.cli.listing import list_tasks
 from meowcat.cli.orphans import orphans
+from meowcat.cli.outputs import NO_ROOM
 from meowcat.cli.put import put
 from meowcat.cli.resume import resume
 from meowcat.cli.views import error_object, json_line, printable
@@ -32,9 +33,6 @@ from meowcat.core.urls import scrub
 
 DEBUG_VARIABLE = "MEOWCAT_DEBUG"
 """Set to anything: the engine's log and tracebacks go to standard error."""
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Of a file without a name: what the engine writes has one, and errors of its own."""
 
 _EPILOG = """\b
 Examples:
@@ -107,7 +105,8 @@ def _let_go_of_output(code: int | None) -> None:
 
 
 def _drop(stream: IO[str]) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(io.UnsupportedOperation):  # of a stream that is no file's: nothing of it is written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _configure_logging() -> None:
@@ -159,7 +158,8 @@ def _failure(error: BaseException, *, as_json: bool) -> int:
         return Exit.UNREAD
     if isinstance(error, click.ClickException):
         return _refused(error, as_json=as_json)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+    # Of a file without a name: what the engine writes has one, and errors of its own.
+    if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
         _print(MeowcatError(), f"the output can't be written: {error.strerror}", as_json=False)
         return Exit.UNWRITTEN
     if environ.get(DEBUG_VARIABLE):

@@ -20,6 +20,7 @@ from meowcat.audit.verify import Check, Verification, one_by_one, verify_journal
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import pick, read_all
 from meowcat.cli.options import json_option
+from meowcat.cli.outputs import NO_ROOM, unwritten, write_whole
 from meowcat.cli.quantities import size_text
 from meowcat.cli.views import clock_text, json_document, printable
 from meowcat.core.errors import AuditError, InvalidArgument, JournalOwned, NotAJournal
@@ -59,7 +60,12 @@ def keygen(*, output: str, name: str | None, as_json: bool) -> Exit:
     name = name or f"{socket.gethostname() or 'localhost'}/meowcat/{secrets.token_hex(4)}"
     with _as_usage():
         key = Key.generate(name)
-        key.save(output)
+        try:
+            key.save(output)
+        except AuditError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM:
+                raise unwritten(output, error.__cause__) from error
+            raise
     if as_json:
         json_document({"key": str(Path(output).absolute()), "name": name, "vkey": key.vkey})
         return Exit.COMPLETE
@@ -135,7 +141,7 @@ def receipt(
         text = _receipt(log, owner, TaskId(wanted))
         proven = verify_receipt(text, log.key, origin=log.origin)
     if output is not None:
-        _write(output, text)
+        write_whole(Path(output), [text.encode()])
     if as_json:
         json_document(_receipt_object(proven) | {"receipt": text, "output": output, "kept": owner is None})
         return Exit.COMPLETE
@@ -440,10 +446,3 @@ def _text(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise click.UsageError(f"{path}: {reason}") from error
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise click.UsageError(f"{path}: {error.strerror}") from error

@@ -13,6 +13,7 @@ import click
 
 from meowcat.cli.exits import Exit
 from meowcat.cli.options import json_option
+from meowcat.cli.outputs import pour, write_whole
 from meowcat.cli.pruning import prune_journals
 from meowcat.cli.quantities import counted, size_text
 from meowcat.cli.views import json_document, printable
@@ -237,34 +238,12 @@ def export_journal(journal: str, output: str) -> Exit:
     """
     with _reading(journal) as opened:
         if output == "-":
-            _pour(export_lines(opened), sys.stdout.buffer)
+            pour(export_lines(opened), sys.stdout.buffer)
+        elif Path(output).is_file():
+            raise click.UsageError(f"{output} exists; choose another name")
         else:
-            _write_whole(Path(output), export_lines(opened))
+            write_whole(Path(output), export_lines(opened))
     return Exit.COMPLETE
-
-
-def _pour(lines: Iterable[bytes], into: IO[bytes]) -> None:
-    for line in lines:
-        into.write(line)
-    into.flush()
-
-
-def _write_whole(path: Path, lines: Iterable[bytes]) -> None:
-    """Under another name first: nothing that is half written stands at `path`."""
-    if path.exists():
-        raise click.UsageError(f"{path} exists; choose another name")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as file:
-            half = Path(file.name)
-            try:
-                _pour(lines, file)
-                os.fsync(file.fileno())
-                half.rename(path)
-            except BaseException:  # raised again: what is half written goes
-                half.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise click.UsageError(f"{path}: {error.strerror}") from error
 
 
 @journal_group.command(

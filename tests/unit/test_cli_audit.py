@@ -1,5 +1,6 @@
 """`meowcat audit`: keys, checkpoints, receipts and their verification, for scripts and for people."""
 
+import errno
 import hashlib
 import json
 import os
@@ -116,6 +117,48 @@ def test_keygen_prints_the_public_part_alone_on_standard_output(run, tmp_path):
     assert (tmp_path / "new.key").stat().st_mode & 0o777 == 0o600
     secret = (tmp_path / "new.key").read_text().strip().split("+", 4)[4]  # base64, which may hold a + too
     assert secret not in result.output
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk on which there is no room by the time that a file has to be stored."""
+
+    def sync(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(os, "fsync", sync)
+
+
+def test_on_a_full_disk_no_half_of_a_key_or_a_receipt_is_left(run, full, tmp_path):
+    assert run(*RECEIPT, FIRST[:4], "-o", "big.receipt").exit_code == Exit.COMPLETE
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if not path.name.startswith("t.db")}
+    full()
+    for words in (
+        ("keygen", "-o", "new.key"),
+        (*RECEIPT, FIRST[:4], "-o", "new.receipt"),
+        (*RECEIPT, FIRST[:4], "-o", "big.receipt"),
+    ):
+        result = run(*words)
+        assert result.exit_code == Exit.UNWRITTEN
+        assert result.stderr == f"meowcat: {words[-1]}: No space left on device; nothing was written\n"
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.name[:4] != "t.db"}
+
+
+def test_a_receipt_goes_where_a_link_leads_and_into_what_is_no_file(run, tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    for name in ("link", "target"):
+        assert run(*RECEIPT, FIRST[:4], "-o", name).exit_code == Exit.COMPLETE
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o666 & ~umask()
+    assert run(*RECEIPT, FIRST[:4], "-o", os.devnull).exit_code == Exit.COMPLETE
+    assert not os.path.isfile(os.devnull)  # noqa: PTH113  # a device
+    assert run(*RECEIPT, FIRST[:4], "-o", "nowhere/x").exit_code == Exit.USAGE
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_keygen_overwrites_nothing_and_makes_a_name_where_none_is_given(run):

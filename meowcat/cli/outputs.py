@@ -1,0 +1,62 @@
+"""Files that a command makes because `-o` says so: whole, or not at all."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import click
+
+from meowcat.cli.exits import Exit
+
+__all__ = ["NO_ROOM", "pour", "unwritten", "write_whole"]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What says that there is nothing wrong with the command: the disk takes no more, or is broken."""
+
+
+class Unwritten(click.ClickException):  # click's own way to say how a command ends
+    exit_code = Exit.UNWRITTEN
+
+
+def unwritten(path: str | Path, error: OSError) -> click.ClickException:
+    """What to say of an output that can't be written."""
+    if error.errno not in NO_ROOM:
+        return click.UsageError(f"{path}: {error.strerror}")
+    return Unwritten(f"{path}: {error.strerror}; nothing was written")
+
+
+def pour(lines: Iterable[bytes], into: IO[bytes]) -> None:
+    """Write all of them."""
+    for line in lines:
+        into.write(line)
+    into.flush()
+
+
+def write_whole(path: Path, lines: Iterable[bytes]) -> None:
+    """Write them under another name first: nothing that is half written ever stands at `path`. What is no
+    regular file, such as a pipe, is written to as it is.
+
+    Raises:
+        click.ClickException: it can't be written.
+
+    """
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as device:
+                pour(lines, device)
+            return
+        target = path.resolve()  # not the link, but what it leads to
+        half = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+        try:
+            with half.open("xb") as file:
+                pour(lines, file)
+                os.fsync(file.fileno())
+            half.replace(target)
+        except BaseException:  # raised again: what is half written goes
+            half.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise unwritten(path, error) from error
