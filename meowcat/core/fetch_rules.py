@@ -12,7 +12,7 @@ from meowcat.core.http_fields import FieldError, Headers, content_codings, conte
 from meowcat.core.http_rules import status_fault
 from meowcat.core.redirect_rules import MAX_HOPS
 from meowcat.core.retry import Class, classify
-from meowcat.core.transfers import check_headers
+from meowcat.core.transfers import FRAMING, check_headers
 from meowcat.core.urls import check_url, has_userinfo, redact
 from meowcat.core.values import Fault, FaultKind
 
@@ -28,7 +28,7 @@ PATIENCE_MS = 30_000
 
 _NOT_MODIFIED = 304
 _CONTENT = range(200, 300)
-_OWN = frozenset({"accept-encoding"})
+_OWN = FRAMING | {"accept-encoding"}
 _CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
 
 

@@ -25,6 +25,11 @@ Direction = Literal["download", "upload"]
 _OVERWRITES, _PROBES = get_args(Overwrite), get_args(Probe)  # 2 us each time that they are asked for
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_CONTROL = re.compile(r"[\0-\x08\n-\x1f\x7f]")
+"""All but the tab."""
+
+FRAMING = frozenset({"content-length", "transfer-encoding"})
+"""Header fields that are left out of what a caller gives, since they tell where a body ends (RFC 9112 6)."""
 
 DIGEST_LENGTHS = {
     "sha256": 64,
@@ -455,10 +460,12 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def check_header(name: str, value: str) -> None:
-    """A field name is a token, a value has no line breaks (RFC 9110 5.1, 5.5). The value is never shown."""
+    """A field name is a token, a value has no control characters (RFC 9110 5.1, 5.5). The value is never
+    shown; nor does a colon follow the name, behind which `scrub` would take all for it.
+    """
     if not isinstance(name, str) or not isinstance(value, str):
-        raise InvalidArgument(f"header {name!r}: expected a text as its value, got {kind_of(value)}")
+        raise InvalidArgument(f"header {name!r} has {kind_of(value)} as its value: expected a text")
     if _TOKEN.fullmatch(name) is None:
         raise InvalidArgument(f"header {name!r}: expected a name of letters, digits and !#$%&'*+-.^_`|~")
-    if "\r" in value or "\n" in value or "\0" in value:
-        raise InvalidArgument(f"header {name}: its value has a line break or a NUL")
+    if _CONTROL.search(value):
+        raise InvalidArgument(f"header {name!r} has a line break or another control character in its value")

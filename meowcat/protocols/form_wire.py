@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from meowcat.core.retry import parse_retry_after
+from meowcat.core.transfers import FRAMING
 from meowcat.core.urls import HIDDEN, redact, scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Job, Part
@@ -16,7 +17,7 @@ from meowcat.protocols.wire import Reply
 from meowcat.transport.bodies import let_go
 from meowcat.transport.contract import Chunk, HttpRequest
 
-_OWN = frozenset({"content-type", "content-length", "transfer-encoding"})
+_OWN = FRAMING | {"content-type"}
 """Fields that describe the body, which is made here."""
 
 # All names are fixed and plain, so that none needs the percent-encoding of HTML's multipart/form-data. Values

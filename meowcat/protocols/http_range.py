@@ -16,6 +16,7 @@ from meowcat.core.http_rules import (
     judge,
     range_header,
 )
+from meowcat.core.transfers import FRAMING
 from meowcat.core.values import Checksum
 from meowcat.protocols.contract import Asking, DownloadJob, DownloadProtocol, Tools
 from meowcat.transport.contract import Chunk, HttpReply, Pours
@@ -23,9 +24,14 @@ from meowcat.transport.redirects import Following, Route
 
 __all__ = ["HttpRange"]
 
-_OWN = frozenset(
-    {"range", "if-match", "if-none-match", "if-range", "if-unmodified-since", "if-modified-since"}
-)
+_OWN = FRAMING | {
+    "range",
+    "if-match",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "if-modified-since",
+}
 """Fields that only the engine may set: a caller's value would ask for other bytes than those expected."""
 
 _PREFERRED = ("sha256", "sha512", "blake3", "crc32c", "sha1", "md5")

@@ -20,7 +20,7 @@ from meowcat.core.plans import (
     check_fit,
 )
 from meowcat.core.sessions import Capabilities, Held, Receipt, Session
-from meowcat.core.transfers import ProtocolSpec
+from meowcat.core.transfers import FRAMING, ProtocolSpec
 from meowcat.core.urls import check_url
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.completions import NEEDS_ETAG, Completion
@@ -39,7 +39,7 @@ __all__ = ["PresignedProtocol"]
 MOST = 1 << 20
 """Bytes of a reply, of which a few fields mean something."""
 
-_FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
+_OWN = FRAMING | {"connection"}
 """Fields of the connection, which the transport sets (RFC 9110 7.6.1, 8.6), though signers name them, too."""
 
 _LONGEST = 1024
@@ -324,9 +324,9 @@ class PresignedProtocol(UploadProtocol):
         body: Callable[[], AsyncIterator[Chunk]] | None,
         length: int | None,
     ) -> Reply:
-        named = {name.lower() for name in signed.headers} | _FRAMING
+        named = {name.lower() for name in signed.headers} | _OWN
         headers = {name: value for name, value in self.job.headers.items() if name.lower() not in named}
-        headers |= {name: value for name, value in signed.headers.items() if name.lower() not in _FRAMING}
+        headers |= {name: value for name, value in signed.headers.items() if name.lower() not in _OWN}
         request = HttpRequest(signed.method, signed.url, headers, body, length)
         return await call(self.tools.transport, request, MOST)
 

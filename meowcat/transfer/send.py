@@ -119,8 +119,6 @@ class SendOperation:
             await self._work()
         except (Refused, TransportFault) as failure:
             self._report_fault(failure.fault)
-        except InvalidArgument as impossible:
-            self._report_fault(Fault(kind=FaultKind.LENGTH, detail=str(impossible)))
         except Idle:
             pass
         finally:
@@ -238,7 +236,10 @@ class SendOperation:
     async def _open(self) -> None:
         """Have a session opened, with an intent where it has to be removed if it is not committed."""
         able = self._protocol.capabilities()
-        piece_size = choose_part_size(self._pinned.size, self._request.piece_size, able)
+        try:
+            piece_size = choose_part_size(self._pinned.size, self._request.piece_size, able)
+        except InvalidArgument as impossible:
+            raise Refused(Fault(kind=FaultKind.LENGTH, detail=str(impossible))) from impossible
         self._read_first(Grid(self._pinned.size, piece_size), able)
         if _owes(able):
             await self._intend()

@@ -306,6 +306,16 @@ async def test_a_wrong_content_range_places_no_byte(world, tmp_path):
     assert not (tmp_path / "file").exists()
 
 
+async def test_what_frames_a_message_is_not_for_the_caller_to_say(world, tmp_path):
+    """A server would wait for a body."""
+    headers = {"Content-Length": "5", "transfer-encoding": "chunked", "Range": "bytes=0-1", "X-Mine": "yes"}
+    with RangeServer(Content(2 * MIB)) as server:
+        drive = Drive(world, server.url, tmp_path / "file", headers=headers)
+        await drive.run()
+        assert all(seen.headers["x-mine"] == "yes" for seen in server.requests)
+    assert drive.task.state is State.COMPLETE
+
+
 async def test_a_coded_reply_is_refused(world, tmp_path):
     with RangeServer(Content(MIB), script=[Trouble(gzip=True)]) as server:
         drive = Drive(world, server.url, tmp_path / "file")

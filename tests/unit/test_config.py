@@ -51,7 +51,7 @@ def test_a_time_is_more_than_nothing(name):
         ({"durability": "maybe"}, "expected 'power' or 'process'"),
         ({"digest": "sha0"}, "expected one of sha256"),
         ({"proxy": "http://"}, "proxy: expected a URL"),
-        ({"accept": "a/b\r\nX: made-up"}, "header accept: its value has a line break"),
+        ({"accept": "a/b\r\nX: made-up"}, "header 'accept' has a line break"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong, said):

@@ -131,7 +131,7 @@ def test_a_plan_that_misses_or_repeats_a_byte_is_refused(plan, data):
         (replace(GOOD, parts=GOOD.parts[:2]), "the parts end at 20; the content ends at 25"),
         (with_part(0, url="ftp://host/x"), "part 1: URL"),
         (with_part(0, url="/x"), "part 1: URL"),
-        (with_part(0, headers={"X-A": "one\r\ntwo"}), "part 1: header X-A"),
+        (with_part(0, headers={"X-A": "one\r\ntwo"}), "part 1: header 'X-A'"),
         (with_part(0, method="put it"), "part 1: method 'put it'"),
         (with_part(0, part_id=""), "part 1: part_id of 0 characters"),
         (replace(GOOD, abort=PlanRequest("DELETE", "nowhere")), "abort: URL"),

@@ -21,11 +21,13 @@ from meowcat.core.transfers import (
     Upload,
     changed_options,
     check,
+    check_header,
     parse_checksum,
     same_content,
     whereabouts,
     with_named,
 )
+from meowcat.core.urls import scrub
 from meowcat.core.values import Checksum
 
 
@@ -105,8 +107,11 @@ def test_numbers_have_bounds_and_the_bounds_are_allowed(request_, field, least, 
         ({"total_size": -1}, "total_size -1"),
         ({"headers": {"a b": "c"}}, "header 'a b': expected a name"),
         ({"headers": {"": "c"}}, "header '': expected a name"),
-        ({"accept": "*/*\r\nInjected: secret"}, "header accept: its value has a line break"),
-        ({"headers": {"x": "secret\r\nInjected: 1"}}, "header x: its value has a line break"),
+        ({"accept": "*/*\r\nInjected: secret"}, "header 'accept' has a line break"),
+        *(
+            ({"headers": {"x": f"secret{control}Injected: 1"}}, "header 'x' has .* control character")
+            for control in ("\r\n", "\0", "\x01", "\x1b", "\x7f")
+        ),
     ],
 )
 def test_what_no_download_can_be_is_refused_and_no_secret_is_shown(changes, said):
@@ -115,9 +120,16 @@ def test_what_no_download_can_be_is_refused_and_no_secret_is_shown(changes, said
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["Bearer secret\n", 5])
+def test_why_a_header_is_refused_is_not_taken_for_its_value(value):
+    with pytest.raises(InvalidArgument) as caught:
+        check_header("Authorization", value)
+    assert scrub(str(caught.value)) == str(caught.value)
+
+
 def test_a_download_with_everything_given_is_within_its_bounds():
     check(
-        replace(DOWNLOAD, checksum="md5:" + "0" * 32, digest="none", total_size=0, headers={"X-Token": "a b"})
+        replace(DOWNLOAD, checksum="md5:" + "0" * 32, digest="none", total_size=0, headers={"X-Token": "\té"})
     )
 
 
@@ -268,7 +280,7 @@ def test_a_field_of_a_protocol_that_is_accepted_can_be_read_again(value):
     ("changes", "said"),
     [
         ({"headers": None}, "headers: expected a dict of names and texts, got None"),
-        ({"headers": {"X-Count": 5}}, "header 'X-Count': expected a text as its value, got .*int"),
+        ({"headers": {"X-Count": 5}}, "header 'X-Count' has .*int.* as its value: expected a text"),
         ({"client_file_sign": 4711}, "client_file_sign 4711: expected a text, got .*int"),
         ({"key": ["a"]}, "key .*expected a text, got .*list"),
         ({"priority": None}, "priority None: expected a whole number"),
