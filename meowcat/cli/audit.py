@@ -148,7 +148,10 @@ def receipt(
     _say_where(owner)
     if not proven.digests:
         click.echo("meowcat: the transfer has no digest: the receipt proves its size alone", err=True)
-    click.echo(f"{output}: {proven.path}" if output is not None else text, nl=output is not None)
+    if output is not None:
+        click.echo(printable(f"{output}: {proven.path}"))
+    else:
+        click.echo(text, nl=False)
     return Exit.COMPLETE
 
 

@@ -69,8 +69,9 @@ class OnTerminal(PlainLines):
         else:
             super().end(info, journal)
 
-    def say(self, text: str) -> None:
-        self._console.print(Text(printable(text)), soft_wrap=True)
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(Text(printable(line)), soft_wrap=True)
 
 
 class _Standing(ProgressColumn):

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from signal import SIGINT
 from typing import Protocol, Self
 
@@ -43,11 +44,11 @@ class Display(Protocol):
     def end(self, info: TaskInfo, journal: str) -> None:
         """It won't move any more without help."""
 
-    def say(self, text: str) -> None:
+    def say(self, *lines: str) -> None:
         """Something else that people should know."""
 
-    def stopped(self, signal: int, command: str | None) -> None:
-        """A signal came; `command` goes on with what is unfinished, where something is."""
+    def stopped(self, signal: int, commands: Sequence[str]) -> None:
+        """A signal came; `commands` go on with what is unfinished."""
 
     def __enter__(self) -> Self: ...
 
@@ -149,11 +150,12 @@ class PlainLines:
         else:
             self.say(closing_text(info))
 
-    def say(self, text: str) -> None:
-        click.echo(printable(text), err=True)
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            click.echo(printable(line), err=True)
 
-    def stopped(self, signal: int, command: str | None) -> None:
-        self.say(stopped_text(signal, command))
+    def stopped(self, signal: int, commands: Sequence[str]) -> None:
+        self.say(*stopped_lines(signal, commands))
 
 
 class Quiet(PlainLines):
@@ -190,18 +192,19 @@ class JsonLines:
     def end(self, info: TaskInfo, journal: str) -> None:
         json_line({"type": "result"} | task_object(info, journal))
 
-    def say(self, text: str) -> None:
-        json_line({"type": "note", "message": text})
+    def say(self, *lines: str) -> None:
+        json_line({"type": "note", "message": "\n".join(lines)})
 
-    def stopped(self, signal: int, command: str | None) -> None:
-        json_line({"type": "stopped", "signal": signal, "resume": command})
+    def stopped(self, signal: int, commands: Sequence[str]) -> None:
+        json_line({"type": "stopped", "signal": signal, "resume": "\n  ".join(commands) or None})
 
 
-def stopped_text(signal: int, command: str | None) -> str:
+def stopped_lines(signal: int, commands: Sequence[str]) -> list[str]:
     word = "interrupted" if signal == SIGINT else "terminated"
-    if command is None:
-        return f"meowcat: {word}"
-    return f"meowcat: {word}; what is done is kept in the journal. Go on with:\n  {command}"
+    if not commands:
+        return [f"meowcat: {word}"]
+    said = f"meowcat: {word}; what is done is kept in the journal. Go on with:"
+    return [said, *(f"  {command}" for command in commands)]
 
 
 def pace_text(info: TaskInfo, moment: Progress) -> str:

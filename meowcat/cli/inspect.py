@@ -153,7 +153,7 @@ def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
     sound = True
     for number, found in enumerate(chosen):
         if not as_json and len(chosen) > 1:
-            click.echo(printable(f"{'' if number == 0 else chr(10)}{found.task.id}  {found.info.path}"))
+            click.echo("\n" * (number > 0) + printable(f"{found.task.id}  {found.info.path}"))
         for record in anyio.run(records_of, found):
             sound &= _print_record(record, found.journal, as_json=as_json)
     warn(past)

@@ -184,7 +184,8 @@ async def _entrust(owned: Entrusted, supply: Supply, display: Display, codes: li
                     await telling_why(owned.journal, display.say, order)
         codes.extend(await follow(owned.control, owned.journal, owned.tasks, display))
     except (OwnerLost, EngineClosed):
-        display.say(f"the owner of {owned.journal} is gone. Go on with:\n  {resume_command(owned.journal)}")
+        command = resume_command(owned.journal)
+        display.say(f"the owner of {owned.journal} is gone. Go on with:", f"  {command}")
         codes.append(Exit.UNFINISHED)
 
 

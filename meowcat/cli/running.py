@@ -107,4 +107,4 @@ def say_how_to_go_on(stop: Stop, watched: Sequence[Watched], display: Display) -
         )
         for journal in dict.fromkeys(each.journal for each in left)
     }
-    display.stopped(stop.signal, "\n  ".join(commands.values()) or None)
+    display.stopped(stop.signal, list(commands.values()))

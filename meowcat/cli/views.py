@@ -149,10 +149,9 @@ def error_object(error: MeowcatError, message: str) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: what a server sent must not steer the terminal."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    """`text` without control characters: what a server sent, or a file is called, must not steer the
+    terminal, nor look like a line of ours."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def shown_name(info: TaskInfo) -> str:

@@ -310,6 +310,23 @@ def test_a_journal_is_read_while_it_is_owned_and_owned_by_one(shell, slow):
         assert "'meowcat ls --watch --journal t.db' shows its tasks" in second.stderr
 
 
+def test_a_name_with_a_line_break_makes_no_line_of_its_own(shell, server, content):
+    name = "a\nmeowcat: b failed: not true"
+    assert shell.run("get", server.url, "-o", name).returncode == 0
+    assert (shell.folder / name).read_bytes() == content.bytes()
+    server.stop()
+    told = {
+        "again": shell.run("get", server.url, "-o", name),
+        "failed": shell.run("get", server.url, "-o", f"{name}!", "--retries", "0"),
+        "ls": shell.run("ls", "--all"),
+        "show": shell.run("show", shell.tasks()[0]["task"]),
+        "log": shell.run("log"),
+    }
+    for what, done in told.items():
+        assert name.split("\n")[1] in done.stdout + done.stderr, what
+        assert not any(line.startswith("meowcat: b") for line in (done.stdout + done.stderr).splitlines())
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_the_task_and_says_how_to_go_on(shell, slow, slow_content, number, code):
     with shell.start(

@@ -15,7 +15,7 @@ from rich.console import Console
 import meowcat
 from meowcat.cli import main
 from meowcat.cli.control import outcome_object
-from meowcat.cli.display import closing_text, exit_of_task, pace_text, stopped_text
+from meowcat.cli.display import closing_text, exit_of_task, pace_text, stopped_lines
 from meowcat.cli.exits import Exit, exit_of, exit_of_all
 from meowcat.cli.listing import Filter
 from meowcat.cli.orphans import Left, orphan_object
@@ -433,13 +433,13 @@ def test_an_owner_elsewhere_is_named_with_its_host():
 
 
 def test_control_characters_never_reach_a_terminal():
-    assert printable("a\x1b[2Jb\x07\n") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\n"
+    assert printable("a\x1b[2Jb\x07\nc é") == "a?[2Jb??c é".replace("?", "\N{REPLACEMENT CHARACTER}")
 
 
 def test_being_stopped_names_the_signal_and_the_way_to_go_on():
-    assert stopped_text(2, "meowcat resume").endswith("Go on with:\n  meowcat resume")
-    assert stopped_text(2, None) == "meowcat: interrupted"
-    assert stopped_text(15, None) == "meowcat: terminated"
+    assert stopped_lines(2, ["meowcat resume"])[-1] == "  meowcat resume"
+    assert stopped_lines(2, []) == ["meowcat: interrupted"]
+    assert stopped_lines(15, []) == ["meowcat: terminated"]
 
 
 def test_names_that_are_no_utf8_are_told_as_bad_input_and_never_as_a_defect(run):
