@@ -87,6 +87,8 @@ def _resolved(wanted: Wanted, store: Store, objects: Objects) -> Wanted:
 
 
 def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[Wanted]:
+    if output is not None and not output:
+        raise click.UsageError("-o is empty: expected a file, or a folder; . is the one that you are in")
     if not urls:
         return []
     if output is None or output.endswith(("/", os.sep)) or _is_folder(Path(output)):

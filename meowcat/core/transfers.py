@@ -322,6 +322,7 @@ def with_named(present: Request, fresh: Request, names: Iterable[str]) -> Reques
 def _check_download(request: Download) -> None:
     if not request.to:
         raise InvalidArgument("to is empty: expected the path of the file to make")
+    _check_path("to", request.to)
     if request.checksum is not None:
         parse_checksum(request.checksum)
     if request.accept:
@@ -343,6 +344,8 @@ def _check_upload(request: Upload) -> None:
         raise InvalidArgument("source is empty: expected the path of a file, or a name")
     if request.origin not in get_args(Origin):
         raise InvalidArgument(f"origin {request.origin!r}: expected 'file', 'named' or 'bytes'")
+    if request.origin == "file":
+        _check_path("source", request.source)
     if request.verify_source not in get_args(VerifySource):
         raise InvalidArgument(f"verify_source {request.verify_source!r}: expected 'auto' or 'always'")
     if request.data is not None and request.origin != "bytes":
@@ -352,6 +355,11 @@ def _check_upload(request: Upload) -> None:
     if request.prepare_retries is not None:
         _within("prepare_retries", request.prepare_retries, 0, 1_000_000)
     check_digest(request.digest)
+
+
+def _check_path(name: str, path: str) -> None:
+    if "\0" in str(path):  # it may be a `Path` until it is stored
+        raise InvalidArgument(f"{name} {path!r}: has a NUL, which no path can have")
 
 
 def _check_spec(spec: ProtocolSpec) -> None:

@@ -117,13 +117,13 @@ def _check_standing(target: str, standing: FileStatus, overwrite: Overwrite) -> 
     if standing.is_folder:
         detail = f"{target} is a folder; name the file that is to stand in it"
         raise FileFault(FaultKind.TARGET_EXISTS, detail)
-    if overwrite == "never":
-        detail = f"{target} exists; remove it, choose another name, or ask for overwrite='replace'"
-        raise FileFault(FaultKind.TARGET_EXISTS, detail)
     if not standing.is_file and not standing.is_link:
         raise FileFault(
             FaultKind.TARGET_EXISTS, f"{target} is a device, pipe or socket, which is never replaced"
         )
+    if overwrite == "never":
+        detail = f"{target} exists; remove it, choose another name, or ask for overwrite='replace'"
+        raise FileFault(FaultKind.TARGET_EXISTS, detail)
 
 
 class PartFile:

@@ -46,6 +46,11 @@ def test_a_missing_folder_is_named(tmp_path):
         wanted_of([ONE], "missing/", None)
 
 
+def test_an_output_without_a_name_is_no_folder():
+    with pytest.raises(click.UsageError, match="-o is empty"):
+        wanted_of([ONE], "", None)
+
+
 def test_nothing_to_get_is_said():
     with pytest.raises(click.UsageError, match="nothing to get"):
         wanted_of([], None, None)

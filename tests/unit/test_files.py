@@ -136,7 +136,9 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 def test_a_pipe_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    refused(FaultKind.TARGET_EXISTS, check_target, OsDisk(), f"{tmp_path}/pipe", "replace")
+    for overwrite in ("replace", "never"):
+        told = refused(FaultKind.TARGET_EXISTS, check_target, OsDisk(), f"{tmp_path}/pipe", overwrite)
+        assert "never replaced" in told
 
 
 def test_a_link_is_a_file_unless_it_leads_to_a_folder(tmp_path):

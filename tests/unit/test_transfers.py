@@ -100,6 +100,7 @@ def test_numbers_have_bounds_and_the_bounds_are_allowed(request_, field, least, 
     [
         ({"url": ""}, "url is empty"),
         ({"to": ""}, "to is empty"),
+        ({"to": "/a\0b"}, r"to '/a\\x00b': has a NUL"),
         ({"checksum": "md5:0"}, "md5 has 32 hexadecimal digits"),
         ({"digest": "sha0"}, "digest 'sha0': expected one of sha256, .*none"),
         ({"overwrite": "maybe"}, "overwrite 'maybe': expected 'never' or 'replace'"),
@@ -171,6 +172,7 @@ def test_text_that_nothing_can_store_is_refused(field):
     ("changes", "said"),
     [
         ({"source": ""}, "source is empty: expected the path of a file, or a name"),
+        ({"source": "/a\0b"}, r"source '/a\\x00b': has a NUL"),
         ({"origin": "pipe"}, "origin 'pipe': expected 'file', 'named' or 'bytes'"),
         ({"verify_source": "never"}, "verify_source 'never': expected 'auto' or 'always'"),
         ({"prepare_retries": -1}, "prepare_retries -1: expected a whole number from 0 to"),
