@@ -33,7 +33,7 @@ SHORT = Timeouts(connect=5, read=0.5, pool=5)
 """For silence that is meant."""
 BRIEF = Timeouts(connect=5, read=1.5, pool=5)
 """For what comes slowly: many times more often than this, and for longer."""
-AT_ONCE = 0.7
+AT_ONCE = 2.0
 """Seconds for what waits for nothing."""
 PATIENT = Timeouts(connect=5, read=10, pool=10)
 SECRET = "c2VjcmV0"  # noqa: S105  # looked for in every error's text
@@ -457,11 +457,11 @@ class TransportSuite:
 
     async def test_stopped_while_waiting_for_the_head(self) -> None:
         with self.server(Content(10), script=[Trouble(before="stall")]) as server:
-            async with self.client(Timeouts(read=2.0)) as transport:
+            async with self.client(Timeouts(read=5.0)) as transport:
                 exchange = transport.send(HttpRequest("GET", server.url))
                 await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
                 # Well before the read time-out, in case that `dead` did not wait for it.
-                assert await self._gone(server, 0.5)
+                assert await self._gone(server, 2.0)
 
     async def test_stopped_while_the_body_streams(self) -> None:
         with self.server(Content(4 * GIB), rate=64 * MIB) as server:  # it shares a processor with the client
@@ -537,7 +537,7 @@ class TransportSuite:
 
     async def test_stopped_while_the_peer_of_an_upload_does_not_read(self) -> None:
         with self.server(Content(0), script=[Trouble(refuse_body=True)]) as server:
-            async with self.client(SHORT) as transport:
+            async with self.client(Timeouts(read=4.0)) as transport:
                 exchange = transport.send(upload(server.url, lambda: pieces(64), 64 * MIB))
                 await self._stop_when(server, exchange, lambda s: bool(s.requests))
                 server.resume()  # the kernel may still offer what it had buffered, and never the whole
@@ -547,7 +547,7 @@ class TransportSuite:
 
     async def test_stopped_after_a_small_upload_was_sent(self) -> None:
         with self.server(Content(0), script=[Trouble(before="stall")]) as server:
-            async with self.client(SHORT) as transport:
+            async with self.client(Timeouts(read=4.0)) as transport:
                 exchange = transport.send(upload(server.url, lambda: pieces(1, 1000), 1000))
                 await self._stop_when(server, exchange, lambda s: any(seen.complete for seen in s.requests))
                 assert await self._gone(server)

@@ -382,7 +382,7 @@ def _garbage():
 async def test_silence_in_a_block_loses_nothing_of_it(authority):
     go = threading.Event()
     talk = answering(BEGUN + b"Content-Length: 9999\r\n\r\n", b"the beginning", after=lambda _: go.wait(10))
-    patience = Timeouts(connect=5, read=0.3)
+    patience = Timeouts(connect=5, read=1.5)
     with serving(talk, authority.issue_cert("127.0.0.1")) as port, client_of(authority, patience) as client:
         async with SocketExchange(client, HttpRequest("GET", url_of(port))) as reply:
             assert reply._connection.silence == patience.read
@@ -604,18 +604,22 @@ async def test_whoever_is_silent_in_the_handshake_is_not_waited_for(authority):
 
 
 async def test_a_handshake_that_is_canceled_closes_its_socket(authority):
-    closed = anyio.Event()
+    greeted, closed = anyio.Event(), anyio.Event()
     token = anyio.lowlevel.current_token()
 
     def until_closed(connection):
+        assert connection.recv(1)
+        anyio.from_thread.run_sync(greeted.set, token=token)
         while connection.recv(4096):
             pass
         anyio.from_thread.run_sync(closed.set, token=token)
 
     with serving(until_closed) as port, client_of(authority) as client:
-        with anyio.move_on_after(0.1) as scope:
-            await fetch(client, url_of(port))
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            group.start_soon(fetch, client, url_of(port))
+            with anyio.fail_after(5):
+                await greeted.wait()
+            group.cancel_scope.cancel()
         with anyio.fail_after(5):
             await closed.wait()
 

@@ -63,7 +63,7 @@ def test_a_put_that_is_killed_goes_on_with_a_sas_of_a_name(shell, azurite):
     config.chmod(0o600)
     words = ["put", "x.bin", url_of(azurite, name), "--endpoint", azurite.endpoint, "--credential", "prod"]
     words += ["--piece-size", "4MiB"]
-    shell.killed(*words, "--limit-rate", "2MiB", at=8 * MIB)
+    shell.killed(*words, "--limit-rate", "1MiB", "--connections", "1", at=4 * MIB)
     assert uncommitted(azurite, name)
     done = shell.run(*words, "--json")
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_what_a_canceled_upload_leaves_is_told_and_nobody_can_remove_it(keyed, a
     keyed.file("x.bin", 24 * MIB)
     name = fresh_key()
     words = ["put", "x.bin", url_of(azurite, name), "--endpoint", azurite.endpoint, "--piece-size", "4MiB"]
-    keyed.killed(*words, "--limit-rate", "2MiB", at=8 * MIB)
+    keyed.killed(*words, "--limit-rate", "1MiB", "--connections", "1", at=4 * MIB)
     canceled = keyed.run("cancel", "--all")
     assert canceled.returncode == 0, canceled.stderr
     told = keyed.run("orphans", "--abort", "--json")

@@ -195,14 +195,14 @@ async def test_a_sas_that_ends_in_the_middle_is_asked_for_anew_and_nothing_is_se
     given = []
 
     def provider():
-        end = int(time.time() * 1000) + (2_000 if not given else 3_600_000)
+        end = int(time.time() * 1000) + (6_000 if not given else 3_600_000)
         sas = service_sas(azurite.key, azurite.container, permissions="rcw", expires=end, https_only=False)
         given.append(sas)
         return sas
 
     name = fresh_key()
     async with engine(tmp_path, azurite, credentials={"default": provider}) as opened:
-        task = await opened.submit(upload(azurite, file, name, connections=1, limit_rate=5 << 20))
+        task = await opened.submit(upload(azurite, file, name, connections=1, limit_rate=5 << 19))
         await task.result()
         sent = [TAGS[type(logged.event)] async for logged in task.history()].count("sent")
         failures = [TAGS[type(logged.event)] async for logged in task.history()].count("attempt-failed")

@@ -139,7 +139,7 @@ async def test_a_listener_that_raises_is_called_again_and_hurts_nobody(tmp_path,
 async def test_a_listener_that_blocks_delays_no_transfer_no_other_listener_and_no_close(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(listeners, "DRAIN_WITHIN", 0.3)
+    monkeypatch.setattr(listeners, "DRAIN_WITHIN", 2.0)
     release, entered, ear = threading.Event(), threading.Event(), Ear()
 
     def blocks(info: meowcat.TaskInfo) -> None:
