@@ -16,6 +16,7 @@ from meowcat.audit.keys import Signer
 from meowcat.audit.settings import Audit
 from meowcat.config import Config
 from meowcat.core import messages as msg
+from meowcat.core.crowd import Crowds
 from meowcat.core.decide import decide
 from meowcat.core.errors import (
     EngineClosed,
@@ -104,6 +105,7 @@ class Runtime:
         self.fetches = Fetches(world, config.max_fetches, config.fetch_capacity)
         self.secrets: dict[TaskId, Secrets] = {}
         self.quarantined: dict[TaskId, str] = {}
+        self._crowds = Crowds()
         self.traffic = Traffic(
             world.budget, config.max_requests, clock.monotonic, config.limit_rate, config.limit_rate_per_host
         )
@@ -327,7 +329,6 @@ class Runtime:
         """Nothing more is done for the task here."""
         self.secrets.pop(task, None)
         self._world.plugins.tools.refreshers.forget(task)
-        self._world.crowds.forget(task)
 
     async def create(self, creations: Sequence[msg.Create]) -> list[TaskState]:
         """Record new tasks with one append and put them in line; their keys are nobody's.
@@ -549,7 +550,8 @@ class Runtime:
         return operation_for(self._world, self._errand(task, report), want.operation)
 
     def _errand(self, task: TaskState, report: Callable[[msg.Message], None]) -> Errand:
-        share = self.traffic.share(task.id, host_of(task.request.url), task.request.limit_rate)
+        host = host_of(task.request.url)
+        share = self.traffic.share(task.id, host, task.request.limit_rate)
         return Errand(
             task=task,
             secrets=self.secrets.get(task.id, NO_SECRETS),
@@ -557,6 +559,7 @@ class Runtime:
             histories=self,
             throttle=share,
             requests=share,
+            crowd=self._crowds.of(f"{task.request.direction} {host}", self.clock.monotonic()),
         )
 
     # Reading

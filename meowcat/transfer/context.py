@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from meowcat.core.crowd import Crowds
+from meowcat.core.crowd import Crowd
 from meowcat.core.events import Event
 from meowcat.core.messages import Message
 from meowcat.core.seal import Secrets
@@ -129,8 +129,6 @@ class World:
     workers: Workers = Workers()  # noqa: RUF009  # it has no state
     rounds: Rounds | None = None
     """How small files go to the disk; without it they go there like large ones."""
-    crowds: Crowds = field(default_factory=Crowds)
-    """How many connections tasks have found out to be of use."""
 
 
 class Errand(Struct, frozen=True, eq=False):
@@ -144,6 +142,8 @@ class Errand(Struct, frozen=True, eq=False):
     histories: Histories
     throttle: Throttle
     requests: Requests
+    crowd: Crowd
+    """How many connections a transfer with its host has, where the user does not say."""
 
 
 class Running(Protocol):

@@ -69,10 +69,9 @@ class FetchOperation:
         self._request: Download = task.request
         self._task = task
         self._stored = task.stored
-        crowd = world.crowds.of(task.id, operation)
-        self._crowd = None if task.request.connections else crowd
+        self._crowd = None if task.request.connections else errand.crowd
         """Chooses how many connections there are, where the user does not."""
-        self._board = Board(task.request.connections or crowd.connections)
+        self._board = Board(task.request.connections or errand.crowd.connections)
         self._limiter = anyio.CapacityLimiter(4)
         self._news = anyio.Event()
         self._hold = False
@@ -257,19 +256,39 @@ class FetchOperation:
 
     async def _watch(self) -> None:
         """See now and then whether a request lags behind, and whether more of them would be faster."""
-        while True:
-            await self._world.sleep(LOOK)
-            now = self._world.clock()
-            # A limit spreads what it allows as it comes: the same for all connections, however many.
-            limited = self._errand.throttle.rate is not None
-            if not limited:
-                for part in self._board.laggards(now):
-                    part.give_up()
-            if self._crowd is not None:
-                busy, latency = 0 if limited else len(self._board.parts), self._board.paces.latency
-                self._crowd.came(now, self._board.brought, busy=busy, latency=latency)
-                self._board.connections = self._crowd.connections
-            self._tell()
+        number = self._errand.crowd.join(self, follows=self._crowd is not None)
+        try:
+            while True:
+                await self._world.sleep(LOOK)
+                now = self._world.clock()
+                if not self._limited:
+                    for part in self._board.laggards(now):
+                        part.give_up()
+                if self._crowd is not None:
+                    self._crowd.look(now)
+                    self._board.connections = self._crowd.connections
+                self._tell()
+        finally:
+            self._errand.crowd.leave(number)
+
+    @property
+    def _limited(self) -> bool:
+        """A limit spreads what it allows as it comes: the same for all connections, however many."""
+        return self._errand.throttle.rate is not None
+
+    # For the crowd
+
+    @property
+    def came(self) -> int:
+        return self._board.brought
+
+    @property
+    def hungry(self) -> bool:
+        return not self._limited and len(self._board.parts) >= self._board.connections
+
+    @property
+    def latency(self) -> float:
+        return self._board.paces.latency
 
     async def _ask(self, part: Part) -> bool:
         """One request; whether the lease is brought, or can't be for now."""

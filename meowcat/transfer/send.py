@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from meowcat.core import messages as msg
+from meowcat.core.crowd import FEWEST
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.machine import State
 from meowcat.core.pacing import too_many
@@ -67,7 +68,7 @@ class SendOperation:
         self._operation = operation
         self._request: Upload = task.request
         self._task = task
-        self._crowd = world.crowds.of(task.id, operation)
+        self._crowd = errand.crowd
         """Chooses how many parts are sent at once, where the user does not."""
         self._news = anyio.Event()
         self._hold = False
@@ -401,6 +402,11 @@ class SendOperation:
     def _connections(self) -> int:
         return (self._request.connections or self._crowd.connections) if self._able.any_order else 1
 
+    @property
+    def _chosen(self) -> bool:
+        """Whether nobody says how many."""
+        return self._able.any_order and self._request.connections is None
+
     def _next(self) -> int | None:
         """The first part that the server lacks and that is not on its way."""
         for first, stop in self._have.gaps(0, self._task.to_send):
@@ -451,14 +457,15 @@ class SendOperation:
             if part.digest is None:  # confirmed before its last bytes were asked for
                 await part.checksum("blake3")
             self._report_confirmed(part, receipt)
-            self._crowd.sent(began, self._world.clock(), part.size, limited=part.limited)
+            if self._chosen and self._task.to_send > FEWEST:  # of fewer parts nobody gains from more at once
+                self._crowd.sent(self._task.id, began, self._world.clock(), part.size, limited=part.limited)
 
     @property
     def _may_go_on(self) -> bool:
         return not self._hold and not self._faulted
 
     def _failed(self, fault: Fault, began: float) -> None:
-        if too_many(fault):
+        if self._chosen and too_many(fault):
             self._crowd.refuse(began, self._world.clock())
         if fault.kind in _SOURCE or fault.kind in _SESSION:
             self._fatal = self._fatal or fault

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from meowcat.core import messages as msg
+from meowcat.core.crowd import Crowd
 from meowcat.core.decide import decide
 from meowcat.core.events import AttemptFailed, Rechecked, Restarted, Stored
 from meowcat.core.machine import State
@@ -116,7 +117,7 @@ class Drive:
 
     async def _operate(self, wanted_operation):
         share = Traffic(self.world.budget, 64, self.world.clock).share(self.task.id, "host", None)
-        errand = Errand(self.task, self.secrets, self.send, self, share, share)
+        errand = Errand(self.task, self.secrets, self.send, self, share, share, Crowd())
         self.operation = operation_for(self.world, errand, wanted_operation)
         scope, over = anyio.CancelScope(), False
 

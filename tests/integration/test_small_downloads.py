@@ -15,6 +15,7 @@ import meowcat
 from journal_adapters.memory import MemoryJournal
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
+from meowcat.core.crowd import Crowd
 from meowcat.core.errors import JournalRejected
 from meowcat.core.seal import seal
 from meowcat.core.state import TaskState
@@ -382,7 +383,7 @@ async def test_whoever_is_held_back_while_it_waits_for_its_turn_asks_for_nothing
             plugins = replace(plain.plugins, protocols=Protocols.with_own([Generated]))
             rounds = Rounds(plain.disk, plain.workers, "process")
             world = replace(plain, rounds=rounds, plugins=plugins)
-            errand = Errand(task, secrets, reports.append, None, Throttle(), requests)
+            errand = Errand(task, secrets, reports.append, None, Throttle(), requests, Crowd())
             operation = operation_for(world, errand, Fetch(run=1, restarts=0))
             with anyio.move_on_after(5):
                 async with anyio.create_task_group() as group:
@@ -439,7 +440,7 @@ async def test_a_request_is_left_whatever_came_of_it(tmp_path, anyio_backend_nam
             rounds = Rounds(plain.disk, plain.workers, "process")
             world = replace(plain, rounds=rounds, plugins=plugins)
             share = Traffic(world.budget, 64, world.clock).share(task.id, "host", None)
-            errand = Errand(task, replace_secrets(secrets, plan=steps), report, None, share, share)
+            errand = Errand(task, replace_secrets(secrets, plan=steps), report, None, share, share, Crowd())
             with anyio.fail_after(10), scope:
                 await operation_for(world, errand, Fetch(run=1, restarts=0)).run()
     assert reports

@@ -139,6 +139,47 @@ def test_what_came_under_a_limit_says_nothing_of_a_link_that_is_full():
     assert max(counts) == 8, "it was tried"
 
 
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_many_downloads_over_one_full_line_take_nothing_from_each_other(hosts):
+    """Judged alone, each of them would seem to gain by more connections."""
+    made, counts = World(), []
+    urls = [f"https://host{number % hosts}.example/{number}" for number in range(8)]
+    for url in urls:
+        made.server.serve(url, 24 * MIB)
+    made.server.rate = 8 * MIB
+
+    async def all_at_once(world):
+        async with world.engine(config=meowcat.Config(max_downloads=8)) as engine:
+            asked = [meowcat.Download(url, f"/data/{number}") for number, url in enumerate(urls)]
+            await engine.submit_many(asked)
+            while states := (await engine.snapshot()).states:
+                if set(states) == {meowcat.State.COMPLETE}:
+                    break
+                counts.append(sum(host.requests for host in (await engine.snapshot()).hosts.values()))
+                await asyncio.sleep(0.25)
+
+    made.run(all_at_once)
+    assert max(counts) == 8 * 8, "a trial"
+    assert sorted(counts)[len(counts) // 4] <= 8 * 4
+    assert made.now < 8 * 24 / 8 * 1.1
+
+
+def test_what_one_download_has_found_out_is_there_for_the_next_one():
+    made = world(48 * MIB, lambda start: False)
+    made.server.serve(other := URL.replace("big", "other"), 48 * MIB)
+    took = []
+
+    async def one_after_the_other(world):
+        async with world.engine() as engine:
+            for url in (URL, other):
+                began = world.now
+                await engine.download(url, "/data/" + url.rpartition("/")[2])
+                took.append(world.now - began)
+
+    made.run(one_after_the_other)
+    assert took[1] < 48 * MIB / FAST / 16 * 1.15 + 0.5 < took[0]
+
+
 @pytest.mark.parametrize("trouble", [Trouble(before="stall"), Trouble(after=MIB, then="stall")])
 def test_a_pause_takes_no_time_while_the_peer_is_silent(trouble):
     made, took = world(96 * MIB, lambda start: False), []
@@ -183,7 +224,6 @@ def upload(size, trouble=None, rate=None, config=None, **options):
         async with world.engine(config=config or meowcat.Config()) as engine:
             sent = {"protocol": DepotUpload(any_order=True), "piece_size": PART, **options}
             await engine.upload("/data/big.bin", f"{DEPOT}big.bin", **sent)
-            assert not engine._runtime._world.crowds._crowds, "a task that has ended leaves nothing behind"
 
     made.run(deliver)
     assert depot.objects[f"{DEPOT}big.bin"].content == content
@@ -202,6 +242,56 @@ def test_a_cap_on_each_connection_leads_to_more_of_them_in_uploads_as_well():
     seconds, counts = upload(size, capped, connections=4)
     assert seconds > size / FAST / 4 * 0.95, "the user's word is kept to"
     assert max(counts) == 4
+
+
+def test_what_uploads_have_found_out_says_nothing_of_downloads():
+    """A line is often narrow one way only, and a server may take more than it gives."""
+    made, most = World(), {}
+    made.disk.put("/data/big.bin", Content(48 * MIB, seed=3).bytes())
+    made.server.depot(DEPOT)
+    made.server.serve(f"{DEPOT}there", 48 * MIB)
+    made.server.script = capped
+
+    async def both(world):
+        async with world.engine() as engine:
+            options = {"protocol": DepotUpload(any_order=True), "piece_size": PART}
+            up = await engine.submit(meowcat.Upload("/data/big.bin", f"{DEPOT}big.bin", **options))
+            await most_at_once("up", engine, up)
+            down = await engine.submit(meowcat.Download(f"{DEPOT}there", "/data/there"))
+            await most_at_once("down", engine, down, seconds=0.5)
+
+    async def most_at_once(which, engine, task, seconds=1e9):
+        end = made.now + seconds
+        while task.state is not meowcat.State.COMPLETE and made.now < end:
+            at_once = sum(host.requests for host in (await engine.snapshot()).hosts.values())
+            most[which] = max(most.get(which, 0), at_once)
+            await asyncio.sleep(0.1)
+
+    made.run(both)
+    assert most == {"up": 16, "down": 4}
+
+
+@pytest.mark.parametrize("small", [{"size": PART * 3}, {"size": PART * 12, "connections": 3}])
+def test_uploads_that_gain_nothing_from_more_connections_keep_no_other_from_them(small):
+    """They have few parts, or a number of the user's own, and come and go."""
+    made, content = World(), Content(64 * MIB, seed=3).bytes()
+    made.disk.put("/data/big.bin", content)
+    made.disk.put("/data/small.bin", content[: small.pop("size")])
+    made.server.depot(DEPOT)
+    made.server.script = capped
+
+    async def beside(world):
+        async with world.engine(config=meowcat.Config(max_uploads=3)) as engine:
+            options = {"protocol": DepotUpload(any_order=True), "piece_size": PART}
+            big = await engine.submit(meowcat.Upload("/data/big.bin", f"{DEPOT}big.bin", **options))
+            number = 0
+            while big.state is not meowcat.State.COMPLETE:
+                await engine.upload("/data/small.bin", f"{DEPOT}{number}", **options, **small)
+                number += 1
+            return number
+
+    assert made.run(beside) > 3
+    assert made.now < 64 * MIB / FAST / 16 * 1.5
 
 
 def test_an_upload_over_a_link_that_is_full_goes_back_to_few():
