@@ -73,8 +73,7 @@ class Board:
         self.grid: Grid | None = None
         self.missing = IntervalSet()
         """Pieces that have not come in full. Those on their way to the disk are not missing."""
-        self.brought = 0
-        """Bytes that have come, whatever became of them."""
+        self._brought = 0
         self.paces = Paces()
 
     def lay(self, grid: Grid, stored: IntervalSet) -> None:
@@ -160,6 +159,12 @@ class Board:
         part.claims = IntervalSet.of((part.lease.first, part.lease.stop))
         return True
 
+    @property
+    def brought(self) -> int:
+        """Bytes that have come by now, whatever became of them."""
+        self.catch_up()
+        return self._brought
+
     def catch_up(self) -> None:
         """Take in what threads have brought."""
         for part in self.parts:
@@ -199,7 +204,7 @@ class Board:
     def came(self, part: Part, count: int) -> None:
         """`count` bytes more have come, and what of them is wanted is on its way to the disk."""
         before, part.at = part.at, part.at + count
-        self.brought += count
+        self._brought += count
         if self.grid is None:
             return
         start = before // self.grid.piece * self.grid.piece

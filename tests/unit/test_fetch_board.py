@@ -111,6 +111,7 @@ def test_what_threads_bring_is_not_missing_although_they_tell_nobody():
     part = board.add(Lease(0, 32))
     part.span = Span(0, 32 * MIB)
     part.span.claim(5 * MIB + 7)
+    assert board.brought == 5 * MIB + 7, "whoever asks wants to know it of this instant"
     board.catch_up()
     board.catch_up()
     assert (part.at, board.brought) == (5 * MIB + 7, 5 * MIB + 7)
