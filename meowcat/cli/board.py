@@ -55,14 +55,17 @@ async def seen_in(past: Past) -> tuple[list[Seen], dict[str, ControlError]]:
             live.get(each.task.id) or ctl.LiveTask(info=each.info),
             owners.get(each.journal),
             refusals.get(each.journal, ""),
+            silent=each.journal in silent,
         )
         for each in past.tasks
     ], silent
 
 
-def _seen(journal: str, live: ctl.LiveTask, owner: Owner | None, refusal: str) -> Seen:
+def _seen(
+    journal: str, live: ctl.LiveTask, owner: Owner | None, refusal: str, *, silent: bool = False
+) -> Seen:
     told = refusal if live.info.state in _GOING else ""
-    return Seen(journal, live.info, live.rate, live.eta, live.waits_until, owner, told)
+    return Seen(journal, live.info, live.rate, live.eta, live.waits_until, owner, silent, told)
 
 
 class Board:

@@ -66,7 +66,7 @@ def _details(found: Found, seen: Seen) -> list[tuple[str, str]]:
         ("Path" if upload is None else "Source", info.path),
         ("Protocol", "" if upload is None else _protocol_text(upload)),
         ("Journal", found.journal),
-        ("Owner", owner_text(seen.owner)),
+        ("Owner", owner_text(seen)),
         ("Created", clock_text(info.created)),
         ("Progress", amount_text(info)),
         ("Rate", rate_text(seen.rate) if seen.rate else ""),

@@ -33,7 +33,7 @@ def plain_row(seen: Seen) -> tuple[str, ...]:
         size_text(info.size),
         rate_of(seen),
         left_of(seen),
-        owner_text(seen.owner),
+        owner_text(seen),
         place_text(info, info.path),
         waits_text(seen),
     )

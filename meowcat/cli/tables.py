@@ -50,7 +50,7 @@ def _columns() -> list[tuple[int, Column, Cell]]:
         (_SIZE_FROM, _fixed("SIZE", "right"), lambda seen: Text(size_text(seen.info.size))),
         (_RATE_FROM, _fixed("RATE", "right"), lambda seen: Text(rate_of(seen))),
         (_SIZE_FROM, _fixed("LEFT", "right"), lambda seen: Text(left_of(seen))),
-        (_OWNER_FROM, _fixed("OWNER"), lambda seen: Text(owner_text(seen.owner))),
+        (_OWNER_FROM, _fixed("OWNER"), lambda seen: Text(owner_text(seen))),
         (0, Column("FILE"), lambda seen: _cut(place_text(seen.info, shown_name(seen.info)))),
         (0, Column(""), lambda seen: _cut(waits_text(seen), "yellow")),
     ]

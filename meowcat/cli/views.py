@@ -36,6 +36,8 @@ class Seen:
     waits_until: int | None = None
     """Milliseconds since 1970 UTC."""
     owner: Owner | None = None
+    silent: bool = False
+    """Whether there is an owner that does not answer."""
     refusal: str = ""
     """Why the journal takes no records now, by its owner; told of tasks that would go on."""
 
@@ -105,10 +107,11 @@ def live_object(seen: Seen) -> dict[str, Any]:
     }
 
 
-def owner_text(owner: Owner | None) -> str:
+def owner_text(seen: Seen) -> str:
     """Who owns a journal, as far as somebody answers for it."""
+    owner = seen.owner
     if owner is None:
-        return "nobody"
+        return "no answer" if seen.silent else "nobody"
     return f"pid {owner.pid}" if owner.host == gethostname() else f"pid {owner.pid} on {owner.host}"
 
 

@@ -480,6 +480,7 @@ def test_an_owner_that_hangs_keeps_nobody_from_a_list(shell, slow):
         owner.process.send_signal(signal.SIGCONT)
     assert listed.returncode == 0
     assert "Running" in listed.stdout
+    assert "no answer" in listed.stdout
     assert "has not answered within 3 s" in listed.stderr
 
 

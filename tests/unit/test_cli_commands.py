@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -427,9 +428,11 @@ def test_who_waits_says_until_when():
 
 
 def test_an_owner_elsewhere_is_named_with_its_host():
-    assert owner_text(None) == "nobody"
-    assert owner_text(Owner(12, "elsewhere")) == "pid 12 on elsewhere"
-    assert owner_text(Owner(12, socket.gethostname())) == "pid 12"
+    seen = Seen("t.db", info_of())
+    assert owner_text(seen) == "nobody"
+    assert owner_text(replace(seen, silent=True)) == "no answer"
+    assert owner_text(replace(seen, owner=Owner(12, "elsewhere"))) == "pid 12 on elsewhere"
+    assert owner_text(replace(seen, owner=Owner(12, socket.gethostname()))) == "pid 12"
 
 
 def test_control_characters_never_reach_a_terminal():
