@@ -1,10 +1,12 @@
 """The SQLite file under a journal: what it may be, how it is created, how connections are set up.
 
-The file is created under another name, in SQLite's rollback mode, and renamed when it is whole. So a file at
+The file is created under another name, and renamed when it is whole and in SQLite's WAL mode. So a file at
 the journal's path is either a complete journal, whose first page says so, or not ours; and it is examined
-without locks and without creating anything beside it. It must never be opened with plain `open` while a
-connection of this process uses it: closing that descriptor would drop SQLite's own POSIX locks
-(sqlite.org/howtocorrupt.html, 2.2).
+without locks and without creating anything beside it. In rollback mode a crash could leave a journal of
+SQLite's own beside it, and then nobody could read it before it has an owner again.
+
+It must never be opened with plain `open` while a connection of this process uses it: closing that descriptor
+would drop SQLite's own POSIX locks (sqlite.org/howtocorrupt.html, 2.2).
 """
 
 import errno
@@ -245,7 +247,7 @@ def _marks_by(path: Path, query: str) -> tuple[int, int]:
 
 LOGS = ("-wal", "-shm")
 """What SQLite has beside a file, by its suffix."""
-MAKING = ("-creating", "-creating-journal")
+MAKING = ("-creating", "-creating-journal", "-creating-wal", "-creating-shm")
 """What stands beside a file while it is created."""
 
 
@@ -259,6 +261,7 @@ def create(path: Path, write: Callable[[Path], None]) -> None:
         for suffix in (*MAKING, *LOGS):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
         write(new)
+        _use_log(new)
         new.rename(path)
         sync_folder(path)
     except OSError as error:
@@ -266,6 +269,14 @@ def create(path: Path, write: Callable[[Path], None]) -> None:
         raise kind(f"{path}: the journal can't be created: {error.strerror}") from error
     except sqlite3.Error as error:
         raise explain(error, path) from error
+
+
+def _use_log(path: Path) -> None:
+    connection = connect(path, "mode=rw")
+    try:
+        _set(connection, "journal_mode", "wal")
+    finally:
+        connection.close()
 
 
 def sync_folder(path: Path) -> None:

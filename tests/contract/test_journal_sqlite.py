@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from journal_adapters import sqlite, sqlite_file
+from journal_adapters import sqlite, sqlite_archive, sqlite_file
 from journal_adapters.sqlite import SQLiteJournal
 from journal_adapters.sqlite_sums import insert
 from meowcat.core.errors import (
@@ -355,6 +356,17 @@ def test_the_settings_are_those_of_the_rules(path):
         wanted = {"journal_mode": "wal", "synchronous": level, "wal_autocheckpoint": 0}
         assert read == {**wanted, "mmap_size": 0, "foreign_keys": 1}
         journal.close()
+
+
+@pytest.mark.parametrize("write", [sqlite_file.write_empty, partial(sqlite_archive._write_empty, "id", 0)])
+def test_a_new_file_is_never_in_a_mode_whose_crashes_keep_readers_out(path, write):
+    """Killed while it was changed to another one, SQLite leaves what only a writer can take back."""
+    sqlite_file.create(path, write)
+    assert path.read_bytes()[18:20] == b"\x02\x02", "WAL: sqlite.org/fileformat.html, 1.3.3"
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    reader = sqlite_file.connect(path, "mode=ro")
+    assert reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] > 0
+    reader.close()
 
 
 def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
