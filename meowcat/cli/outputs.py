@@ -48,12 +48,14 @@ def write_whole(path: Path, lines: Iterable[bytes]) -> None:
             with path.open("wb") as device:
                 pour(lines, device)
             return
-        target = path.resolve()  # not the link, but what it leads to
-        half = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+        target = Path(os.path.realpath(path, strict=path.exists()))  # not the link, but what it leads to
+        half = target.with_name(f".meowcat-{secrets.token_hex(4)}")  # any name has room for that
         try:
             with half.open("xb") as file:
                 pour(lines, file)
                 os.fsync(file.fileno())
+            if target.exists():
+                half.chmod(target.stat().st_mode & 0o777)
             half.replace(target)
         except BaseException:  # raised again: what is half written goes
             half.unlink(missing_ok=True)

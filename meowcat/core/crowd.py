@@ -26,6 +26,10 @@ then, and a break loses twice as much."""
 CHANCES = 2
 """Measurements that must speak against them: one may have met a hiccup."""
 
+PARTS = 3
+"""Times as long as the longest part takes, for which parts count: by then each transfer that goes on has
+brought as many as it has connections, and what is left is of those that have ended."""
+
 SETTLES = 2.0
 """Seconds until the next trial after one that said nothing, since others began or ended meanwhile."""
 
@@ -104,8 +108,8 @@ class Crowd:
         self._looked = -LOOK
         self._began: tuple[float, dict[int, int]] | None = None
         """The instant, and the bytes of each by then."""
-        self._sent: list[tuple[str, int, float]] = []
-        """Transfer, bytes and seconds of parts since then."""
+        self._sent: list[tuple[str, int, float, float]] = []
+        """Transfer, bytes and seconds of parts since then, and when they were answered."""
 
     def holds(self, now: float) -> bool:
         """Whether what was found out is of use for a transfer that begins now."""
@@ -160,17 +164,22 @@ class Crowd:
             return
         if began < self._not_before:
             return
-        self._sent.append((task, size, now - began))
-        crew = frozenset(task for task, _, _ in self._sent)
+        if self._fewer is not None and task not in self._crew:
+            self._call_off(now)
+            return
+        self._sent.append((task, size, now - began, now))
+        since = now - PARTS * max(seconds for _, _, seconds, _ in self._sent)
+        self._sent = [each for each in self._sent if each[3] >= since]
+        crew = frozenset(task for task, *_ in self._sent)
         if len(self._sent) < self.connections * len(crew):
             return
         parts, self._sent = self._sent, []
-        seconds = sum(seconds for _, _, seconds in parts)
+        seconds = sum(seconds for _, _, seconds, _ in parts)
         if self._fewer is not None and crew != self._crew:
             self._call_off(now)
         elif self._fewer is not None or seconds <= SLOWEST * len(parts):
             self._crew = crew
-            rate = self.connections * sum(size for _, size, _ in parts) / max(seconds, 1e-9)
+            rate = self.connections * sum(size for _, size, *_ in parts) / max(seconds, 1e-9)
             self._judge(rate, rate, now, 0)
 
     def _judge(self, rate: float, own: float, now: float, latency: float) -> None:

@@ -475,5 +475,7 @@ def check_header(name: str, value: str) -> None:
         raise InvalidArgument(f"header {name!r} has {kind_of(value)} as its value: expected a text")
     if _TOKEN.fullmatch(name) is None:
         raise InvalidArgument(f"header {name!r}: expected a name of letters, digits and !#$%&'*+-.^_`|~")
-    if _CONTROL.search(value):
-        raise InvalidArgument(f"header {name!r} has a line break or another control character in its value")
+    if _CONTROL.search(value) or _SURROGATE.search(value):
+        raise InvalidArgument(
+            f"header {name!r} has a line break, another control character or half of a character in its value"
+        )

@@ -26,8 +26,9 @@ __all__ = ["SocketUpload"]
 Outcome = SocketReply | Fault | None
 """None while there is more to send."""
 
-LOOKS = 8
-"""In a read time-out, at what the system holds for a server."""
+LOOKS, LOOK = 8, 0.25
+"""So often in a read time-out it is looked at what the system holds for a server, and whether anybody still
+wants it; and seconds after which at the latest."""
 
 
 class SocketUpload(SocketExchange):
@@ -205,13 +206,24 @@ class SocketUpload(SocketExchange):
         """Which of `events` come. A server that still takes what the system holds for it is not silent, nor
         is one that may be busy with what has arrived: megabytes, for which a slow one needs minutes.
 
+        After a stop nobody has such patience: what is not sent yet never goes out, and a reply is awaited for
+        the read time-out.
+
         Raises:
-            TimeoutError: it is.
+            TimeoutError: it is. ConnectionAbortedError: stopped.
         """
         poll = select.poll()
         poll.register(sock, events)
         held, since = unacknowledged(sock), monotonic()
-        while not (ready := poll.poll(self._read * 1000 / LOOKS)):
+        stopped: float | None = None
+        while not (ready := poll.poll(min(LOOK, self._read / LOOKS) * 1000)):
+            if self._stopped:
+                if events & select.POLLOUT:
+                    raise ConnectionAbortedError  # so that never all of it arrives
+                stopped = stopped or monotonic()
+                if monotonic() - stopped >= self._read:
+                    raise TimeoutError
+                continue
             left = unacknowledged(sock)
             if left < held:
                 held, since = left, monotonic()

@@ -15,7 +15,7 @@ from sent_uploads import is_dead_only_when_its_server_has_gone
 
 from meowcat.protocols.signing.canonical import host
 from meowcat.testing.servers import Content, RangeServer, Trouble
-from meowcat.testing.transport_suite import MIB, PATIENT, SHORT, read_all, upload
+from meowcat.testing.transport_suite import BRIEF, MIB, PATIENT, SHORT, read_all, upload
 from meowcat.transport.connections import Origin, connection_over
 from meowcat.transport.contract import TransportFault
 from meowcat.transport.direct import DirectHttp
@@ -215,6 +215,27 @@ async def test_a_sent_upload_is_not_dead_before_its_request_is_over(given):
         client = SocketTransport(PATIENT)
         exchange = SocketUpload(client, upload(server.url, given(1), MIB))
         await is_dead_only_when_its_server_has_gone(exchange, server)
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "size", "within"),
+    [(Trouble(rate=65_536), 16 * MIB, 1.0), (Trouble(before="stall"), 2 * MIB, BRIEF.read + 1)],
+)
+async def test_nobody_waits_after_a_stop_for_what_may_be_on_its_way(trouble, size, within):
+    """A program that ends waits for the thread."""
+    with RangeServer(Content(0), script=[trouble]) as server:
+        client = SocketTransport(BRIEF)
+        exchange = SocketUpload(client, upload(server.url, Asked(1, size), size))
+        async with anyio.create_task_group() as group:
+            group.start_soon(exchange.__aenter__)
+            whole = size if trouble.rate is None else 65_536
+            assert await server.until(lambda s: s.bytes_received() >= whole)
+            group.cancel_scope.cancel()
+        began = anyio.current_time()
+        await exchange.dead()
+        assert anyio.current_time() - began < within
+        assert await server.until(lambda s: s.open_sockets == 0)
         await client.aclose()
 
 

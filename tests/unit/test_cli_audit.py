@@ -151,6 +151,12 @@ def test_a_receipt_goes_where_a_link_leads_and_into_what_is_no_file(run, tmp_pat
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o666 & ~umask()
     assert run(*RECEIPT, FIRST[:4], "-o", os.devnull).exit_code == Exit.COMPLETE
+    (tmp_path / "target").chmod(0o600)
+    assert run(*RECEIPT, FIRST[:4], "-o", "target").exit_code == Exit.COMPLETE
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
+    assert run(*RECEIPT, FIRST[:4], "-o", "n" * 255).exit_code == Exit.COMPLETE
+    (tmp_path / "loop").symlink_to("loop")
+    assert run(*RECEIPT, FIRST[:4], "-o", "loop").exit_code == Exit.COMPLETE
     assert not os.path.isfile(os.devnull)  # noqa: PTH113  # a device
     assert run(*RECEIPT, FIRST[:4], "-o", "nowhere/x").exit_code == Exit.USAGE
 

@@ -459,3 +459,24 @@ def test_an_upload_that_ends_in_a_trial_takes_its_meaning_from_it():
     parts_of(crowd, "ab", 0, 1, FEWEST)
     parts_of(crowd, "a", 1, 2, 2 * FEWEST)
     assert crowd.connections == FEWEST
+
+
+def test_uploads_of_few_parts_that_come_and_go_leave_no_trial_behind():
+    """None of them brings as many parts as there are connections in a trial."""
+    crowd, seen = Crowd(), []
+    for number in range(200):
+        for part in range(6):
+            crowd.sent(str(number), number, number + 0.1 * (part + 1), 8 * MB, limited=False)
+        seen.append(crowd.connections)
+    assert seen.count(2 * FEWEST) < 100
+    assert FEWEST in seen[-5:]
+    assert len(crowd._sent) < 50
+
+
+def test_parts_of_uploads_that_have_ended_are_forgotten():
+    crowd, most = Crowd(), 0
+    for number in range(2000):
+        for part in range(3):
+            crowd.sent(str(number), number / 20, number / 20 + 0.05 * (part + 1), MB, limited=False)
+            most = max(most, len(crowd._sent))
+    assert most < 100
