@@ -37,16 +37,16 @@ def pour(lines: Iterable[bytes], into: IO[bytes]) -> None:
 
 def write_whole(path: Path, lines: Iterable[bytes]) -> None:
     """Write them under another name first: nothing that is half written ever stands at `path`. What is no
-    regular file, such as a pipe, is written to as it is.
+    regular file, such as a pipe, is written to as it is, and so is a file whose folder takes no other one.
 
     Raises:
         click.ClickException: it can't be written.
 
     """
     try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:
-                pour(lines, device)
+        if path.exists() and not (path.is_file() and os.access(path.resolve().parent, os.W_OK)):
+            with path.open("wb") as standing:
+                pour(lines, standing)
             return
         target = Path(os.path.realpath(path, strict=path.exists()))  # not the link, but what it leads to
         half = target.with_name(f".meowcat-{secrets.token_hex(4)}")  # any name has room for that

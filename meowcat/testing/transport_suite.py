@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import anyio
+from msgspec import structs
 
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.values import Fault, FaultKind
@@ -305,6 +306,18 @@ class TransportSuite:
                 request = upload(server.url, partial(pieces, 64), 64 * MIB)
                 fault = await self.fault(transport.send(request).__aenter__())
             assert fault.kind is FaultKind.TIMEOUT
+
+    async def test_a_value_of_a_header_may_be_in_any_letters_and_have_blanks_around_it(self) -> None:
+        with self.server(Content(10)) as server:
+            async with self.client() as transport:
+                await self.get(transport, server.url, {"X-Name": "café 猫", "X-Blanks": " a\tb\t"})
+                request = upload(server.url, partial(pieces, 2), 2 * MIB)
+                request = structs.replace(request, headers={"X-Name": "café 猫", "X-Blanks": " a\tb\t"})
+                async with transport.send(request) as reply:
+                    assert reply.status == 200
+            for seen in server.requests:
+                assert seen.headers["x-name"].encode("latin-1").decode() == "café 猫"
+                assert seen.headers["x-blanks"] == "a\tb"
 
     async def test_silence_after_a_body_is_a_timeout(self) -> None:
         for size in (1000, 100_000):  # the latter may be on its way for a while

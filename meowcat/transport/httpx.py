@@ -214,8 +214,11 @@ class HttpxExchange:
         body = None if self._request.body is None else Source(self._request.body())
         if body is not None and self._request.body_length is not None and "content-length" not in named:
             headers["Content-Length"] = str(self._request.body_length)
+        # In UTF-8, as they are signed; and without the blanks around a value, which are none of it
+        # (RFC 9110 5.5), and which the client refuses.
+        fields = [(name.encode(), value.strip(" \t").encode()) for name, value in headers.items()]
         request = self._client.build_request(
-            self._request.method, self._request.url, headers=headers, content=body, timeout=self._timeout
+            self._request.method, self._request.url, headers=fields, content=body, timeout=self._timeout
         )
         if request.url.scheme not in {"http", "https"} or not request.url.host:
             raise httpx.InvalidURL("not absolute")

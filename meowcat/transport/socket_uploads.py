@@ -132,7 +132,6 @@ class SocketUpload(SocketExchange):
     def _send_first(self, sock: socket.socket) -> Outcome:
         self._left = self._request.body_length or 0  # it may be sent twice
         self._incoming = Incoming(self._request.method)
-        self._handed = HandedOver()
         self._handed.asked()
         if self._chunk is None:
             self._draw()

@@ -246,6 +246,52 @@ def test_a_cap_on_each_connection_leads_to_more_of_them_in_uploads_as_well():
     assert max(counts) == 4
 
 
+def test_an_upload_with_a_number_of_its_own_says_nothing_to_others_when_it_is_refused():
+    made = World()
+    made.disk.put("/data/big.bin", Content(4 * MIB, seed=3).bytes())
+    made.server.depot(DEPOT)
+    refused = []
+
+    def once(seen):
+        if "part=" not in seen.target or refused:
+            return None
+        refused.append(seen)
+        return Trouble(status=503)
+
+    made.server.script = once
+
+    async def deliver(world):
+        async with world.engine() as engine:
+            options = {"protocol": DepotUpload(any_order=True), "piece_size": PART, "connections": 2}
+            await engine.upload("/data/big.bin", f"{DEPOT}big.bin", **options)
+            return [crowd.connections for crowd in engine._runtime._crowds._crowds.values()]
+
+    assert made.run(deliver) == [4]
+    assert refused
+
+
+def test_downloads_with_a_number_of_their_own_keep_no_other_from_more():
+    made, most = World(), 0
+    for number in range(4):
+        made.server.serve(f"https://host.example/{number}", 96 * MIB)
+    made.server.script = lambda _: Trouble(rate=FAST)
+
+    async def beside(world):
+        nonlocal most
+        async with world.engine(config=meowcat.Config(max_downloads=4)) as engine:
+            for number in range(4):
+                mine = {"connections": 4} if number else {}
+                await engine.submit(
+                    meowcat.Download(f"https://host.example/{number}", f"/data/{number}", **mine)
+                )
+            while world.now < 6:
+                most = max(most, *(host.requests for host in (await engine.snapshot()).hosts.values()), 0)
+                await asyncio.sleep(0.1)
+
+    made.run(beside)
+    assert most == 3 * 4 + 16
+
+
 def test_what_uploads_have_found_out_says_nothing_of_downloads():
     """A line is often narrow one way only, and a server may take more than it gives."""
     made, most = World(), {}

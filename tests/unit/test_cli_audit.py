@@ -144,7 +144,7 @@ def test_on_a_full_disk_no_half_of_a_key_or_a_receipt_is_left(run, full, tmp_pat
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.name[:4] != "t.db"}
 
 
-def test_a_receipt_goes_where_a_link_leads_and_into_what_is_no_file(run, tmp_path):
+def test_a_receipt_goes_where_a_link_leads_and_into_what_is_no_file(run, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("target")
     for name in ("link", "target"):
         assert run(*RECEIPT, FIRST[:4], "-o", name).exit_code == Exit.COMPLETE
@@ -155,6 +155,11 @@ def test_a_receipt_goes_where_a_link_leads_and_into_what_is_no_file(run, tmp_pat
     assert run(*RECEIPT, FIRST[:4], "-o", "target").exit_code == Exit.COMPLETE
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
     assert run(*RECEIPT, FIRST[:4], "-o", "n" * 255).exit_code == Exit.COMPLETE
+    number = (tmp_path / "target").stat().st_ino
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+        assert run(*RECEIPT, FIRST[:4], "-o", "target").exit_code == Exit.COMPLETE
+    assert (tmp_path / "target").stat().st_ino == number, "its folder takes no other file"
     (tmp_path / "loop").symlink_to("loop")
     assert run(*RECEIPT, FIRST[:4], "-o", "loop").exit_code == Exit.COMPLETE
     assert not os.path.isfile(os.devnull)  # noqa: PTH113  # a device
