@@ -18,6 +18,9 @@ MOST_BLOCK = 1 << 20
 """Bytes that are read before they are written: few where they come slowly, so that what came is not held
 back; many where they come fast, since each block costs two calls and a turn at the interpreter's lock."""
 
+FAR = 4
+"""A block of several pieces is no more than such a part of what is left of its range."""
+
 NAP = 0.05
 """Seconds of a rest after which it is looked whether anything is wanted any more, and how long it is now."""
 
@@ -81,9 +84,7 @@ class Pourer:
         left = span.stop - span.at
         if left <= 0 or self._writers.over:
             return None
-        # Not beyond the piece in work, which is never cut off: what comes could be another part's by then.
-        within = self._stream.piece - span.at % self._stream.piece
-        size = min(self._block, left, within)
+        size = min(self._block, left, self._within(span.at, left))
         if self._throttle.rate is None:
             self._throttle.spend(size)  # which tells that bytes flow
         else:
@@ -95,6 +96,13 @@ class Pourer:
         self._asked_at = perf_counter()
         span.reading = True
         return self._buffer[:size]
+
+    def _within(self, at: int, left: int) -> int:
+        """Bytes up to the end of a piece: of the one in work, which is never cut off, or of a later one while
+        the end of the range is far: from there it is cut off, and what comes could be another part's."""
+        piece = self._stream.piece
+        done = at % piece
+        return max(piece, (done + min(self._block, left // FAR)) // piece * piece) - done
 
     def came(self, count: int) -> None:
         self._span.reading = False

@@ -78,15 +78,24 @@ def test_what_is_written_is_what_the_range_had_left_when_it_came(start, steps):
     anyio.run(go)
 
 
-async def test_a_block_ends_with_its_piece_so_that_what_is_cut_off_was_never_asked_for():
-    async with anyio.create_task_group() as group:
-        poured = Poured(group, Span(300, 5000), 5000)
-        ends = [300]
-        while count := poured.bring(bytes(5000), ends[-1], 1 << 20):
-            ends.append(ends[-1] + count)
-        assert all(begin // PIECE == (end - 1) // PIECE for begin, end in pairwise(ends))
-        assert ends[-1] == 5000
-        poured.writers.stop()
+@given(st.integers(0, 40_000))
+def test_a_range_comes_in_large_blocks_and_piece_by_piece_near_its_end_which_may_be_cut_off(begin):
+    size = 50_000
+
+    async def go():
+        async with anyio.create_task_group() as group:
+            poured = Poured(group, Span(begin, size), size)
+            ends = [begin]
+            while count := poured.bring(bytes(size), ends[-1], 1 << 20):
+                ends.append(ends[-1] + count)
+            assert ends[-1] == size
+            within = [start // PIECE == (end - 1) // PIECE for start, end in pairwise(ends)]
+            for one_piece, (start, end) in zip(within, pairwise(ends), strict=True):
+                assert one_piece or end - start <= (size - start) / 4
+            assert not within[0], "ten pieces are left at least"
+            poured.writers.stop()
+
+    anyio.run(go)
 
 
 async def test_nothing_is_taken_or_written_after_a_stop():
@@ -180,10 +189,10 @@ async def test_a_thread_that_rests_for_a_limit_wakes_at_a_stop():
         span, limit = Span(0, 5000), Limit(1 << 20, pause=3600.0)
         poured = Poured(group, span, 5000, throttle=limit)
         await limited(poured, limit, poured.writers.stop)
-        assert limit.spent == [1000]
+        (asked,) = limit.spent
         assert span.at == 0  # nothing is taken before it may come
         poured.pourer.end()
-        assert limit.given_back == 1000
+        assert limit.given_back == asked > 0
         group.cancel_scope.cancel()
 
 
