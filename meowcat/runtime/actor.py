@@ -5,6 +5,7 @@ dispatcher steps those that have something in their mailbox.
 """
 
 from collections import deque
+from collections.abc import Awaitable
 from typing import Protocol
 
 import anyio
@@ -110,11 +111,11 @@ class Live(Job):
         self.reported = True
         self._employer.reported(self.actor, Envelope(message, None, self))
 
-    async def run(self) -> None:
-        try:
-            await self.running.run()
-        except Exception as defect:  # noqa: BLE001  # a defect of one operation must not hurt the other tasks
-            self.defect = defect
+    def run(self) -> Awaitable[None]:
+        return self.running.run()
+
+    def broke(self, defect: Exception) -> None:
+        self.defect = defect
 
     def end(self) -> None:
         """Also where the engine's own group is canceled: a close waits for it."""

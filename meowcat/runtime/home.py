@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 import anyio
 
 from meowcat.runtime.forks import leave_to_parent
+from meowcat.transfer.signal import on_trio
 
 log = logging.getLogger("meowcat.engine")
 
@@ -94,9 +95,9 @@ class Home:
 
 def _spawn(live: Callable[[], Awaitable[None]]) -> object:
     """Start a task that belongs to nobody's task group; it ends with the loop at the latest."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.spawn_system_task(live, name="meowcat", context=contextvars.copy_context())
+    if on_trio():
+        spawn = sys.modules["trio"].lowlevel.spawn_system_task
+        return spawn(live, name="meowcat", context=contextvars.copy_context())
     task: asyncio.Task[None] = asyncio.get_running_loop().create_task(live(), name="meowcat")  # type: ignore[arg-type]  # a coroutine
     task.add_done_callback(_heed)
     return task

@@ -5,7 +5,7 @@ import sys
 
 import anyio
 
-__all__ = ["Signal"]
+__all__ = ["Signal", "on_trio"]
 
 
 class Signal:
@@ -29,7 +29,7 @@ class Signal:
         """Until it is set; at once where it is."""
         if self._is_set:
             return
-        if _on_trio():
+        if on_trio():
             self._waiter = event = anyio.Event()
             await event.wait()
         else:
@@ -37,6 +37,7 @@ class Signal:
             await future
 
 
-def _on_trio() -> bool:
+def on_trio() -> bool:
+    """Whether it is trio that runs here, and not asyncio."""
     trio = sys.modules.get("trio")
     return trio is not None and trio.lowlevel.in_trio_run()

@@ -32,6 +32,9 @@ class Noted(Job):
             raise
         self.told.append(f"{self.name} done")
 
+    def broke(self, defect):
+        self.told.append(f"{self.name} broke: {defect}")
+
     def end(self):
         self.told.append(f"{self.name} ended")
 
@@ -168,7 +171,86 @@ async def test_a_job_ends_whose_coroutine_is_canceled_before_it_comes_to_it():
         quick.gate.set()
         pool.start(quick)
         await anyio.wait_all_tasks_blocked()
-        (worker,) = asyncio.all_tasks() - before
+        (worker,) = [each for each in asyncio.all_tasks() - before if "_work" in repr(each)]
         pool.start(Noted("assigned", told))
         worker.cancel()
     assert told[3:] == ["assigned ended"]
+
+
+async def test_a_defect_of_one_job_is_told_to_it_and_hurts_no_other(pool):
+    told = []
+
+    class Broken(Noted):
+        async def run(self):
+            raise ValueError("torn")
+
+    other = Noted("other", told)
+    pool.start(other)
+    pool.start(Broken("it", told))
+    await anyio.wait_all_tasks_blocked()
+    assert told == ["it broke: torn", "it ended", "it followed"]
+    other.gate.set()
+    await other.over.wait()
+    assert told[3:] == ["other done", "other ended", "other followed"]
+
+
+async def test_what_breaks_behind_a_job_breaks_the_group_and_ends_the_others():
+    told = []
+
+    class Last(Noted):
+        def follow(self):
+            raise LookupError("lost")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(LookupError, match="lost")):
+        async with anyio.create_task_group() as tasks:
+            pool = Pool(tasks)
+            long, last = Noted("long", told), Last("last", told)
+            pool.start(long)
+            pool.start(last)
+            await long.begun.wait()
+            last.gate.set()
+            await anyio.sleep_forever()
+    assert {"last ended", "long canceled", "long ended"} <= set(told)
+    assert "long followed" not in told
+
+
+async def test_the_group_is_left_once_all_have_ended_and_not_before():
+    told = []
+    async with anyio.create_task_group() as tasks:
+        pool = Pool(tasks)
+
+        class Shielded(Noted):
+            async def run(self):
+                with anyio.CancelScope(shield=True):
+                    await super().run()
+
+        job = Shielded("it", told)
+        pool.start(job)
+        await job.begun.wait()
+        tasks.start_soon(open_later, job.gate)
+        tasks.cancel_scope.cancel()
+    assert told == ["it done", "it ended", "it followed"]
+
+
+async def open_later(gate):
+    with anyio.CancelScope(shield=True):
+        await anyio.wait_all_tasks_blocked()
+    gate.set()
+
+
+async def test_a_job_that_is_started_when_everything_was_canceled_ends_at_its_first_wait():
+    told = []
+    async with anyio.create_task_group() as tasks:
+        pool = Pool(tasks)
+
+        class Follower(Noted):
+            def end(self):
+                super().end()
+                if self.name == "first":
+                    pool.start(Follower("second", told))
+
+        job = Follower("first", told)
+        pool.start(job)
+        await job.begun.wait()
+        tasks.cancel_scope.cancel()
+    assert told == ["first canceled", "first ended", "second canceled", "second ended"]
