@@ -19,7 +19,7 @@ from meowcat.core.http_rules import (
 from meowcat.core.transfers import FRAMING
 from meowcat.core.values import Checksum
 from meowcat.protocols.contract import Asking, DownloadJob, DownloadProtocol, Tools
-from meowcat.transport.contract import Chunk, HttpReply, Pours
+from meowcat.transport.contract import Chunk, HttpReply, Pours, pours
 from meowcat.transport.redirects import Following, Route
 
 __all__ = ["HttpRange"]
@@ -123,4 +123,4 @@ class HttpAnswer:
 
     @property
     def pours(self) -> Pours | None:
-        return self._reply if self._framed and isinstance(self._reply, Pours) else None
+        return self._reply if self._framed and pours(self._reply) else None

@@ -14,12 +14,12 @@ from meowcat.protocols.contract import Refused
 from meowcat.transport.bodies import let_go
 from meowcat.transport.contract import (
     Chunk,
-    Draws,
     Headers,
     HttpReply,
     HttpRequest,
     Transport,
     TransportFault,
+    draws,
 )
 
 __all__ = ["Reply", "call"]
@@ -117,7 +117,7 @@ class _Counted:
 
     def __init__(self, chunks: AsyncIterator[Chunk], sending: _Sending) -> None:
         self._chunks = chunks
-        self._draws = chunks if isinstance(chunks, Draws) else None
+        self._draws = chunks if draws(chunks) else None
         self._sending = sending
 
     def __aiter__(self) -> Self:

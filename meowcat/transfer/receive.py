@@ -6,7 +6,7 @@ lies behind the cut is another part's by then.
 """
 
 from meowcat.core.values import Fault, FaultKind
-from meowcat.protocols.contract import Answer, Pouring, Refused
+from meowcat.protocols.contract import Answer, Refused
 from meowcat.transfer.allowance import Allowance
 from meowcat.transfer.board import Board, Part
 from meowcat.transfer.context import Budget, Throttle
@@ -88,7 +88,8 @@ class Receiver:
             return None
         if grid.size < LARGE:
             return None
-        return answer.pours if isinstance(answer, Pouring) else None
+        pours: Pours | None = getattr(answer, "pours", None)  # as a `Pouring` has it
+        return pours
 
     async def _pour(self, part: Part, reply: Pours, stop: int, held: int) -> None:
         """Have a thread read, write and hash; `held` bytes of memory are taken for it."""

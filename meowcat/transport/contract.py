@@ -7,7 +7,7 @@ already redacted.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -108,6 +108,11 @@ class Pours(Protocol):
         """
 
 
+def pours(reply: HttpReply) -> TypeGuard[Pours]:
+    """Whether a thread can read its body. `isinstance` compares all methods, in 20 us on Python 3.11."""
+    return hasattr(reply, "pour")
+
+
 @runtime_checkable
 class Draws(Protocol):
     """What the iterator of a body may be besides: one whose chunks a thread can get, without the event loop.
@@ -119,6 +124,11 @@ class Draws(Protocol):
     def draw(self) -> Chunk | None:
         """The next chunk, called in a thread after `ready` has said yes; None where the event loop has to be
         asked again, as at the end. What it raises is what `__anext__` would raise."""
+
+
+def draws(body: AsyncIterator[Chunk]) -> TypeGuard[Draws]:
+    """Whether a thread can get its chunks; see `pours`."""
+    return hasattr(body, "draw")
 
 
 class Exchange(Protocol):

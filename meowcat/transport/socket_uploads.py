@@ -15,7 +15,7 @@ import anyio
 from meowcat.core.values import Fault, FaultKind
 from meowcat.transport.bodies import let_go
 from meowcat.transport.connections import MOST_AT_ONCE, unacknowledged
-from meowcat.transport.contract import Chunk, Draws, HttpRequest, TransportFault
+from meowcat.transport.contract import Chunk, Draws, HttpRequest, TransportFault, draws
 from meowcat.transport.faults import describe
 from meowcat.transport.incoming import Incoming, NotHTTP
 from meowcat.transport.sockets import SocketExchange, SocketReply, SocketTransport, judge
@@ -86,10 +86,10 @@ class SocketUpload(SocketExchange):
         return super()._stop()
 
     async def _converse(self, body: AsyncIterator[Chunk]) -> SocketReply | Fault:
-        draws = body if isinstance(body, Draws) else None
+        drawn = body if draws(body) else None
         send = self._begin_sending
         while True:
-            self._draws = draws if draws is not None and draws.ready() else None
+            self._draws = drawn if drawn is not None and drawn.ready() else None
             if self._draws is None:
                 self._chunk = await anext(body, None)
                 if self._chunk is None:
