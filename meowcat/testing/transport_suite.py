@@ -290,9 +290,9 @@ class TransportSuite:
 
     async def test_a_server_that_takes_a_body_slowly_is_not_silent(self) -> None:
         """Megabytes of it wait in the memory of the system, which takes them all at once."""
-        for size in (3 * MIB, 16 * MIB):
-            body = partial(pieces, size >> 16, 1 << 16)
-            with self.server(Content(0), script=[Trouble(rate=size / 4)]) as server:
+        for size, chunk, seconds in ((3 * MIB, 1 << 16, 4), (16 * MIB, 1 << 16, 4), (12 * MIB, 4 * MIB, 6)):
+            body = partial(pieces, size // chunk, chunk)
+            with self.server(Content(0), script=[Trouble(rate=size / seconds)]) as server:
                 async with (
                     self.client(BRIEF) as transport,
                     transport.send(upload(server.url, body, size)) as reply,

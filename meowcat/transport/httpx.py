@@ -29,6 +29,10 @@ from meowcat.transport.proxies import Proxies, answered, not_let_through, not_re
 from meowcat.transport.trust import system_context, trust_besides
 from meowcat.transport.uploads import HandedOver
 
+LARGEST = 256 << 10
+"""Bytes of a body that the client gets at once. It has to get rid of them within the read time-out, and the
+slowest line that counts (`SLOWEST_UPLOAD`) takes as many in half a minute."""
+
 
 class _Scrubbed(logging.Filter):
     """Redacts what httpx and httpcore log: whole URLs at INFO, headers at DEBUG."""
@@ -145,6 +149,7 @@ class Source(httpx.AsyncByteStream):
 
     def __init__(self, body: AsyncIterator[Chunk]) -> None:
         self._body = body
+        self._rest: Chunk = b""
         self.handed = HandedOver()
         self.timeouts: dict[str, float] = {}
         """The request's own, which the client looks at anew for each step."""
@@ -155,11 +160,13 @@ class Source(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         self.handed.asked()
         try:
-            chunk = bytes(await anext(self._body))
+            while not self._rest:
+                self._rest = memoryview(await anext(self._body))
         except StopAsyncIteration:
             # Until the head comes: the last bytes may be on their way for long.
             self.timeouts["read"] += self.handed.on_its_way
             raise
+        chunk, self._rest = bytes(self._rest[:LARGEST]), self._rest[LARGEST:]
         self.handed.answered(chunk)
         return chunk
 

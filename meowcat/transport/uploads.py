@@ -11,9 +11,10 @@ from meowcat.transport.contract import Chunk
 SLOWEST_UPLOAD = 8 * 1024
 """Bytes per second. What goes out slower on average is taken for what does not go out."""
 
-BUFFERED = 8 << 20
+BUFFERED = 12 << 20
 """Bytes of a body that may wait in the memory of the client, the systems and whoever is between them when all
-of it was handed over. How many do, and whether the server still takes them, nobody sees from here."""
+of it was handed over: Linux alone has room for 4 MiB here and 6 MiB there. How many do, and whether the
+server still takes them, nobody sees from here."""
 
 UNMEASURED = 64 * 1024
 """Bytes per second at which they are taken to move where no more than those were handed over."""

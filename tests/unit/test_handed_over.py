@@ -36,8 +36,8 @@ def test_all_of_a_body_may_be_where_nobody_sees_it(hand, size):
 
 
 def test_what_has_surely_left_tells_the_pace(hand):
-    assert hand(BUFFERED + 4 * MIB, 40) == pytest.approx(80)
-    assert hand(BUFFERED + 4 * MIB, 0.004) == pytest.approx(0.008)
+    assert hand(BUFFERED + 4 * MIB, 40) == pytest.approx(120)
+    assert hand(BUFFERED + 4 * MIB, 0.004) == pytest.approx(0.012)
 
 
 def test_nobody_waits_for_what_is_slower_than_any_line(hand):
