@@ -145,7 +145,8 @@ class Pool:
         scope = anyio.CancelScope()
         if self._canceled:
             scope.cancel()
-        task = asyncio.Task(self._work(job, scope), loop=asyncio.get_running_loop())
+        # Not by `create_task`: with an application's eager task factory it would begin in the middle of this.
+        task = asyncio.Task(self._work(job, scope), loop=asyncio.get_running_loop(), name="meowcat")
         self._crew[task] = scope
         task.add_done_callback(self._discharge, context=self._context)
 
