@@ -115,7 +115,9 @@ class Bucket:
 
 
 class Throttle:
-    """Several limits, one after the other: the narrowest rules."""
+    """Several limits, one after the other: the narrowest rules. See `context.Throttle`."""
+
+    __slots__ = ("_buckets",)
 
     def __init__(self, *buckets: Bucket) -> None:
         self._buckets = buckets
@@ -123,18 +125,27 @@ class Throttle:
     @property
     def rate(self) -> int | None:
         """Bytes a second of the narrowest limit; None where there is none."""
-        return min((bucket.rate for bucket in self._buckets if bucket.rate is not None), default=None)
+        narrowest = None
+        for bucket in self._buckets:
+            rate = bucket.rate
+            if rate is not None and (narrowest is None or rate < narrowest):
+                narrowest = rate
+        return narrowest
 
     async def acquire(self, size: int) -> None:
+        """Wait until `size` bytes may be taken from the network."""
         for bucket in self._buckets:
             await bucket.acquire(size)
 
     def spend(self, size: int) -> Rest:
+        """How long to rest before `size` bytes are taken. From any thread."""
         return longest(bucket.spend(size) for bucket in self._buckets)
 
     def give_back(self, size: int) -> None:
+        """Of what was asked for, so many bytes have not come. From any thread."""
         for bucket in self._buckets:
-            bucket.give_back(size)
+            if bucket.rate is not None:
+                bucket.give_back(size)
 
 
 class _Place:

@@ -16,7 +16,7 @@ import anyio
 
 from meowcat.core.pacing import Window, answered, narrowed, too_many
 from meowcat.core.values import Fault, TaskId
-from meowcat.runtime.limits import Bucket, longest, no_rest
+from meowcat.runtime.limits import Bucket, Throttle, no_rest
 from meowcat.transfer.context import Budget, Rest
 
 SILENCE = 5.0
@@ -241,12 +241,11 @@ class Traffic:
             self._serve(gate)
 
 
-class Share:
+class Share(Throttle):
     """What one operation of a task has of the network: a `context.Throttle`, and `context.Requests`."""
 
     __slots__ = (
         "__weakref__",
-        "_buckets",
         "_clock",
         "_flowed",
         "_gate",
@@ -259,12 +258,12 @@ class Share:
     )
 
     def __init__(self, traffic: Traffic, gate: _Gate, clock: Callable[[], float]) -> None:
+        super().__init__(*gate.buckets)
         self._traffic = traffic
         self._gate = gate
         self._clock = clock
         self._own: Bucket | None = None
         """Made when there is a limit first: most tasks have none."""
-        self._buckets: tuple[Bucket, ...] = gate.buckets
         self._moved = 0.0
         """When the last byte came or went, or the first of its requests began."""
         self._flowed = False
@@ -283,16 +282,6 @@ class Share:
         elif rate is not None:
             self._own = Bucket(rate, self._clock)
             self._buckets = (self._own, *self._buckets)
-
-    @property
-    def rate(self) -> int | None:
-        """Bytes a second of the narrowest limit; None where there is none."""
-        narrowest = None
-        for bucket in self._buckets:
-            rate = bucket.rate
-            if rate is not None and (narrowest is None or rate < narrowest):
-                narrowest = rate
-        return narrowest
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may be taken from the network."""
@@ -313,16 +302,10 @@ class Share:
     def spend(self, size: int) -> Rest:
         """How long to rest before `size` bytes are taken. From any thread."""
         self._flowed = True
-        rest = longest(bucket.spend(size) for bucket in self._buckets)
+        rest = super().spend(size)
         if rest is not no_rest:
             self._rest = rest
         return rest
-
-    def give_back(self, size: int) -> None:
-        """Of what was asked for, so many bytes have not come. From any thread."""
-        for bucket in self._buckets:
-            if bucket.rate is not None:
-                bucket.give_back(size)
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """One request: entered when its turn has come. What is raised through it is how the host took it."""
