@@ -11,7 +11,7 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.kinds import kind_of, path_text
 from meowcat.core.plans import DownloadPlan, UploadPlan
 from meowcat.core.seal import Secrets, seal
-from meowcat.core.transfers import NO_DIGEST, Download, Request, Upload, check, check_headers
+from meowcat.core.transfers import NO_DIGEST, Download, Request, Upload, check, check_chosen, check_headers
 from meowcat.core.urls import identity
 from meowcat.protocols.registry import (
     Protocols,
@@ -145,6 +145,8 @@ def supplied(
     if url is None and not headers and data is None and plan is None:
         raise InvalidArgument("supply: expected a url, headers, data or a plan")
     check_headers(headers)
+    if isinstance(request, Download):
+        check_chosen(headers)
     if plan is not None and not isinstance(plan, UploadPlan | DownloadPlan):
         raise InvalidArgument(f"plan: expected an UploadPlan or a DownloadPlan, got {kind_of(plan)}")
     fresh = replace(request, url=url or request.url, headers=_merged(request.headers, headers), plan=plan)

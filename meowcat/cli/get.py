@@ -106,6 +106,11 @@ class Order:
     help="Compute and record a digest of each file, with nothing to compare: what a receipt proves.",
 )
 @click.option(
+    "--keep-encoding",
+    is_flag=True,
+    help="Take a reply with a Content-Encoding (gzip, br) as it is: in one go, without ranges.",
+)
+@click.option(
     "--limit-rate", callback=size_option, metavar="SIZE", help="Bytes a second, for all URLs together."
 )
 @click.option("--retries", type=int, help="Attempts after a failure without progress. Default: 3.")

@@ -8,7 +8,7 @@ two generations are never called the same. Sections are of RFC 9110 unless said 
 import re
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import InvalidArgument
@@ -41,6 +41,7 @@ __all__ = [
     "Changed",
     "Empty",
     "Partial",
+    "Rangeless",
     "Verdict",
     "Whole",
     "Wrong",
@@ -81,6 +82,9 @@ class Asked(Struct, frozen=True, gc=False):
     keep_encoding: bool = False
     """Take coded bytes as they are. No Range is sent then: ranges of coded bytes change with the coder."""
     method: str = "GET"
+    stored: bool = False
+    """The bytes are those that are stored, ranges are of them, and a coding says only what they are: so it is
+    with objects."""
 
 
 class Partial(Struct, frozen=True, gc=False, tag="partial"):
@@ -108,6 +112,11 @@ class Empty(Struct, frozen=True, gc=False, tag="empty"):
     generation: Generation
 
 
+class Rangeless(Struct, frozen=True, gc=False, tag="rangeless"):
+    """Nothing of it comes as a range. Asked for as a whole it may be empty, or brought by a server that knows
+    no ranges."""
+
+
 class Changed(Struct, frozen=True, tag="changed"):
     """Not the pinned generation, or not provably so: what is stored must not be continued with it."""
 
@@ -120,7 +129,7 @@ class Wrong(Struct, frozen=True, tag="wrong"):
     fault: Fault
 
 
-Verdict = Partial | Whole | Empty | Changed | Wrong
+Verdict = Partial | Whole | Empty | Rangeless | Changed | Wrong
 
 
 def judge(asked: Asked, status: int, headers: Headers | Fields, now_ms: int | None = None) -> Verdict:
@@ -167,7 +176,16 @@ def _judge_whole(asked: Asked, fields: Fields) -> Verdict:
         return differs
     if generation.size == 0:
         return Empty(generation)
+    generation = _sized(asked, generation)
     return Whole(generation, generation.size)
+
+
+def _sized(asked: Asked, generation: Generation) -> Generation:
+    """With the size that the caller knows, where the server does not say it: a body that ends elsewhere is
+    not taken for the content."""
+    if generation.size is not None or asked.total is None:
+        return generation
+    return structs.replace(generation, size=asked.total)
 
 
 def _is_whole(placed: ContentRange | Unsatisfied, size: int | None) -> bool:
@@ -211,7 +229,7 @@ def _judge_placed(asked: Asked, placed: ContentRange, fields: Fields) -> Verdict
     if asked.stop is not None and stop > asked.stop:  # less is allowed by 15.3.7, more is not
         detail = f"{_came(placed)}; expected nothing beyond {asked.stop - 1}"
         return _wrong(FaultKind.RANGE, _PARTIAL, detail)
-    generation = generation_of(_PARTIAL, fields, size=placed.total)
+    generation = _sized(asked, generation_of(_PARTIAL, fields, size=placed.total))
     differs = _compare(asked, generation, _PARTIAL)
     if differs is not None:
         return differs
@@ -229,6 +247,8 @@ def _came(placed: ContentRange) -> str:
 def _judge_unsatisfied(asked: Asked, fields: Fields) -> Verdict:
     """A 416 (15.5.17). None of its verdicts leads to the same request again, so that no loop is possible."""
     placed = content_range(fields)
+    if placed is None and asked.pinned is None and not asked.start and asked.stop is not None:
+        return Rangeless()
     if not isinstance(placed, Unsatisfied):
         return _wrong(
             FaultKind.RANGE,
@@ -289,9 +309,12 @@ def _refuse_coding(asked: Asked, status: int, fields: Fields) -> Wrong | None:
         detail = f"transfer-encoding {', '.join(transfer)[:40]!r}: expected none, or chunked"
         return _wrong(FaultKind.REPLY, status, detail)
     codings = content_codings(fields)
-    if not codings or asked.keep_encoding:
+    if not codings or asked.keep_encoding or asked.stored:
         return None
-    detail = f"content-encoding {', '.join(codings)[:40]!r}: expected none; keep_encoding takes it as it is"
+    detail = (
+        f"content-encoding {', '.join(codings)[:40]!r}: expected none; keep_encoding (--keep-encoding) takes "
+        "it as it is"
+    )
     return _wrong(FaultKind.REPLY, status, detail)
 
 
@@ -395,14 +418,7 @@ def _whole_digests(status: int, fields: Fields, method: str) -> tuple[Checksum, 
 
 
 def _without_ranges(generation: Generation) -> Generation:
-    return Generation(
-        size=generation.size,
-        ranges=False,
-        etag=generation.etag,
-        last_modified=generation.last_modified,
-        strong=generation.strong,
-        digests=generation.digests,
-    )
+    return structs.replace(generation, ranges=False)
 
 
 def content_digests(fields: Fields, *, part: bool = False) -> tuple[Checksum, ...]:

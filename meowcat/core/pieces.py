@@ -17,11 +17,11 @@ MAX_SIZE = 2**63 - 1
 MAX_PIECES = 1_000_000
 DEFAULT_PIECE = 4 << 20
 """Bytes in a piece of a content of a few gigabytes and more, until there would be over `USUAL_PIECES`. Also
-where nobody knows the size, and where two of them are all: that much comes with one request."""
+where nobody knows the size."""
 FEW_PIECES = 1024
 LEAST_DEFAULT_PIECE = 256 << 10
-"""What lies between has about `FEW_PIECES`, of no less than these bytes: connections end within a piece of
-each other at best, and that has to be a small part of the whole."""
+"""What is smaller has about `FEW_PIECES`, of no less than these bytes: connections end within a piece of each
+other at best, and what breaks off within a piece is lost; both have to be a small part of the whole."""
 DEFAULT_PART = 8 << 20
 """Bytes in a part of an upload, unless the provider allows too few of them."""
 USUAL_PIECES = 100_000
@@ -231,7 +231,7 @@ def choose_piece_size(size: int | None, wanted: int | None) -> int:
 
 
 def _default_piece_size(size: int) -> int:
-    if size <= 2 * DEFAULT_PIECE:
+    if not size:
         return DEFAULT_PIECE
     piece = LEAST_DEFAULT_PIECE
     while -(-size // piece) > (FEW_PIECES if piece < DEFAULT_PIECE else USUAL_PIECES):

@@ -31,6 +31,12 @@ _CONTROL = re.compile(r"[\0-\x08\n-\x1f\x7f]")
 FRAMING = frozenset({"content-length", "transfer-encoding"})
 """Header fields that are left out of what a caller gives, since they tell where a body ends (RFC 9112 6)."""
 
+CHOOSING = frozenset(
+    {"range", "if-match", "if-none-match", "if-range", "if-unmodified-since", "if-modified-since"}
+)
+"""Header fields by which a reply has other bytes, or none (RFC 9110 13 and 14): a download's
+requests have the engine's own, which knows what it has."""
+
 DIGEST_LENGTHS = {
     "sha256": 64,
     "sha512": 128,
@@ -319,7 +325,23 @@ def with_named(present: Request, fresh: Request, names: Iterable[str]) -> Reques
     return replace(fresh, **{name: getattr(present, name) for name in options - named})
 
 
+def check_chosen(headers: Mapping[str, str]) -> None:
+    """See that a download's bytes are not chosen by the caller's headers.
+
+    Raises:
+        InvalidArgument: names the one that would.
+    """
+    for name in headers:
+        if name.lower() in CHOOSING:
+            raise InvalidArgument(
+                f"header {name!r}: expected none of those by which a reply has other bytes, or none; a "
+                "download sends its own and brings all of one version. Say by checksum= which one is meant"
+            )
+
+
 def _check_download(request: Download) -> None:
+    if request.headers != {}:
+        check_chosen(request.headers)
     if not request.to:
         raise InvalidArgument("to is empty: expected the path of the file to make")
     _check_path("to", request.to)

@@ -16,7 +16,7 @@ from meowcat.core.http_rules import (
     judge,
     range_header,
 )
-from meowcat.core.transfers import FRAMING
+from meowcat.core.transfers import CHOOSING, FRAMING
 from meowcat.core.values import Checksum
 from meowcat.protocols.contract import Asking, DownloadJob, DownloadProtocol, Tools
 from meowcat.transport.contract import Chunk, HttpReply, Pours, pours
@@ -24,15 +24,8 @@ from meowcat.transport.redirects import Following, Route
 
 __all__ = ["HttpRange"]
 
-_OWN = FRAMING | {
-    "range",
-    "if-match",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "if-modified-since",
-}
-"""Fields that only the engine may set: a caller's value would ask for other bytes than those expected."""
+_OWN = FRAMING | CHOOSING
+"""Fields that only the engine may set, also where a plan or an older journal has them."""
 
 _PREFERRED = ("sha256", "sha512", "blake3", "crc32c", "sha1", "md5")
 """Which of several digests of a body is compared; one is enough."""

@@ -57,10 +57,11 @@ class AskedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     total: int | None = None
     keep_encoding: bool = False
     method: Literal["GET", "HEAD"] = "GET"
+    stored: bool = False
 
     def build(self) -> Asked:
         pinned = self.pinned.build() if self.pinned else None
-        return Asked(self.start, self.stop, pinned, self.total, self.keep_encoding, self.method)
+        return Asked(self.start, self.stop, pinned, self.total, self.keep_encoding, self.method, self.stored)
 
 
 class GenerationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -77,7 +78,7 @@ class GenerationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 class VerdictSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a spec expects of a verdict; what is left out may be anything, `"none"` is None."""
 
-    kind: Literal["partial", "whole", "empty", "changed", "wrong"]
+    kind: Literal["partial", "whole", "empty", "rangeless", "changed", "wrong"]
     generation: GenerationSpec | None = None
     start: int | None = None
     stop: int | None = None

@@ -24,7 +24,12 @@ _CONTENT = {"size": 2 * PIECE, "ranges": True, "etag": '"v1"', "strong": True}
 _FILE = {"device": 1, "inode": 7}
 _SOURCE = {"size": 2 * PIECE, "device": 1, "inode": 9}
 _FAULT = {"detail": "as scripted"}
-_REQUEST = {"kind": "download", "url": "https://host.example/big.iso", "to": "/downloads/big.iso"}
+_REQUEST = {
+    "kind": "download",
+    "url": "https://host.example/big.iso",
+    "to": "/downloads/big.iso",
+    "piece_size": PIECE,
+}
 _UPLOAD = {
     "kind": "upload",
     "source": "/downloads/big.iso",

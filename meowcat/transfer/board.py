@@ -23,6 +23,9 @@ no larger takes one request; all else goes on in parallel as soon as this reply'
 FIRST_BYTES = 8 << 20
 """Bytes that the first request asks for at most."""
 
+WORTH = 64 << 10
+"""Bytes for which a request was worth it, though no piece is done by it."""
+
 
 class Part:
     """A lease at work: one request after the other, as the server's replies may be shorter than asked."""
@@ -212,6 +215,14 @@ class Board:
         self.missing -= done
         if part.checked:
             part.withheld |= done
+
+    def began(self, part: Part, at: int) -> bool:
+        """Whether a request from `at` on has brought something worth having of a piece that is not done, and
+        nothing more; and another request may go on with it."""
+        if self.grid is None or part.whole or part.checked or part.stream is None:
+            return False
+        piece = self.grid.piece
+        return part.at - at >= WORTH and part.at // piece == at // piece
 
     def confirm(self, part: Part) -> None:
         """The reply came in full, and has the digest that it says."""

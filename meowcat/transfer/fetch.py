@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Whole, Wrong
+from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Rangeless, Whole, Wrong
 from meowcat.core.leases import Lease
 from meowcat.core.machine import State
 from meowcat.core.messages import Faulted, Flushed, Message, Probed, Proved
@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 LOOK = 0.25
 """Seconds between two looks at how the requests of a large content get on."""
+
+BROKEN = frozenset({FaultKind.DISCONNECTED, FaultKind.TIMEOUT})
 
 THREADS = 2
 
@@ -232,7 +234,7 @@ class FetchOperation:
         try:
             if self._protocol.looks_first and not self._learned and self._board.grid is None:
                 await self._look_first(part)
-            while self._may_ask and not await self._ask(part):
+            while self._may_ask and not await self._ask_on(part):
                 pass
         except (TransportFault, Refused) as failure:
             self._failed(failure.fault, began)
@@ -290,6 +292,17 @@ class FetchOperation:
     def latency(self) -> float:
         return self._board.paces.latency
 
+    async def _ask_on(self, part: Part) -> bool:
+        """`_ask`; where the body breaks off in the piece that it began with, what has come of it is kept for
+        the next request: where connections never live long enough for a piece, nothing else gets on."""
+        at = part.at
+        try:
+            return await self._ask(part)
+        except (TransportFault, Refused) as failure:
+            if failure.fault.kind not in BROKEN or not self._board.began(part, at):
+                raise
+        return False
+
     async def _ask(self, part: Part) -> bool:
         """One request; whether the lease is brought, or can't be for now."""
         async with self._errand.requests.turn():
@@ -343,6 +356,9 @@ class FetchOperation:
         verdict = answer.verdict
         if isinstance(verdict, Wrong):
             raise Refused(verdict.fault)
+        if isinstance(verdict, Rangeless):
+            self._plain = True
+            return False
         if isinstance(verdict, Changed):
             raise Refused(Fault(kind=FaultKind.CHANGED, detail=verdict.detail))
         if isinstance(verdict, Empty):

@@ -149,7 +149,7 @@ class Receiver:
                     self._check_end(part, stop)
                     return True
                 if stop is not None and part.at + len(chunk) > stop:
-                    detail = f"more bytes than up to {stop}, where the reply ends"
+                    detail = f"more bytes than up to {stop}, where the reply should end"
                     raise Refused(_fault(FaultKind.REPLY, detail))
                 await self._place(part, chunk)
         finally:
@@ -158,7 +158,7 @@ class Receiver:
     def _check_end(self, part: Part, stop: int | None) -> None:
         grid = self._board.grid
         if stop is not None and part.at < stop:
-            detail = f"the body ended at byte {part.at}; its head says {stop}"
+            detail = f"the body ended at byte {part.at}; expected {stop}"
             raise Refused(_fault(FaultKind.DISCONNECTED, detail))
         if part.whole and grid is not None and part.at != grid.size:
             detail = f"the content ended at byte {part.at}; expected {grid.size}"

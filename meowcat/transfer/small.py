@@ -149,7 +149,7 @@ class SmallDownload:
         """Take a small content to the disk, and report it."""
         await self._world.budget.take(size)
         try:
-            content = await read_whole(answer, size)
+            content = b"" if isinstance(answer.verdict, Empty) else await read_whole(answer, size)
             check_body(answer, content)
             await self._keep(content)
         finally:
@@ -168,7 +168,7 @@ class SmallDownload:
                 pieces=((0, len(digests)),) if digests else (),
                 digests=b"".join(digests),
                 file=self._part.identity,
-                size=0 if isinstance(answer.verdict, Empty) else None,
+                size=None if size else 0,
             )
         )
         self._reported = True
@@ -279,15 +279,15 @@ async def read_whole(answer: Answer, size: int) -> bytes | memoryview:
         Refused: it has more or fewer. TransportFault: it broke off.
     """
     chunks, came = [], 0
-    while size and (chunk := await answer.read(READ)):
+    while chunk := await answer.read(READ):
         chunks.append(chunk)
         came += len(chunk)
         if came > size:
             raise Refused(
-                Fault(kind=FaultKind.REPLY, detail=f"more bytes than the {size} that its head says")
+                Fault(kind=FaultKind.REPLY, detail=f"more than the {size} bytes that were expected")
             )
     if came < size:
-        detail = f"the body ended at byte {came}; its head says {size}"
+        detail = f"the body ended at byte {came}; expected {size}"
         raise Refused(Fault(kind=FaultKind.DISCONNECTED, detail=detail))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -1,6 +1,7 @@
 """The real command line, in real processes, against a real server: get, kill, go on, look, stop."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -159,6 +160,16 @@ def test_a_file_with_a_digest_has_a_receipt_that_proves_it(shell, server, conten
     verify = ("audit", "verify", "--receipt", "r", "--vkey", vkey, "--file", "x.bin")
     assert shell.run(*verify).returncode == 0
     assert shell.run("get", server.url, "--digest", "crc64").returncode == 2
+
+
+def test_a_coded_reply_is_taken_as_it_is_where_that_is_asked_for(shell):
+    with RangeServer(Content(1000), script=lambda _: Trouble(gzip=True)) as server:
+        refused = shell.run("get", server.url, "-o", "a.bin", "--journal", "t.db", "--retries", "0")
+        assert refused.returncode == 1
+        assert "keep" in refused.stderr
+        taken = shell.run("get", server.url, "-o", "b.bin", "--journal", "t.db", "--keep-encoding")
+        assert taken.returncode == 0, taken.stderr
+    assert gzip.decompress((shell.folder / "b.bin").read_bytes()) == Content(1000).bytes()
 
 
 def test_a_wrong_checksum_is_exit_code_1_and_leaves_no_file(shell, server):

@@ -75,6 +75,21 @@ async def test_there_and_back(tmp_path, server, file, content):
     assert uploads_to(server, key) == []
 
 
+@pytest.mark.parametrize("size", [0, 1000, 2 * PART + 1])
+async def test_an_object_that_is_stored_in_a_coding_comes_back_as_it_is_stored(
+    tmp_path, good, file, content, size
+):
+    file.write_bytes(content[:size])
+    key, coding = fresh_key(), {"Content-Encoding": "gzip"}
+    async with engine(tmp_path, good) as opened:
+        await (await opened.submit(upload(good, file, key, headers=coding))).result()
+        for name, keep in (("a", False), ("b", True)):
+            await opened.download(
+                url_of(good, key), tmp_path / name, protocol=settings_of(good), keep_encoding=keep
+            )
+            assert (tmp_path / name).read_bytes() == content[:size]
+
+
 @pytest.mark.parametrize("size", [0, 1, 8 << 20])
 async def test_a_small_one_is_one_put(tmp_path, server, file, content, size):
     file.write_bytes(content[:size])

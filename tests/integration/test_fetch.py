@@ -249,6 +249,61 @@ async def test_a_content_without_length_ends_with_its_stream(world, tmp_path, si
     assert drive.task.generation.size == size
 
 
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+@pytest.mark.parametrize("size", [100_000, 3 * MIB])
+@pytest.mark.parametrize(("more", "kind"), [(1, FaultKind.DISCONNECTED), (-1, FaultKind.REPLY)])
+async def test_a_content_without_length_has_the_size_that_the_caller_knows(
+    world, tmp_path, framing, size, more, kind
+):
+    """Such a body may end early without a word."""
+    endless = Trouble(framing=framing, ignore_range=True)
+    with RangeServer(Content(size), script=lambda _: endless) as server:
+        await fetched(world, server, Content(size), tmp_path / "right", total_size=size)
+        drive = Drive(world, server.url, tmp_path / "wrong", total_size=size + more, retries=0)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert drive.task.fault.kind is kind
+    assert not (tmp_path / "wrong").exists()
+
+
+async def test_bytes_of_a_content_that_should_be_empty_are_refused(world, tmp_path):
+    with RangeServer(Content(500), script=lambda _: Trouble(framing="chunked", ignore_range=True)) as server:
+        drive = Drive(world, server.url, tmp_path / "file", total_size=0, retries=0)
+        await drive.run()
+    assert drive.task.state is State.FAILED
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("size", [0, 1000, 3 * MIB])
+async def test_a_server_that_refuses_ranges_without_a_reason_is_asked_for_all(world, tmp_path, size):
+    """Some answer 416 to each range of an empty content, and do not say how much they have."""
+    refusal = Trouble(status=416, headers=(("Content-Range", ""), ("Accept-Ranges", "")))
+    content = Content(size)
+    with RangeServer(content, script=lambda seen: refusal if "range" in seen.headers else None) as server:
+        drive = await fetched(world, server, content, tmp_path / "file")
+        assert [seen.status for seen in server.requests] == [416, 200]
+    assert not drive.faults
+
+
+async def test_connections_that_never_live_as_long_as_a_piece_bring_it_all_the_same(world, tmp_path):
+    content = Content(MIB)
+    with RangeServer(content, script=lambda _: Trouble(after=100_000, then="close")) as server:
+        drive = await fetched(
+            world, server, content, tmp_path / "file", connections=1, piece_size=4 * PIECE, retries=2
+        )
+        assert len(server.requests) == 12, "three for each piece"
+    assert len(drive.faults) == 3, "those that broke off with a piece done"
+
+
+async def test_a_connection_that_brings_next_to_nothing_is_a_fault(world, tmp_path):
+    with RangeServer(Content(MIB), script=lambda _: Trouble(after=1000, then="reset")) as server:
+        drive = Drive(world, server.url, tmp_path / "file", connections=1, piece_size=4 * PIECE, retries=2)
+        with anyio.fail_after(20):
+            await drive.run()
+        assert len(server.requests) == 3
+    assert drive.task.fault.kind is FaultKind.DISCONNECTED
+
+
 async def test_without_a_strong_validator_one_reply_brings_all(world, tmp_path):
     content = Content(3 * MIB, etag="weak", modified=None)
     with RangeServer(content) as server:
@@ -308,7 +363,7 @@ async def test_a_wrong_content_range_places_no_byte(world, tmp_path):
 
 async def test_what_frames_a_message_is_not_for_the_caller_to_say(world, tmp_path):
     """A server would wait for a body."""
-    headers = {"Content-Length": "5", "transfer-encoding": "chunked", "Range": "bytes=0-1", "X-Mine": "yes"}
+    headers = {"Content-Length": "5", "transfer-encoding": "chunked", "X-Mine": "yes"}
     with RangeServer(Content(2 * MIB)) as server:
         drive = Drive(world, server.url, tmp_path / "file", headers=headers)
         await drive.run()

@@ -20,7 +20,7 @@ def test_a_reply_is_judged_as_specified(row: HttpSpec):
 def test_there_are_rows_for_every_verdict():
     assert len(ROWS) >= 50
     kinds = {row.values[0].verdict.kind for row in ROWS}
-    assert kinds == {"partial", "whole", "empty", "changed", "wrong"}
+    assert kinds == {"partial", "whole", "empty", "rangeless", "changed", "wrong"}
 
 
 GOOD = """

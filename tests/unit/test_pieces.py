@@ -103,8 +103,8 @@ def test_a_grid_that_is_none_is_refused(size, piece):
     [
         (0, None, DEFAULT_PIECE),
         (None, None, DEFAULT_PIECE),
-        (8 * MIB, None, DEFAULT_PIECE),
-        (8 * MIB + 1, None, LEAST_DEFAULT_PIECE),
+        (1, None, LEAST_DEFAULT_PIECE),
+        (8 * MIB, None, LEAST_DEFAULT_PIECE),
         (256 * MIB, None, LEAST_DEFAULT_PIECE),
         (256 * MIB + 1, None, 2 * LEAST_DEFAULT_PIECE),
         (1024 * MIB, None, MIB),

@@ -42,7 +42,7 @@ class SignedDownload(HttpRange):
         return needs_of(spec)
 
     def ask(self, asked: Asked) -> Asking:
-        asked = self._completed(asked)
+        asked = replace(self._completed(asked), keep_encoding=False, stored=True)
         return SignedAsking(self, self.sent | self._headers(asked), asked)
 
     def whole_digests(self, headers: Headers) -> tuple[Checksum, ...]:  # noqa: ARG002  # a default
