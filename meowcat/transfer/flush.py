@@ -81,7 +81,7 @@ class Flusher:
             async with self._turn:
                 if self.broken:
                     return
-                done = self._writers.take()
+                done = self._writers.take(last=last)
                 if not done and not last:
                     return
                 self._reach = max(self._reach, *(piece.stop for piece in done), 0)

@@ -127,6 +127,8 @@ class Writers:
         # Shared with the threads, under the lock:
         self._done: list[Finished] = []
         self._done_bytes = 0
+        self._last: list[Finished] = []
+        """The last piece of a content whose size nobody knew, which counts once that is recorded with it."""
         self._due = False
         """Whether the loop should look at what was finished."""
         self._written = 0
@@ -184,7 +186,7 @@ class Writers:
 
     def end(self, stream: Stream) -> None:
         """A stream of unknown size is over: what there is of its last piece is a piece."""
-        self._do(stream, self._close_piece, (stream,))
+        self._do(stream, self._close_last, (stream,))
 
     async def drain(self) -> None:
         """Wait until all that was put is written, and raise WriteFailed if it is not."""
@@ -196,10 +198,12 @@ class Writers:
         self._settle()
         self._check()
 
-    def take(self) -> list[Finished]:
-        """The pieces that were finished since the last call."""
+    def take(self, *, last: bool = False) -> list[Finished]:
+        """The pieces that were finished since the last call; the one of `end` only as the `last`."""
         with self._lock:
             done, self._done, self._done_bytes = self._done, [], 0
+            if last:
+                done, self._last = done + self._last, []
         return done
 
     @property
@@ -322,16 +326,18 @@ class Writers:
                 self._close_piece(stream)
 
     def _close_piece(self, stream: Stream) -> None:
-        if stream.at <= stream.begun:
-            return
-        done = Finished(stream.begun // stream.piece, stream.hash.digest(), stream.begun, stream.at)
-        stream.begun, stream.hash = stream.at, blake3()  # also when stopped: `_hash` goes on from here
-        if self._stopped or self._failure is not None:
+        done = _finish(stream)
+        if self.over:
             return
         if stream.body is not None:
             stream.held.append(done)
             return
         self._count([done])
+
+    def _close_last(self, stream: Stream) -> None:
+        if stream.at > stream.begun and not self.over:
+            with self._lock:
+                self._last.append(_finish(stream))
 
     def _count(self, done: list[Finished]) -> None:
         with self._lock:
@@ -346,6 +352,13 @@ class Writers:
         self._count(stream.held if right else [])
         stream.held, stream.body, stream.expected = [], None, None
         answer.append(right)
+
+
+def _finish(stream: Stream) -> Finished:
+    """The piece in work, which ends where the stream has come to. Hashing goes on from there, if at all."""
+    done = Finished(stream.begun // stream.piece, stream.hash.digest(), stream.begun, stream.at)
+    stream.begun, stream.hash = stream.at, blake3()
+    return done
 
 
 def _expect(stream: Stream, digest: Checksum) -> None:

@@ -15,6 +15,7 @@ from meowcat.core import messages as msg
 from meowcat.core.errors import Code
 from meowcat.core.events import PublishIntended, Stored
 from meowcat.core.machine import State
+from meowcat.core.state import fold
 from meowcat.core.values import FaultKind
 from meowcat.runtime.limits import Budget
 from meowcat.testing.servers import Content, RangeServer, Trouble
@@ -247,6 +248,9 @@ async def test_a_content_without_length_ends_with_its_stream(world, tmp_path, si
         drive = await fetched(world, server, content, tmp_path / "file")
         assert len(server.requests) == 1
     assert drive.task.generation.size == size
+    progress = [fold(drive.events[:number]).bytes_stored for number in range(1, len(drive.events) + 1)]
+    assert progress == sorted(progress), "it never runs backwards"
+    assert progress[-1] == size
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
