@@ -406,6 +406,9 @@ class SimulatedDisk:
             number = self._names.get(path)
             return None if number is None else _status(self._inodes[number])
 
+    def keep_mode(self, source: str, target: str) -> None:
+        """It knows no modes."""
+
     def rename(self, source: str, target: str) -> None:
         with self.power.call("rename", source, target):
             self._move(source, target)

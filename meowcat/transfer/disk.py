@@ -3,7 +3,7 @@
 Everything of `meowcat.transfer` that touches a file goes through a `Disk`. Its methods raise `OSError`, as
 the calls they stand for do; `fault_of` is the one place where that becomes a `FileFault`.
 """
-# ruff: noqa: PTH104, PTH108, PTH116, PTH208  # these are the system calls themselves, and pathlib would rewrite the paths
+# ruff: noqa: PTH101, PTH104, PTH108, PTH116, PTH208  # these are the system calls themselves, and pathlib would rewrite the paths
 
 import ctypes
 import errno
@@ -130,6 +130,9 @@ class Disk(Protocol):
 
     def stat(self, path: str, *, follow: bool = False) -> FileStatus | None:
         """What the path leads to, a symbolic link itself unless `follow`; None where nothing stands."""
+
+    def keep_mode(self, source: str, target: str) -> None:
+        """Let whoever may read, write or run `target` do so with `source`, where file systems can say it."""
 
     def rename(self, source: str, target: str) -> None:
         """Give it another name, in one step; what had that name is replaced."""
@@ -276,6 +279,12 @@ class OsDisk:
             return _status(os.stat(path, follow_symlinks=follow))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def keep_mode(self, source: str, target: str) -> None:
+        try:
+            os.chmod(source, os.lstat(target).st_mode & 0o777)
+        except OSError:
+            pass  # it is replaced all the same, by a file as new ones are there
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)

@@ -175,6 +175,8 @@ def _move(
         # one to the other would do nothing and report success (rename(2)).
         _drop_name(disk, part, os.path.dirname(target), power)
     elif overwrite == "replace":
+        if there is not None and there.is_file:
+            disk.keep_mode(part, target)
         disk.rename(part, target)
     else:
         _move_new(disk, part, target, power)

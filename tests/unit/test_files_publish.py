@@ -131,6 +131,28 @@ def test_what_stands_at_the_target_is_replaced_if_asked(place):
     assert place.is_published()
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o755, 0o4755])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, mode):
+    place = Place(OsDisk(), tmp_path)
+    place.put(place.target, b"old")
+    os.chmod(place.target, mode)  # noqa: PTH101
+    place.write()
+    place.publish("replace")
+    assert os.lstat(place.target).st_mode & 0o7777 == mode & 0o777
+    assert place.get(place.target) == CONTENT
+
+
+def test_a_link_is_replaced_and_gives_no_permissions(tmp_path):
+    place = Place(OsDisk(), tmp_path)
+    place.put(tmp_path / "far", b"old")
+    os.symlink(tmp_path / "far", place.target)  # noqa: PTH211
+    place.write()
+    mode = os.lstat(place.part).st_mode
+    place.publish("replace")
+    assert os.lstat(place.target).st_mode == mode
+    assert (tmp_path / "far").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize("overwrite", ["never", "replace"])
 def test_a_folder_at_the_target_is_left(tmp_path, overwrite):
     place = Place(OsDisk(), str(tmp_path))
