@@ -95,6 +95,7 @@ class SQLiteJournal:
         self.path = Path(path).resolve()  # one lock file, by whatever links the journal is reached
         self._lock: Lock | None = None
         self._writer: sqlite3.Connection | None = None
+        self._file: sqlite_file.OneFile
         self._writing = Unforked()
         """Held while SQLite holds a lock to write under. It keeps those in the memory of the process: to a
         child that were forked then, the journal would be locked for good, though the parent is long gone."""
@@ -139,6 +140,7 @@ class SQLiteJournal:
             sqlite_removal.make_way(self.path)
             if not sqlite_file.examine(self.path, known=known):
                 sqlite_file.create(self.path, sqlite_file.write_empty)
+            self._file = sqlite_file.OneFile(self.path)
             self._in_doubt = self._restored = False
             self._connect()
             self._raise_epoch()
@@ -423,6 +425,7 @@ class SQLiteJournal:
 
         """
         writer = self._writer_connection()
+        self._file.require()
         change = _Change(writer, self._tail)
         self._in_doubt = True  # until the commit, or a rollback that was verified
         with self._writing:

@@ -24,6 +24,7 @@ from meowcat.core.errors import (
     JournalAccess,
     JournalDamaged,
     JournalError,
+    JournalFenced,
     JournalRejected,
     JournalTooNew,
     NotAJournal,
@@ -195,6 +196,48 @@ def examine(path: Path, *, known: bool) -> bool:
         raise JournalAccess(f"{path}: no permission to read it")
     _examine_header(path, known=known)
     return True
+
+
+class OneFile:
+    """The file that stood at a path when this was made. SQLite's log and our lock go by its name, so that
+    under another one it would be another journal.
+
+    Raises:
+        JournalAccess: it has several names already, or can't be looked at.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise JournalAccess(f"{path}: {error.strerror}") from error
+        if found.st_nlink > 1:
+            raise JournalAccess(
+                f"{path}: the file has {found.st_nlink} names (hard links), and under each there could be "
+                "another owner, whose records the others don't see: remove all but one, or make a copy"
+            )
+        self._identity = (found.st_dev, found.st_ino)
+
+    def require(self) -> None:
+        """See that it still stands there.
+
+        Raises:
+            JournalFenced: it does not. JournalRejected: that can't be seen now.
+
+        """
+        try:
+            found = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError as error:
+            raise JournalRejected(f"{self._path}: can't be looked at: {error.strerror}") from error
+        if found is None or (found.st_dev, found.st_ino) != self._identity:
+            what = "removed" if found is None else "replaced"
+            raise JournalFenced(
+                f"{self._path}: the file was {what} while it was open: nothing more can be recorded in it"
+            )
 
 
 def _refuse_empty(path: Path, *, known: bool) -> bool:

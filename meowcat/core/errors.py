@@ -231,7 +231,8 @@ class JournalOwned(JournalError):
 
 
 class JournalFenced(JournalOwned):
-    """A later owner has taken the journal over: this one must not write any more."""
+    """A later owner has taken the journal over, or its file was removed or replaced: this one must not write
+    any more."""
 
 
 class JournalForked(JournalError):

@@ -23,6 +23,7 @@ from meowcat.core.errors import (
     JournalClosed,
     JournalDamaged,
     JournalError,
+    JournalFenced,
     JournalForked,
     JournalOwned,
     JournalRejected,
@@ -431,6 +432,41 @@ def test_a_log_that_is_being_moved_into_the_file_is_no_damage(path, tmp_path):
     journal = SQLiteJournal(moving)
     journal.open(OWNER, "power")
     assert [each.task for each in scan_all(journal)] == ["t0", "t1", "t2", "t3", "t4", "large"]
+    journal.close()
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "renamed"])
+def test_a_file_that_is_taken_away_under_its_owner_is_written_to_no_more(path, what):
+    journal = filled(path)
+    before = journal.last()
+    if what == "removed":
+        path.unlink()
+    elif what == "replaced":
+        shutil.copy(path, path.with_name("copy"))
+        path.with_name("copy").rename(path)
+    else:
+        path.rename(path.with_name("other.db"))
+    with pytest.raises(JournalFenced, match="replaced" if what == "replaced" else "removed"):
+        journal.append([entry("new", 1)])
+    assert journal.last() == before
+    journal.close()
+
+
+def test_a_file_of_several_names_has_no_owner(path):
+    filled(path).close()
+    other = path.with_name("other.db")
+    other.hardlink_to(path)
+    for each in (path, other):
+        with pytest.raises(JournalAccess, match=r"2 names .* make a copy"):
+            SQLiteJournal(each).open(Owner(1, "x"), "process")
+        reader = SQLiteJournal(each)
+        reader.open_for_reading()
+        assert reader.last() == 5
+        reader.close()
+    other.unlink()
+    journal = SQLiteJournal(path)
+    journal.open(Owner(1, "x"), "process")
+    journal.append([entry("new", 1)])
     journal.close()
 
 
