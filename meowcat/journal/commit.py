@@ -36,6 +36,8 @@ class Committer:
         self._journal = journal
         self.last = journal.last()
         self.poison: Exception | None = None
+        self.interruption: KeyboardInterrupt | SystemExit | None = None
+        """What an adapter raised to end the program, for the caller of `commit` to raise again."""
 
     def commit(self, group: Sequence[Batch]) -> None:
         """Store each batch of `group` as a whole, or not at all, and set its outcome; never raises."""
@@ -50,7 +52,8 @@ class Committer:
             self._commit_one_by_one(group, error)
         except (JournalFenced, JournalForked, JournalClosed) as error:
             self._fail(group, error)
-        except Exception as error:  # noqa: BLE001  # whatever an adapter raises: it may or may not have stored
+        except BaseException as error:  # noqa: BLE001  # whatever an adapter raises: it may or may not have stored
+            self.heed(error)
             self._find_out(group, error)
         else:
             for batch in group:
@@ -62,7 +65,7 @@ class Committer:
         """Reopen the journal, and write again.
 
         Raises:
-            JournalFenced: for good. Anything else: the journal stays in doubt.
+            JournalFenced: for good. Anything else, which is an Exception: the journal stays in doubt.
 
         """
         if isinstance(self.poison, JournalFenced | JournalForked | JournalClosed):
@@ -72,8 +75,19 @@ class Committer:
         except Exception as error:  # raised again: whatever an adapter raises, all stays in doubt
             self.poison = error
             raise
+        except BaseException as error:  # as above
+            self.poison = self.heed(error)
+            raise self.poison from error
         self.poison = None
         return self.last
+
+    def heed(self, error: BaseException) -> Exception:
+        """What callers hear of an error: one that is no Exception, as pyo3's panics, would end their loop."""
+        if isinstance(error, Exception):
+            return error
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self.interruption = error
+        return _uncertain(error)
 
     def find_out(self, batch: Batch) -> Position:
         """After an uncertain append of `batch`: `recover`, and look whether it is stored.
@@ -111,7 +125,7 @@ class Committer:
             f"not stored: an earlier append is in doubt until the journal recovers: {poison}"
         )
 
-    def _find_out(self, group: Sequence[Batch], cause: Exception) -> None:
+    def _find_out(self, group: Sequence[Batch], cause: BaseException) -> None:
         """After an uncertain append: reopen, read, and tell each caller what is stored."""
         before = self.last
         try:
@@ -125,11 +139,11 @@ class Committer:
         for batch in group:
             try:
                 batch.outcome = self._look_up(batch, before, cause)
-            except Exception as error:  # noqa: BLE001  # what can't be read can't be told
+            except BaseException as error:  # noqa: BLE001  # what can't be read can't be told
                 batch.outcome = _uncertain(error)
-                self.poison = error
+                self.poison = self.heed(error)
 
-    def _look_up(self, batch: Batch, before: Position, cause: Exception) -> Position | Exception:
+    def _look_up(self, batch: Batch, before: Position, cause: BaseException) -> Position | Exception:
         """The last position of a batch that stands in the journal as it was sent, or why it is not there."""
         position = before
         for entry in batch.entries:
@@ -150,13 +164,19 @@ def _same(record: Record, entry: Entry) -> bool:
     return (record.body, record.type, record.version) == (entry.body, entry.type, entry.version)
 
 
-def _uncertain(error: Exception) -> JournalUncertain:
-    uncertain = JournalUncertain(f"the append may or may not be stored: {error}")
+def _uncertain(error: BaseException) -> JournalUncertain:
+    if isinstance(error, JournalUncertain):
+        return error
+    uncertain = JournalUncertain(f"the append may or may not be stored: {_text(error)}")
     uncertain.__cause__ = error
     return uncertain
 
 
-def _rejected(cause: Exception) -> JournalRejected:
-    rejected = JournalRejected(f"not stored: {cause}")
+def _rejected(cause: BaseException) -> JournalRejected:
+    rejected = JournalRejected(f"not stored: {_text(cause)}")
     rejected.__cause__ = cause
     return rejected
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -46,11 +46,11 @@ class _Call(Generic[T]):
         self.waiter: object = None
         self.outcome: T | Exception | None = None
 
-    def run(self) -> None:
+    def run(self, heed: Callable[[BaseException], Exception]) -> None:
         try:
             self.outcome = self.work()
-        except Exception as error:  # noqa: BLE001  # handed to the caller, who waits on the loop
-            self.outcome = error
+        except BaseException as error:  # noqa: BLE001  # handed to the caller, who waits on the loop
+            self.outcome = heed(error)
 
 
 class Writer:
@@ -129,6 +129,7 @@ class Writer:
         self._refuse_use()
         batch = Batch(entries)
         self._committer.commit([batch])
+        self._raise_interruption()
         if isinstance(batch.outcome, Exception):
             raise batch.outcome
         assert batch.outcome is not None  # noqa: S101  # as above
@@ -243,7 +244,7 @@ class Writer:
 
     def _write(self, group: list[Batch | _Call[object]]) -> None:
         if isinstance(group[0], _Call):
-            group[0].run()
+            group[0].run(self._committer.heed)
         else:
             self._committer.commit([job for job in group if isinstance(job, Batch)])
 
@@ -256,6 +257,13 @@ class Writer:
             loop.soon(self._start)
         else:
             self._busy = False
+        self._raise_interruption()
+
+    def _raise_interruption(self) -> None:
+        """On the loop, and once all have heard of it: in the thread it would end the thread alone."""
+        interruption, self._committer.interruption = self._committer.interruption, None
+        if interruption is not None:
+            raise interruption
 
     def _running(self) -> "_Loop":
         assert self._loop is not None  # noqa: S101  # whoever waits has found it

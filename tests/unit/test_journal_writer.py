@@ -1,6 +1,8 @@
 """The writer: groups, cancellation, rejection, doubt. On real adapters; doubt is injected by a subclass."""
 
+import asyncio
 import threading
+from functools import partial
 
 import anyio
 import pytest
@@ -43,6 +45,8 @@ class Trying(MemoryJournal):
         self.stores = False
         self.reopens = 0
         self.reopening_fails = 0
+        self.reopening_error = OSError(5, "I/O error")
+        self.reading_error = None
         self.open(OWNER, "power")
 
     def append(self, batch):
@@ -60,8 +64,14 @@ class Trying(MemoryJournal):
         self.reopens += 1
         if self.reopening_fails:
             self.reopening_fails -= 1
-            raise OSError(5, "I/O error")
+            raise self.reopening_error
         return super().reopen()
+
+    def read(self, task, after=0):
+        failure, self.reading_error = self.reading_error, None
+        if failure is not None:
+            raise failure
+        return super().read(task, after)
 
 
 @pytest.fixture
@@ -158,6 +168,65 @@ async def test_while_in_doubt_nothing_is_written_until_it_recovers(journal, sync
     assert writer.poisoned is None
     assert await writer.append([entry("b", 1)]) == 2
     await writer.aclose()
+
+
+class Panic(BaseException):
+    """As pyo3's PanicException: no Exception."""
+
+
+@pytest.mark.parametrize("raised", [Panic("panicked"), asyncio.CancelledError()], ids=["panic", "cancelled"])
+async def test_what_is_no_exception_is_a_failure_like_others(journal, sync, raised):
+    writer = Writer(journal, sync)
+    journal.fail, journal.stores = raised, False
+    with anyio.fail_after(10), pytest.raises(JournalRejected, match=r"panicked|CancelledError"):
+        await writer.append([entry("a", 1)])
+    journal.fail, journal.stores, journal.reopening_fails = raised, True, 1
+    journal.reopening_error = raised
+    with anyio.fail_after(10), pytest.raises(JournalUncertain):
+        await writer.append([entry("b", 1)])
+    journal.reopening_fails = 1
+    with anyio.fail_after(10), pytest.raises(JournalUncertain):
+        await writer.recover()
+    assert isinstance(writer.poisoned, JournalUncertain)
+    assert await writer.recover() == 1
+    with anyio.fail_after(10), pytest.raises(JournalUncertain):
+        await writer.run(partial(raises, raised))
+    assert await writer.append([entry("c", 1)]) == 2
+    with anyio.fail_after(10):
+        await writer.aclose()
+
+
+async def test_a_record_whose_reading_panics_is_in_doubt(journal, sync):
+    writer = Writer(journal, sync)
+    journal.fail, journal.stores, journal.reading_error = OSError(5, "I/O error"), True, Panic("panicked")
+    with anyio.fail_after(10), pytest.raises(JournalUncertain, match="panicked"):
+        await writer.append([entry("a", 1)])
+    assert writer.poisoned is not None
+    assert await writer.recover() == 1
+    await writer.aclose()
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_ends_the_loop_once_all_have_heard(journal, sync, interruption):
+    outcomes = []
+
+    async def main():
+        writer = Writer(journal, sync)
+        journal.fail, journal.stores = interruption(), False
+        try:
+            outcomes.append(await gather(writer, [entry("a", 1)], [entry("b", 1)]))
+        finally:
+            with anyio.CancelScope(shield=True):
+                outcomes.append(await writer.append([entry("c", 1)]))
+                await writer.aclose()
+
+    with pytest.raises(interruption):
+        asyncio.run(main())
+    assert outcomes[-1] == 1
 
 
 async def test_a_fenced_writer_stays_so(journal, sync):
