@@ -52,9 +52,8 @@ class Verification(Struct, frozen=True, kw_only=True):
 
     @property
     def proved(self) -> bool:
-        """Whether every check holds, and something that was signed is among them."""
-        signed = any(each.what != "records" for each in self.checks)
-        return signed and all(each.proved for each in self.checks)
+        """Whether every check holds, and what was signed covers a record at least."""
+        return self.covered > 0 and all(each.proved for each in self.checks)
 
 
 def verify_journal(
@@ -232,7 +231,9 @@ def _of_records(reading: _Reading) -> Check:
 def _judge(journal: Journal, claim: _Claim, reading: _Reading, proven: int) -> Check:
     """Whether the journal has the root that was signed; `proven` is the last size where it has."""
     signed = claim.checkpoint
-    if claim.root == signed.root:
+    if not signed.size:
+        detail = f"{signed.origin} signed a journal without records: nothing is covered"
+    elif claim.root == signed.root:
         detail = f"the first {signed.size:,} records are those that {signed.origin} signed"
     elif claim.root is not None:
         detail = f"not what {signed.origin} signed: {_narrowed(journal, signed, proven)}"

@@ -275,7 +275,7 @@ def verify(
     proven = _proven(keys, origin, given)
     if file is not None and proven:
         checks.append(_of_file(Path(file), proven[0][1]))
-    proved = all(each.proved for each in checks) and any(each.what != "records" for each in checks)
+    proved = all(each.proved for each in checks) and any(each.size for each in checks)
     if as_json:
         json_document(_verification_object(proved, found, checks, proven))
     else:
@@ -297,7 +297,7 @@ def _offline(
         except AuditError as error:
             checks.append(Check(what="checkpoint", source=source, proved=False, detail=str(error)))
         else:
-            detail = f"signed by {signed.origin}"
+            detail = f"signed by {signed.origin}" + ("" if signed.size else ", and covers no records")
             checks.append(
                 Check(what="checkpoint", source=source, proved=True, detail=detail, size=signed.size)
             )
@@ -365,6 +365,8 @@ def _tell(
         click.echo(printable(f"{mark}  {check.what:<11}{check.source}: {check.detail}"))
     if found is not None and len(found.checks) == 1:
         click.echo("NOT PROVED  nothing was ever signed here, and no checkpoint was given")
+    elif not proved and all(each.proved for each in checks):
+        click.echo("NOT PROVED  what was signed covers no records")
     elif found is not None and proved and found.covered < found.records:
         behind = found.records - found.covered
         click.echo(f"records behind the last checkpoint, not signed yet: {behind:,}")

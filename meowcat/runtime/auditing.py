@@ -129,7 +129,7 @@ class Auditor:
 
     async def close(self) -> None:
         """Sign what there is, where that is wanted at the end; an export that hangs is given up."""
-        if not self._audit.at_close:
+        if not self._audit.at_close or not self._writer.last_position:
             return
         with anyio.move_on_after(CLOSE_WITHIN) as patience:
             await self._try()

@@ -219,6 +219,18 @@ def test_an_empty_journal_can_be_signed_and_gone_on_from(adapter, place):
     journal.close()
 
 
+def test_a_checkpoint_of_an_empty_journal_proves_none(adapter, place):
+    journal = opened(adapter, place)
+    empty = signed(Log(journal, KEY))
+    journal.append(histories(1))
+    found = verify_journal(journal, KEY.vkey)
+    assert (found.proved, found.covered) == (False, 0)
+    assert "nothing is covered" in found.checks[-1].detail
+    signed(Log(journal, KEY))
+    assert verify_journal(journal, KEY.vkey, checkpoints=[("kept", empty)]).proved
+    journal.close()
+
+
 def test_nothing_new_gives_the_checkpoint_that_is_there(adapter, place):
     journal = written(adapter, place, histories(1))
     first = signed(Log(journal, KEY))

@@ -100,6 +100,13 @@ async def test_nothing_is_signed_at_close_where_that_is_not_wanted(tmp_path, ser
     assert [each.what for each in verify_journal(tmp_path / "t.db", KEY.vkey).checks] == ["records"]
 
 
+async def test_an_empty_journal_is_not_signed_at_close(tmp_path):
+    async with meowcat.Engine(tmp_path / "t.db", audit=meowcat.Audit(KEY, checkpoints=tmp_path / "c")):
+        pass
+    assert not (tmp_path / "c").exists()
+    assert [each.what for each in verify_journal(tmp_path / "t.db", KEY.vkey).checks] == ["records"]
+
+
 async def test_checkpoints_are_signed_in_the_background_every_so_many_records(tmp_path, server):
     texts = []
     twice = anyio.Event()

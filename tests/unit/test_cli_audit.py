@@ -369,6 +369,17 @@ def test_a_journal_that_was_never_signed_is_not_proved(run):
     assert document(run(*VERIFY, "--journal", "t.db", "--json"))["proved"] is False
 
 
+def test_a_checkpoint_of_no_records_proves_nothing(run):
+    journal = SQLiteJournal("empty.db")
+    journal.open(OWNER, "process")
+    journal.close()
+    run("checkpoint", "--journal", "empty.db", "--key", "audit.key", "-o", "c")
+    for words in (("--checkpoint", "c"), ("--journal", "empty.db")):
+        result = run(*VERIFY, *words)
+        assert result.exit_code == Exit.FAILED
+        assert "NOT PROVED  what was signed covers no records" in result.stdout
+
+
 def test_a_checkpoint_alone_is_verified_offline(run):
     run(*CHECKPOINT, "-o", "c")
     assert run(*VERIFY, "--checkpoint", "c").exit_code == Exit.COMPLETE
