@@ -155,10 +155,10 @@ class Log:
                 acknowledged bytes.
 
         """
-        if self._lock.replaced():
-            raise self._fenced()
-        self.close()
         try:
+            if self._lock.replaced():
+                raise self._fenced()
+            self.close()
             self._fd = self._files.open(self._path(self.number), os.O_RDWR | os.O_APPEND)
             self._forget_later_segments()
             content = read_from(self._files, self._fd)
@@ -178,10 +178,14 @@ class Log:
         """See that nobody else has written, and that nothing is in doubt.
 
         Raises:
-            JournalFenced, JournalUncertain.
+            JournalFenced, JournalUncertain. JournalRejected: it can't be seen at present.
 
         """
-        if self._lock.replaced():
+        try:
+            replaced = self._lock.replaced()
+        except OSError as error:
+            raise self._rejected(error) from error
+        if replaced:
             raise self._fenced()
         if self._doubt:
             raise JournalUncertain(f"{self._folder}: an append is in doubt ({self._doubt}); reopen first")
@@ -194,9 +198,11 @@ class Log:
 
     def finish(self) -> bool:
         """Make everything durable before a close; False where that can't be said."""
-        if self._fd < 0 or self._doubt or self._lock.replaced():
+        if self._fd < 0 or self._doubt:
             return False
         try:
+            if self._lock.replaced():
+                return False
             self._files.fdatasync(self._fd)
         except OSError:
             return False  # what a power failure could undo under `process`, it may still undo

@@ -57,11 +57,17 @@ class Lock:
             raise JournalAccess(f"{path}: {error.strerror}") from error
 
     def replaced(self) -> bool:
-        """Whether another file stands at the path, or none: then another owner may hold a lock as well."""
+        """Whether another file stands at the path, or none: then another owner may hold a lock as well.
+
+        Raises:
+            OSError: that can't be told at present.
+
+        """
         try:
-            return not os.path.samestat(os.stat(self._name), os.fstat(self._descriptor))  # noqa: PTH116  # asked at each append
-        except OSError:
+            standing = os.stat(self._name)  # noqa: PTH116  # asked at each append
+        except (FileNotFoundError, NotADirectoryError):
             return True
+        return not os.path.samestat(standing, os.fstat(self._descriptor))
 
     def forget(self) -> None:
         """Take the name out: nothing says any more that there has been a journal."""

@@ -35,6 +35,7 @@ from meowcat.core.errors import (
     JournalOwned,
     JournalRejected,
     JournalTooNew,
+    JournalUncertain,
     NotAJournal,
 )
 from meowcat.core.values import Position
@@ -977,6 +978,22 @@ def test_a_lock_file_that_was_replaced_ends_the_ownership(path):
     with pytest.raises(JournalFenced):
         journal.reopen()
     journal.close()
+
+
+def test_a_lock_file_that_can_not_be_looked_at_for_a_moment_ends_nothing(path):
+    journal = filled(path)
+    away = path.rename(path.with_name("away"))
+    path.symlink_to(path)  # nothing is found behind such a path: ELOOP
+    with pytest.raises(JournalRejected, match="not stored"):
+        journal.append([entry("a", 3)])
+    with pytest.raises(JournalUncertain):
+        journal.reopen()
+    path.unlink()
+    away.rename(path)
+    assert journal.reopen() == len(ENTRIES)
+    assert journal.append([entry("a", 3)]) == len(ENTRIES) + 1
+    journal.close()
+    assert told(path) == []
 
 
 def test_one_journal_by_two_links_has_one_owner(path):
