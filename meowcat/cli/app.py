@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from os import environ
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import click
@@ -69,6 +70,7 @@ class Commands(click.Group):
         arguments = sys.argv[1:] if args is None else list(args)
         settings |= {"standalone_mode": False, "prog_name": "meowcat"}
         as_json = "--json" in arguments
+        _open_what_is_closed()
         _never_fail_to_print()
         _configure_logging()
         try:
@@ -89,6 +91,14 @@ class Commands(click.Group):
 
 class _UnreadError(Exception):
     """Nobody reads the output any more."""
+
+
+def _open_what_is_closed() -> None:
+    """A standard stream that was closed (`2>&-`) has nothing to read, and takes anything: no file that is
+    opened later, a journal's say, must get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # to the end
 
 
 def _never_fail_to_print() -> None:

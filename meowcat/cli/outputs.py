@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
@@ -11,7 +12,7 @@ import click
 
 from meowcat.cli.exits import Exit
 
-__all__ = ["NO_ROOM", "pour", "unwritten", "write_whole"]
+__all__ = ["NO_ROOM", "pour", "standard_output", "unwritten", "write_whole"]
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What says that there is nothing wrong with the command: the disk takes no more, or is broken."""
@@ -26,6 +27,18 @@ def unwritten(path: str | Path, error: OSError) -> click.ClickException:
     if error.errno not in NO_ROOM:
         return click.UsageError(f"{path}: {error.strerror}")
     return Unwritten(f"{path}: {error.strerror}; nothing was written")
+
+
+def standard_output() -> IO[bytes]:
+    """Where bytes go that are all that a command is for.
+
+    Raises:
+        click.ClickException: it was closed.
+
+    """
+    if sys.stdout.name == os.devnull:  # what stands in for it; of one that leads there it is <stdout>
+        raise Unwritten("standard output is closed: nothing was written")
+    return sys.stdout.buffer
 
 
 def pour(lines: Iterable[bytes], into: IO[bytes]) -> None:

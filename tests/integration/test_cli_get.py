@@ -54,6 +54,18 @@ class Shell:
             out, err = process.communicate(given, timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
+    def redirected(self, how, *words) -> subprocess.CompletedProcess:
+        """`run`, with redirections of the shell's."""
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {how}', "sh", sys.executable, "-m", "meowcat", *map(str, words)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
     def tasks(self, *words) -> list[dict]:
         return json.loads(self.run("ls", "--all", "--json", *words).stdout)
 
@@ -105,6 +117,28 @@ def test_a_get_makes_the_file_and_names_it(shell, server, content):
     assert done.stdout == f"{shell.folder}/x.bin  3.0 MiB, sha256 verified\n"
     assert same(shell.folder / "x.bin", content)
     assert sorted(path.name for path in shell.folder.iterdir()) == ["state", "x.bin"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(shell, server, content, closed):
+    path = shell.folder / "a.bin"
+    assert shell.redirected(closed, "get", server.url, "-o", path).returncode == 0
+    assert same(path, content)
+    listing = shell.redirected(closed, "ls", "--all")
+    assert listing.returncode == 0
+    assert "defect" not in listing.stderr
+    assert shell.redirected(closed, "get", "nonsense").returncode == 2
+    assert shell.redirected(closed, "journal", "check", shell.tasks()[0]["journal"]).returncode == 0
+
+
+def test_an_export_needs_standard_output(shell, server):
+    shell.run("get", server.url, "-o", "a.bin", "--journal", "t.db")
+    refused = shell.redirected(">&-", "journal", "export", "t.db")
+    assert (refused.returncode, refused.stderr) == (
+        74,
+        "meowcat: standard output is closed: nothing was written\n",
+    )
+    assert shell.redirected("> /dev/null", "journal", "export", "t.db").returncode == 0
 
 
 def test_without_an_output_the_urls_name_is_taken(shell, server, content):
