@@ -6,10 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from os import environ
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -28,6 +27,7 @@ from meowcat.cli.orphans import orphans
 from meowcat.cli.outputs import NO_ROOM
 from meowcat.cli.put import put
 from meowcat.cli.resume import resume
+from meowcat.cli.terminals import drop
 from meowcat.cli.views import error_object, json_line, printable
 from meowcat.core.errors import InvalidArgument, MeowcatError
 from meowcat.core.urls import scrub
@@ -47,7 +47,7 @@ Examples:
 \b
 Exit codes: 0 all complete, 1 a transfer failed, 2 bad input, 3 the journal can't be used,
 4 paused, canceled or waiting for something, 70 a defect, 74 the output can't be written,
-130 and 143 stopped by a signal.
+129, 130 and 143 stopped by a signal.
 """
 
 
@@ -111,12 +111,7 @@ def _never_fail_to_print() -> None:
 def _let_go_of_output(code: int | None) -> None:
     """Where nothing can be written any more, what is still to be written at exit must not fail once more."""
     if code in (Exit.UNREAD, Exit.UNWRITTEN):
-        _drop(sys.stdout)
-
-
-def _drop(stream: IO[str]) -> None:
-    with suppress(io.UnsupportedOperation):  # of a stream that is no file's: nothing of it is written at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        drop(sys.stdout)
 
 
 def _configure_logging() -> None:
@@ -193,7 +188,7 @@ def _print(error: MeowcatError, message: str, *, as_json: bool) -> None:
         else:
             _tell(message)
     except OSError:
-        _drop(sys.stdout if as_json else sys.stderr)
+        drop(sys.stdout if as_json else sys.stderr)
 
 
 def _tell(message: str) -> None:

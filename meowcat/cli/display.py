@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Protocol, Self
 
 import click
@@ -28,6 +28,7 @@ from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
 from meowcat.task import Progress
 
+_STOPPED: dict[int, str] = {SIGINT: "interrupted", SIGTERM: "terminated"}
 LINE_INTERVAL = 1.0
 """Seconds between two lines of progress of one task, at the least."""
 
@@ -200,7 +201,7 @@ class JsonLines:
 
 
 def stopped_lines(signal: int, commands: Sequence[str]) -> list[str]:
-    word = "interrupted" if signal == SIGINT else "terminated"
+    word = _STOPPED.get(signal, "the terminal was closed")
     if not commands:
         return [f"meowcat: {word}"]
     said = f"meowcat: {word}; what is done is kept in the journal. Go on with:"

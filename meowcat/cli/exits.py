@@ -32,6 +32,8 @@ class Exit(IntEnum):
     """A defect of meowcat or of a plugged-in part (EX_SOFTWARE of sysexits.h)."""
     UNWRITTEN = 74
     """The output can't be written: the disk that it goes to is full, say (EX_IOERR of sysexits.h)."""
+    HUNG_UP = 129
+    """SIGHUP, of a terminal that was closed: 128 + 1. Everything is in the journal."""
     INTERRUPTED = 130
     """SIGINT: 128 + 2. Everything is in the journal."""
     UNREAD = 141

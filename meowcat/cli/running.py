@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -12,11 +13,14 @@ import anyio
 from meowcat.cli.display import Display, exit_of_task
 from meowcat.cli.exits import Exit, exit_of_all
 from meowcat.cli.journals import resume_command
+from meowcat.cli.terminals import leave_terminal
 from meowcat.core.info import TaskInfo
 from meowcat.core.machine import TERMINAL, State
 from meowcat.task import Task
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if sys.platform != "win32":
+    _SIGNALS += (signal.SIGHUP,)
 
 
 class Stop:
@@ -31,18 +35,22 @@ class Stop:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        self._heard = [
+            number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+        ]  # nohup
+        for number in self._heard:
             self._loop.add_signal_handler(number, self._asked, number)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number in _SIGNALS:
+        for number in self._heard:
             self._loop.remove_signal_handler(number)
 
     def _asked(self, number: int) -> None:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
+        leave_terminal()
         self.scope.cancel()
 
     @property

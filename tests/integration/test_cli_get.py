@@ -36,10 +36,10 @@ class Shell:
         self.environment = {**os.environ, "MEOWCAT_STATE_DIR": str(folder / "state"), "NO_PROXY": "*"}
 
     @contextmanager
-    def start(self, *words, **more):
-        """A running `meowcat`, which does not outlive the block."""
+    def start(self, *words, by=(), **more):
+        """A running `meowcat`, which does not outlive the block; begun `by` another program."""
         with subprocess.Popen(
-            [sys.executable, "-m", "meowcat", *map(str, words)],
+            [*by, sys.executable, "-m", "meowcat", *map(str, words)],
             cwd=self.folder,
             env=self.environment,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more},
@@ -372,7 +372,9 @@ def test_a_name_with_a_line_break_makes_no_line_of_its_own(shell, server, conten
         assert not any(line.startswith("meowcat: b") for line in (done.stdout + done.stderr).splitlines())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_leaves_the_task_and_says_how_to_go_on(shell, slow, slow_content, number, code):
     with shell.start(
         "get", slow.url, "-o", "big.bin", "--journal", "t.db", "--piece-size", "256K"
@@ -467,3 +469,45 @@ def test_a_bar_on_a_terminal_shows_name_share_and_rate(shell, slow):
     assert "big.bin" in text
     assert "/ 16.0 MiB" in text
     assert "%" in text
+
+
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_closed_terminal_stops_it_in_good_order(shell, slow):
+    main_end, terminal = pty.openpty()
+    shell.environment |= {"TERM": "xterm-256color"}
+    with (
+        os.fdopen(main_end, "rb", buffering=0) as screen,
+        os.fdopen(terminal, "r+b", buffering=0) as terminal,
+        shell.start(
+            *("get", slow.url, "-o", "big.bin", "--journal", "t.db"),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            by=(sys.executable, "-c", IN_TERMINAL),
+        ) as process,
+    ):
+        terminal.close()
+        seen = b""
+        while b"MiB/s" not in seen:
+            seen += screen.read(4096)
+        screen.close()
+        assert process.wait(30) == 129
+    assert shell.tasks("--journal", "t.db")[0]["state"] == "Queued"
+
+
+def test_behind_nohup_a_closed_terminal_stops_nothing(shell, slow, slow_content):
+    nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with shell.start("get", slow.url, "-o", "big.bin", by=nohup) as process:
+        wait_until_served(slow, 2 * MIB)
+        process.send_signal(signal.SIGHUP)
+        slow.rate.rate = None
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert same(shell.folder / "big.bin", slow_content)

@@ -443,6 +443,7 @@ def test_being_stopped_names_the_signal_and_the_way_to_go_on():
     assert stopped_lines(2, ["meowcat resume"])[-1] == "  meowcat resume"
     assert stopped_lines(2, []) == ["meowcat: interrupted"]
     assert stopped_lines(15, []) == ["meowcat: terminated"]
+    assert stopped_lines(1, []) == ["meowcat: the terminal was closed"]
 
 
 def test_names_that_are_no_utf8_are_told_as_bad_input_and_never_as_a_defect(run):
