@@ -89,6 +89,11 @@ def _resolved(wanted: Wanted, store: Store, objects: Objects) -> Wanted:
 def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[Wanted]:
     if output is not None and not output:
         raise click.UsageError("-o is empty: expected a file, or a folder; . is the one that you are in")
+    if output == "-":
+        raise click.UsageError(
+            "-o -: a transfer needs a file that it can go on with, so nothing goes to standard output: name "
+            "one (./- is a file of that name)"
+        )
     if not urls:
         return []
     if output is None or output.endswith(("/", os.sep)) or _is_folder(Path(output)):

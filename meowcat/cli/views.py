@@ -22,6 +22,8 @@ from meowcat.task import Progress
 
 ID_SHOWN = 8
 """Characters of an id in tables, from its end: its beginning is the time, which neighbours share."""
+_REPLACEABLE = "overwrite='replace'"
+"""What the fault of a target that may be replaced advises."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def amount_text(info: TaskInfo) -> str:
 def standing_text(info: TaskInfo) -> str:
     """What keeps a task that is neither Complete nor moving, in a few words; "" where nothing does."""
     if info.state is State.FAILED and info.fault is not None:
-        if info.fault.kind is FaultKind.TARGET_EXISTS:
+        if info.fault.kind is FaultKind.TARGET_EXISTS and _REPLACEABLE in info.fault.detail:
             target = info.path if info.direction == "download" else info.url
             return f"{target} exists; --overwrite replaces it"
         return info.fault.detail

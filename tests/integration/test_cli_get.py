@@ -225,6 +225,22 @@ def test_a_file_in_the_way_is_kept_unless_it_may_be_replaced(shell, server, cont
     assert same(shell.folder / "x.bin", content)
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_pipe_in_the_way_is_told_as_one(shell, server, more):
+    os.mkfifo(shell.folder / "pipe")
+    refused = shell.run("get", server.url, "-o", "pipe", *more)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("is a device, pipe or socket, which is never replaced\n")
+
+
+def test_standard_output_is_refused_before_anything_is_asked_for(shell, server):
+    refused = shell.run("get", server.url, "-o", "-", "--overwrite")
+    assert refused.returncode == 2
+    assert "a transfer needs a file that it can go on with" in refused.stderr
+    assert server.requests == []
+    assert not (shell.folder / "state").exists()
+
+
 def test_the_same_command_after_its_end_fetches_nothing_and_succeeds(shell, server, content):
     url = f"{server.url}?item=1&X-Amz-Signature=one"
     assert shell.run("get", url, "-o", "x.bin", "--journal", "t.db").returncode == 0
