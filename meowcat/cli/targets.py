@@ -58,7 +58,7 @@ def wanted_of(
     Raises:
         click.UsageError: nothing, or one path for several URLs. InvalidArgument: a URL that can't be had.
     """
-    listed = list(_listed(input_file)) if input_file is not None else []
+    listed = list(dict.fromkeys(_listed(input_file))) if input_file is not None else []
     if not urls and not listed:
         raise click.UsageError("nothing to get: expected a URL, or --input FILE")
     wanted = _placed(urls, output, several=len(urls) + len(listed) > 1)
@@ -126,13 +126,14 @@ def _absolute(path: Path) -> Path:
 
 
 def _listed(source: str) -> Iterable[tuple[str, str | None]]:
-    """`URL` or `URL  PATH` a line; blank lines and those that begin with `#` count for nothing."""
+    """`URL` or `URL  PATH` a line; blank lines, those that begin with `#` and a byte order mark count for
+    nothing."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise click.UsageError(f"--input {source}: {reason}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         words = line.split(maxsplit=1)
         if not words or words[0].startswith("#"):
             continue

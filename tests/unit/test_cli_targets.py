@@ -64,6 +64,16 @@ def test_a_list_has_urls_paths_and_comments(tmp_path):
     assert (two.url, two.path) == (TWO, tmp_path / "out" / "sub" / "other name.bin")
 
 
+def test_a_list_may_begin_with_a_byte_order_mark_and_repeat_itself(tmp_path, monkeypatch):
+    text = f"\ufeff{ONE}\n{TWO}\n{ONE}\n{TWO}\n"
+    (tmp_path / "list").write_text(text, encoding="utf-8")
+    assert [each.url for each in wanted_of([], None, str(tmp_path / "list"))] == [ONE, TWO]
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert [each.url for each in wanted_of([], None, "-")] == [ONE, TWO]
+    (tmp_path / "list").write_text(f"{ONE} a\n{ONE} b\n")
+    assert len(wanted_of([], None, str(tmp_path / "list"))) == 2
+
+
 def test_a_list_may_come_from_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{ONE}\n"))
     assert [each.url for each in wanted_of([TWO], None, "-")] == [TWO, ONE]
