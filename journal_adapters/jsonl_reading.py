@@ -300,20 +300,23 @@ class Reading:
     def _records(self, view: View, segment: StoredSegment, first: int, last: int) -> list[Record | Damage]:
         index = self._index(segment)
         number, stop = first - segment.first, last - segment.first + 1
+        there = min(stop, index.count)
         found: list[Record | Damage] = []
         try:
             fd = self.open(segment.number)
         except FileNotFoundError:
             return [_gone(segment, position) for position in range(first, last + 1)]
         try:
-            while number < stop:
+            while number < there:
                 begin = index.offset(number)
-                end = min(number + index.fit(number, begin + BLOCK), stop)
+                end = min(number + index.fit(number, begin + BLOCK), there)
                 content = self._files.pread(fd, self._end(view, segment, fd, index, end) - begin, begin)
                 found += self._parsed(segment, index, content, begin, range(number, end))
                 number = end
         finally:
             self._files.close(fd)
+        # Of a segment that has lost its end.
+        found += [self._damage(segment, index, each, b"", "it is missing") for each in range(number, stop)]
         return found
 
     def _parsed(

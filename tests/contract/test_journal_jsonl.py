@@ -493,6 +493,9 @@ def test_a_sealed_segment_that_lost_its_end_is_kept_to_its_tasks(path, keep_inde
                 [Damage] if name in lost else [Record] * (1 + (name == "t39"))
             )
             assert name not in lost or many[0].task == name
+        found = scan_all(again)
+        assert [each.position for each in found] == list(range(1, 42))
+        assert {names[each.position - 1] for each in found if isinstance(each, Damage)} == lost
 
 
 def test_without_a_snapshot_damage_that_fits_no_task_is_refused_and_told_what_to_do(path):
