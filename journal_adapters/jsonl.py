@@ -28,6 +28,7 @@ from journal_adapters.jsonl_files import (
     explained,
     read_file,
     replace,
+    segment_name,
 )
 from journal_adapters.jsonl_folder import examine
 from journal_adapters.jsonl_index import GrowingIndex
@@ -338,6 +339,8 @@ class JSONLJournal:
         log = self._owned()
         if not past.journal:
             raise _undecided(self.path, "the journal's only segment has lost its first line")
+        if past.foreign:
+            raise _undecided(self.path, f"there is another journal's {_names(past.foreign)}")
         if past.undecided:
             raise _undecided(self.path, f"it can't be told what {past.undecided} damaged lines were")
         self._unsaved = self._snapshot_size = 0
@@ -534,6 +537,10 @@ class _Named(Struct, frozen=True):
 
 def _snapshot_name(name: str) -> str:
     return f"{SNAPSHOT}-{sha256(name.encode()).hexdigest()[:32]}"
+
+
+def _names(numbers: Sequence[int]) -> str:
+    return ", ".join(map(segment_name, numbers))
 
 
 def _undecided(path: Path, detail: str) -> JournalDamaged:

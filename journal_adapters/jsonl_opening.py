@@ -2,6 +2,8 @@
 # ruff: noqa: PTH118  # paths are texts here, as the system calls take them
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,6 +40,8 @@ class Past:
     """Through the last segment: a reader goes on with it."""
     undecided: int = 0
     """Damaged records of which nobody knows whose they are."""
+    foreign: Sequence[int] = ()
+    """Segments of another journal, which stand where some of this one should be."""
 
 
 def load(files: Files, folder: str, reading: Reading) -> Past:
@@ -68,24 +72,38 @@ class _Loading:
         self, files: Files, folder: str, reading: Reading, numbers: list[int], snapshot: Snapshot | None
     ) -> None:
         self._files, self._folder, self._reading = files, folder, reading
-        self._numbers, self._snapshot = numbers, snapshot
+        self._snapshot = snapshot
+        self._headers = {number: self._header(number) for number in numbers}
+        self._journal = self._id() if snapshot is None else snapshot.journal
+        self._foreign = [number for number in numbers if self._is_foreign(number)]
+        self._numbers = [number for number in numbers if number not in self._foreign]
         self._sealed: list[StoredSegment] = []
         self._undecided = 0
         self._damaged: list[tuple[int, GrowingIndex, int]] = []
         """Segments in which later ones must tell whose records are damaged: number, index, bytes."""
-        self._journal = "" if snapshot is None else snapshot.journal
 
     def load(self) -> Past:
+        if self._snapshot is not None and self._snapshot.segment in self._foreign:
+            raise SnapshotWrong
         self._list_sealed()
         ledger = self._first_ledger()
         ledger.whole = self._numbers[0] == 1
         for number in self._numbers[len(self._sealed_numbers()) :]:
             past = self._walk(number, ledger)
-        past.undecided = max(0, self._undecided)
+        past.undecided, past.foreign = max(0, self._undecided), self._foreign
         past.walk.settle()
         for number, index, size in self._damaged if not past.undecided else ():
             self._reading.keep(number, index.pack(number, size))
         return past
+
+    def _id(self) -> str:
+        """The journal's id, as most of its segments say."""
+        said = Counter(each.journal for each in self._headers.values() if each is not None)
+        return said.most_common(1)[0][0] if said else ""
+
+    def _is_foreign(self, number: int) -> bool:
+        header = self._headers[number]
+        return header is not None and header.journal != self._journal
 
     def _sealed_numbers(self) -> list[int]:
         """Those that the snapshot spares reading."""
@@ -95,7 +113,7 @@ class _Loading:
 
     def _list_sealed(self) -> None:
         for number in self._sealed_numbers():
-            header = self._header(number)
+            header = self._headers[number]
             self._append_sealed(number, None if header is None else header.first)
 
     def _append_sealed(self, number: int, first: int | None) -> None:
@@ -108,13 +126,13 @@ class _Loading:
         if before is not None and (first is None or hole):
             behind = before.first + self._reading.count(before)
         if before is not None and hole and behind is not None:
-            self._sealed.append(StoredSegment(before.number + 1, behind))
+            self._sealed.append(_hole(before.number + 1, behind))
         self._sealed.append(StoredSegment(number, first or behind or 1))
 
     def _first_ledger(self) -> Ledger:
         if self._snapshot is not None:
             return self._snapshot.ledger()
-        header = self._header(self._numbers[0])
+        header = self._headers[self._numbers[0]]
         if header is None:
             return Ledger(0, GENESIS)
         return Ledger(header.first - 1, bytes.fromhex(header.chain))
@@ -123,12 +141,10 @@ class _Loading:
         """Read one segment into the ledger."""
         content = self._reading.content(number)
         header, begin, exact = header_of(content)
-        if self._snapshot and header is not None and header.journal != self._snapshot.journal:
-            raise SnapshotWrong
         known = self._snapshot.offset if self._snapshot and number == self._snapshot.segment else 0
         first = self._first_of(header, ledger, known)
         if self._sealed and self._sealed[-1].number < number - 1:
-            self._sealed.append(StoredSegment(self._sealed[-1].number + 1, ledger.position + 1))
+            self._sealed.append(_hole(self._sealed[-1].number + 1, ledger.position + 1))
         if not known and first > ledger.position + 1:
             self._undecided += first - ledger.position - 1
             ledger.position = first - 1
@@ -144,7 +160,7 @@ class _Loading:
             kept=partial(self._reading.kept, number),
             undecided=self._undecided,
         )
-        walk.start(None if header is None else bytes.fromhex(header.chain))
+        walk.start(bytes.fromhex(header.chain) if header is not None and header.first == first else None)
         taken = begin + walk.good(content[begin:], begin)
         tail = content[taken:]
         last = number == self._numbers[-1]
@@ -154,7 +170,6 @@ class _Loading:
         if header is None and not known:
             ledger.epoch += 1  # an opening may have stood in the same line, and no epoch is given twice
         self._undecided = walk.undecided
-        self._journal = header.journal if header is not None else self._journal
         view = View(tuple(self._sealed), current, walk.end, ledger.position)
         if not last:
             if index.undecided:
@@ -174,10 +189,10 @@ class _Loading:
         )
 
     def _first_of(self, header: Segment | None, ledger: Ledger, known: int) -> int:
+        if not known:  # positions never go back, whatever a first line says
+            return max(ledger.position + 1, 0 if header is None else header.first)
         if header is not None:
             return header.first
-        if not known:
-            return ledger.position + 1
         before = self._sealed[-1] if self._sealed else None
         return 1 if before is None else before.first + self._reading.count(before)
 
@@ -187,6 +202,11 @@ class _Loading:
             return header_of(self._files.pread(fd, _HEAD, 0)).said
         finally:
             self._files.close(fd)
+
+
+def _hole(number: int, first: int) -> StoredSegment:
+    """What stands for segments that are not there."""
+    return StoredSegment(number, first, GrowingIndex(first))
 
 
 class Following:
@@ -209,7 +229,7 @@ class Following:
         while True:
             past = self.past
             behind = past.view.current.number + 1
-            sealed = self._files.exists(self._reading.path(behind))
+            sealed = behind not in past.foreign and self._files.exists(self._reading.path(behind))
             if not self._read_on(past, sealed=sealed):
                 return False
             if not sealed:
@@ -243,7 +263,7 @@ class Following:
         content = self._reading.content(number)
         header, begin, _ = header_of(content)
         first = past.ledger.position + 1
-        if header is not None and header.first != first:
+        if header is not None and (header.journal, header.first) != (past.journal, first):
             return False
         sealed = (*past.view.sealed, StoredSegment(past.view.current.number, past.view.current.first))
         index = GrowingIndex(first)

@@ -319,9 +319,17 @@ class Walk:
         """At the end of what is in the ledger already: this must be what the ledger is of."""
         if self.end < self._known:
             return
+        if not self._known:  # the ledger was read from the segments before, which may have lost their end
+            self._follow()
+            return
         self._known = 0
         if self.ledger.position != self._position or self._chain not in (None, self.ledger.chain):
             raise SnapshotWrong
+
+    def _follow(self) -> None:
+        """At the begin of a segment: its first line says what the chain's value is, where that is missing."""
+        if self._chain is not None and self.ledger.position == self._position:
+            self.ledger.chain = self._chain
 
     def _take(self, offset: int, record: Record) -> None:
         self._position, self._chain = record.position, record.chain

@@ -498,6 +498,68 @@ def test_a_sealed_segment_that_lost_its_end_is_kept_to_its_tasks(path, keep_inde
         assert {names[each.position - 1] for each in found if isinstance(each, Damage)} == lost
 
 
+def without_snapshot(path):
+    (path / "snapshot").unlink()
+
+
+def without_what_is_derived(path):
+    without_snapshot(path)
+    for each in path.glob("*.index"):
+        each.unlink()
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["scrawled", "cut off"])
+@pytest.mark.parametrize("without", [without_snapshot, without_what_is_derived])
+def test_a_damaged_end_of_a_sealed_segment_is_damage_without_a_snapshot_too(path, cut, without):
+    with closing(opened(path, segment_size=1500)) as journal:
+        for number in range(20):
+            journal.append([entry(f"t{number}", 1)])
+    segment = segments(path)[1]
+    *lines, record, commit = segment.read_bytes().splitlines(keepends=True)
+    position = json.loads(record)["position"]
+    scrawled = record.replace(b'"created"', b'"XXXXXXX"')
+    segment.write_bytes(b"".join(lines if cut else [*lines, scrawled, commit]))
+    without(path)
+    with closing(reading(path)) as reader:
+        assert reader.last() == 20
+        found = scan_all(reader)
+        assert [each.position for each in found] == list(range(1, 21))
+        assert [each.position for each in found if isinstance(each, Damage)] == [position]
+        assert list(reader.check())
+    if not cut and without is without_snapshot:  # the index knows whose the record was
+        with closing(opened(path)) as again:
+            assert [type(each) for each in again.read(f"t{position - 1}")] == [Damage]
+            assert again.append([entry("new", 1)]) == 21
+    else:
+        with pytest.raises(JournalDamaged, match=r"it can't be told .*meowcat journal salvage"):
+            opened(path)
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_a_segment_of_another_journal_counts_as_gone_and_the_owner_is_told(path, place, snapshot):
+    other = path.with_name("other.jsonl")
+    for each in (path, other):
+        with closing(opened(each, segment_size=1500)) as journal:
+            for number in range(20):
+                journal.append([entry(f"{each.stem}{number}", 1)])
+    if not snapshot:
+        without_snapshot(path)
+    segment = segments(path)[place]
+    lost = {json.loads(line).get("position") for line in segment.read_text().splitlines()} - {None}
+    segment.write_bytes((other / segment.name).read_bytes())
+    before = image(path)
+    with pytest.raises(JournalDamaged, match=rf"another journal's {segment.name};"):
+        opened(path)
+    assert image(path) == before
+    with closing(reading(path)) as reader:
+        for _ in range(2):
+            records = [each for each in scan_all(reader) if isinstance(each, Record)]
+            assert {each.position for each in records} == set(range(1, 21)) - lost
+            assert {each.task[:1] for each in records} == {"x"}
+        assert any(": it is of journal" in each.detail for each in reader.check())
+
+
 def test_without_a_snapshot_damage_that_fits_no_task_is_refused_and_told_what_to_do(path):
     journal = filled(path)
     crashed(journal)

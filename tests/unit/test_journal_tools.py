@@ -1,11 +1,13 @@
 """Checking, exporting and salvaging a journal: what is whole is kept to the byte, what is not is named."""
 
 import itertools
+from contextlib import closing
 
 import anyio
 import pytest
 
 import meowcat
+from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.memory import MemoryJournal, Store
 from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged, NotAJournal
@@ -249,6 +251,29 @@ def test_a_task_with_a_hole_is_left_out_and_all_others_are_whole(store):
     assert {record.task for record in scan_all(target)} == {"A", "C"}
     assert check(target).sound
     assert target.cursors() == {"sink": 5}  # two of the seven records before it were B's
+
+
+@pytest.mark.parametrize("derived", [True, False])
+def test_of_a_sealed_segment_that_lost_its_end_the_others_are_salvaged(tmp_path, derived):
+    with closing(JSONLJournal(tmp_path / "x.jsonl", segment_size=6000)) as journal:
+        journal.open(OWNER, "power")
+        for name in "ABCDEF":
+            journal.append(list(entries(name)))
+    first = min(journal.path.glob("*.jsonl"))
+    first.write_bytes(first.read_bytes()[:-500])
+    for each in [] if derived else [journal.path / "snapshot", *journal.path.glob("*.index")]:
+        each.unlink()
+    target = MemoryJournal()
+    target.open(OWNER, "power")
+    journal.open_for_reading()
+    found = salvage(journal, target, AT)
+    journal.close()
+    assert found.missing
+    whole = {record.task for record in scan_all(target) if not record.open}
+    assert whole == set("ACDEF")
+    assert [given(each) for each in scan_all(target) if each.task != "B"] == [
+        each for name in "ACDEF" for each in entries(name)
+    ]
 
 
 def test_with_partial_a_task_is_kept_up_to_the_hole_and_is_paused_there(store):
