@@ -340,7 +340,9 @@ class JSONLJournal:
         if not past.journal:
             raise _undecided(self.path, "the journal's only segment has lost its first line")
         if past.foreign:
-            raise _undecided(self.path, f"there is another journal's {_names(past.foreign)}")
+            raise _undecided(self.path, f"another segment stands in the place of {_names(past.foreign)}")
+        if past.lost:
+            raise _undecided(self.path, f"it lacks {_names(past.lost)}: put back what you have of that")
         if past.undecided:
             raise _undecided(self.path, f"it can't be told what {past.undecided} damaged lines were")
         self._unsaved = self._snapshot_size = 0

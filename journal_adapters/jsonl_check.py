@@ -11,6 +11,7 @@ from journal_adapters.jsonl_files import SNAPSHOT, Files, index_name, read_file,
 from journal_adapters.jsonl_folder import list_segments
 from journal_adapters.jsonl_index import PackedIndex
 from journal_adapters.jsonl_mending import mended_lines_of
+from journal_adapters.jsonl_opening import lost_segments
 from journal_adapters.jsonl_reading import Reading, index_again
 from journal_adapters.jsonl_segments import Header, header_of, is_torn
 from journal_adapters.jsonl_state import Listed, Row, Snapshot, read_snapshot
@@ -31,7 +32,8 @@ def flaws(files: Files, folder: str, reading: Reading) -> Iterator[str]:
     if content is not None and snapshot is None:
         yield f"{SNAPSHOT} is damaged; {DERIVED}"
     # Only now: the snapshot may be of a segment that was just begun.
-    numbers = list_segments(files, folder).numbers
+    listing = list_segments(files, folder)
+    numbers = listing.numbers
     look = _Look(snapshot)
     for number in numbers:
         # The index first: it must not know more than the segment of a while ago.
@@ -42,7 +44,11 @@ def flaws(files: Files, folder: str, reading: Reading) -> Iterator[str]:
             yield from _index_flaws(index, number, content)
         elif there:
             yield f"{index_name(number)} is damaged; {DERIVED}"
-    yield from look.end()
+    lost = lost_segments(reading, listing, numbers[-1], look.journal, snapshot)
+    for number in sorted(lost):
+        yield f"{segment_name(number)} is missing: the journal had records up to {lost[number]} with it"
+    if snapshot is None or snapshot.segment not in lost:
+        yield from look.end()
 
 
 def _index(files: Files, reading: Reading, number: int) -> tuple[bool, PackedIndex | None]:
@@ -75,7 +81,8 @@ class _Look:
 
     def __init__(self, snapshot: Snapshot | None) -> None:
         self._snapshot = snapshot
-        self._journal = ""
+        self.journal = ""
+        """The id that the segments have named."""
         self._number = 0
         self._digest = NOTHING
         self._position = 0
@@ -127,9 +134,9 @@ class _Look:
             return
         if said.number != number:
             yield f"its first line is that of segment {said.number}"
-        if self._journal not in ("", said.journal):
-            yield f"it is of journal {said.journal}, and those before it of {self._journal}"
-        self._journal = said.journal
+        if self.journal not in ("", said.journal):
+            yield f"it is of journal {said.journal}, and those before it of {self.journal}"
+        self.journal = said.journal
         if begins and number > 1:  # what was archived is gone
             self._position, self._chain, self._sound = said.first - 1, bytes.fromhex(said.chain), False
         elif number == self._number + 1:

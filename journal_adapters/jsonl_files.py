@@ -27,6 +27,7 @@ NEW = ".new"
 """Ends the name of a file that is not whole yet: whoever finds one after a crash may remove it."""
 
 _SEGMENT = re.compile(r"(\d{20})\.jsonl")
+_INDEX = re.compile(r"(\d{20})\.index")
 
 
 class Files:
@@ -122,6 +123,11 @@ def index_name(number: int) -> str:
 def segment_numbers(names: list[str]) -> list[int]:
     """The numbers of the segments among the names of a folder, ascending."""
     return sorted(int(match[1]) for name in names if (match := _SEGMENT.fullmatch(name)))
+
+
+def index_numbers(names: list[str]) -> list[int]:
+    """The numbers of the segments that have an index among the names of a folder, ascending."""
+    return sorted(int(match[1]) for name in names if (match := _INDEX.fullmatch(name)))
 
 
 def write_all(files: Files, fd: int, data: bytes) -> None:

@@ -13,6 +13,7 @@ from journal_adapters.jsonl_files import (
     SNAPSHOT,
     Files,
     explained,
+    index_numbers,
     segment_name,
     segment_numbers,
 )
@@ -29,6 +30,8 @@ class Listing(NamedTuple):
 
     here: list[int]
     archived: list[int]
+    orphaned: list[int]
+    """Segments behind the last one that are not there, and have an index."""
 
     @property
     def numbers(self) -> list[int]:
@@ -36,10 +39,18 @@ class Listing(NamedTuple):
 
 
 def list_segments(files: Files, folder: str) -> Listing:
-    here = segment_numbers(files.list_folder(folder))
+    names = files.list_folder(folder)
+    here = segment_numbers(names)
     archive = os.path.join(folder, ARCHIVE)
     archived = segment_numbers(files.list_folder(archive)) if files.exists(archive) else []
-    return Listing(here, [number for number in archived if number not in here])
+    last = max([*here, *archived], default=0)
+    orphaned = [
+        number
+        for number in index_numbers(names)
+        # A segment that was begun meanwhile may be missing in the list, and is there.
+        if number > last and not files.exists(os.path.join(folder, segment_name(number)))
+    ]
+    return Listing(here, [number for number in archived if number not in here], orphaned)
 
 
 def examine(files: Files, folder: str) -> bool:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from journal_adapters.jsonl_files import SNAPSHOT, Files, explained, read_file, read_from
-from journal_adapters.jsonl_folder import list_segments
+from journal_adapters.jsonl_folder import Listing, list_segments
 from journal_adapters.jsonl_index import GrowingIndex
 from journal_adapters.jsonl_reading import Reading, StoredSegment, View
 from journal_adapters.jsonl_segments import SnapshotWrong, Walk, header_of, is_torn, lines_of
 from journal_adapters.jsonl_state import Ledger, Snapshot, read_snapshot
+from meowcat.core.errors import JournalDamaged
 from meowcat.journal.contract import GENESIS
 from meowcat.journal.lines import Commit, Segment
 
@@ -41,7 +42,9 @@ class Past:
     undecided: int = 0
     """Damaged records of which nobody knows whose they are."""
     foreign: Sequence[int] = ()
-    """Segments of another journal, which stand where some of this one should be."""
+    """Segments in whose place another one stands, or one of another journal."""
+    lost: Sequence[int] = ()
+    """Segments behind the last one of which something knows, and which are gone."""
 
 
 def load(files: Files, folder: str, reading: Reading) -> Past:
@@ -52,17 +55,48 @@ def load(files: Files, folder: str, reading: Reading) -> Past:
 
     """
     with explained(folder):
-        numbers = list_segments(files, folder).numbers
         try:
             snapshot = read_snapshot(read_file(files, os.path.join(folder, SNAPSHOT)))
         except OSError:
             snapshot = None  # advisory: the log is replayed
-        if snapshot is not None and snapshot.segment in numbers:
+        # Only now: the snapshot may be of a segment that was just begun.
+        listing = list_segments(files, folder)
+        if snapshot is not None and snapshot.segment in listing.numbers:
             try:
-                return _Loading(files, folder, reading, numbers, snapshot).load()
-            except SnapshotWrong:
-                pass  # advisory: the log is replayed
-        return _Loading(files, folder, reading, numbers, None).load()
+                past = _Loading(files, folder, reading, listing.numbers, snapshot).load()
+            except SnapshotWrong:  # advisory: the log is replayed
+                past = _Loading(files, folder, reading, listing.numbers, None).load()
+        else:
+            past = _Loading(files, folder, reading, listing.numbers, None).load()
+        _note_lost(past, reading, listing, snapshot)
+        return past
+
+
+def lost_segments(
+    reading: Reading, listing: Listing, last: int, journal: str, snapshot: Snapshot | None
+) -> dict[int, int]:
+    """The segments behind the `last` one that there must have been, since an index or the snapshot is of
+    them; and the last position that it says each had.
+    """
+    found: dict[int, int] = {}
+    for number in listing.orphaned:
+        index = reading.kept(number)
+        if index is not None:
+            found[number] = index.first + index.count - 1
+    if snapshot is not None and snapshot.journal == journal and snapshot.segment > last:
+        found[snapshot.segment] = snapshot.position
+    return found
+
+
+def _note_lost(past: Past, reading: Reading, listing: Listing, snapshot: Snapshot | None) -> None:
+    """Where the last segments are gone, their records are damage, as far as somebody still knows of them."""
+    found = lost_segments(reading, listing, past.view.current.number, past.journal, snapshot)
+    past.lost = sorted(found)
+    ledger = past.ledger
+    if snapshot is not None and snapshot.segment in found and snapshot.position >= ledger.position:
+        snapshot.put_into(ledger)
+    ledger.position = max([ledger.position, *found.values()])
+    past.view = past.view._replace(last=ledger.position)
 
 
 class _Loading:
@@ -97,13 +131,21 @@ class _Loading:
         return past
 
     def _id(self) -> str:
-        """The journal's id, as most of its segments say."""
-        said = Counter(each.journal for each in self._headers.values() if each is not None)
+        """The journal's id, as most of its segments say; empty where none says so.
+
+        Raises:
+            JournalDamaged: those that say so are all of another number than their name.
+
+        """
+        headers = {number: header for number, header in self._headers.items() if header is not None}
+        said = Counter(header.journal for number, header in headers.items() if header.number == number)
+        if headers and not said:
+            raise JournalDamaged(f"{self._folder}: no segment has its own name; bring them back from a copy")
         return said.most_common(1)[0][0] if said else ""
 
     def _is_foreign(self, number: int) -> bool:
         header = self._headers[number]
-        return header is not None and header.journal != self._journal
+        return header is not None and (header.journal, header.number) != (self._journal, number)
 
     def _sealed_numbers(self) -> list[int]:
         """Those that the snapshot spares reading."""
@@ -263,7 +305,8 @@ class Following:
         content = self._reading.content(number)
         header, begin, _ = header_of(content)
         first = past.ledger.position + 1
-        if header is not None and (header.journal, header.first) != (past.journal, first):
+        expected = past.journal, number, first
+        if header is not None and (header.journal, header.number, header.first) != expected:
             return False
         sealed = (*past.view.sealed, StoredSegment(past.view.current.number, past.view.current.first))
         index = GrowingIndex(first)

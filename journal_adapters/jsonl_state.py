@@ -170,11 +170,16 @@ class Snapshot(Struct, frozen=True):
     tasks: list[Listed] = field(default_factory=list)
 
     def ledger(self) -> Ledger:
-        ledger = Ledger(self.position, bytes.fromhex(self.chain))
+        ledger = Ledger()
+        self.put_into(ledger)
+        return ledger
+
+    def put_into(self, ledger: Ledger) -> None:
+        """Make a ledger say what this says."""
+        ledger.position, ledger.chain = self.position, bytes.fromhex(self.chain)
         ledger.epoch, ledger.recorded, ledger.sync = self.epoch, self.recorded, self.sync
         ledger.cursors = {name: Position(position) for name, position in self.cursors.items()}
         ledger.rows = Rows(self.tasks)
-        return ledger
 
 
 def snapshot_of(ledger: Ledger, journal: str, segment: int, offset: int) -> Iterator[bytes]:

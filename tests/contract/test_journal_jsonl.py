@@ -549,7 +549,7 @@ def test_a_segment_of_another_journal_counts_as_gone_and_the_owner_is_told(path,
     lost = {json.loads(line).get("position") for line in segment.read_text().splitlines()} - {None}
     segment.write_bytes((other / segment.name).read_bytes())
     before = image(path)
-    with pytest.raises(JournalDamaged, match=rf"another journal's {segment.name};"):
+    with pytest.raises(JournalDamaged, match=rf"another .* in the place of {segment.name};"):
         opened(path)
     assert image(path) == before
     with closing(reading(path)) as reader:
@@ -558,6 +558,91 @@ def test_a_segment_of_another_journal_counts_as_gone_and_the_owner_is_told(path,
             assert {each.position for each in records} == set(range(1, 21)) - lost
             assert {each.task[:1] for each in records} == {"x"}
         assert any(": it is of journal" in each.detail for each in reader.check())
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_copy_of_another_segment_counts_as_none(path, place):
+    with closing(opened(path, segment_size=1500)) as journal:
+        for number in range(20):
+            journal.append([entry(f"t{number}", 1)])
+    segment = segments(path)[place]
+    lost = {json.loads(line).get("position") for line in segment.read_text().splitlines()} - {None}
+    shutil.copy(segments(path)[2], segment)
+    with pytest.raises(JournalDamaged, match=rf"another .* in the place of {segment.name};"):
+        opened(path)
+    with closing(reading(path)) as reader:
+        found = {each.position for each in scan_all(reader) if isinstance(each, Record)}
+        assert found == set(range(1, 21)) - lost
+
+
+def test_segments_that_all_have_wrong_names_are_refused(path):
+    filled(path).close()
+    (path / "snapshot").unlink()
+    segments(path)[0].rename(path / "00000000000000000002.jsonl")
+    for use in (opened, reading):
+        with pytest.raises(JournalDamaged, match="no segment has its own name"):
+            use(path)
+
+
+@pytest.mark.parametrize("without", ["snapshot", "*.index", "nothing"])
+def test_a_last_segment_that_is_gone_is_missed_where_something_knows_of_it(path, without):
+    journal = opened(path, segment_size=1500)
+    for number in range(20):
+        journal.append([entry(f"t{number}", 1, unfinished=number > 8)])
+    journal.set_cursor("sink", Position(15))
+    journal.append([entry("t9", 2)])
+    journal.close()
+    for each in path.glob(without):
+        each.unlink()
+    *_, segment = segments(path)
+    lost = {json.loads(line).get("position") for line in segment.read_text().splitlines()} - {None}
+    segment.rename(path.parent / segment.name)
+    before = [each.read_bytes() for each in segments(path)]
+    with pytest.raises(JournalDamaged, match=rf"lacks {segment.name}: .*meowcat journal salvage"):
+        opened(path)
+    assert [each.read_bytes() for each in segments(path)] == before
+    assert f"{segment.name} is missing: the journal had records up to 21 with it" in told(path)
+    reader = reading(path)
+    assert reader.last() == 21
+    found = scan_all(reader)
+    assert [each.position for each in found] == list(range(1, 22))
+    assert {each.position for each in found if isinstance(each, Damage)} == lost
+    if without != "snapshot":
+        assert list(reader.unfinished()) == [f"t{number}" for number in range(9, 20)]
+        assert isinstance(reader.read("t9")[-1], Damage)
+        assert dict(reader.cursors()) == {"sink": 15}
+    (path.parent / segment.name).rename(segment)
+    assert [each.seq for each in reader.read("t9")] == [1, 2]
+    assert list(reader.check()) == []
+    reader.close()
+    with closing(opened(path)) as again:
+        assert again.append([entry("new", 1)]) == 22
+
+
+def test_a_reader_that_comes_at_any_moment_of_a_rotation_misses_nothing(path):
+    owner = opened(path, segment_size=1500)
+    numbers = iter(range(1, 10000))
+
+    def go_on():
+        nonlocal last
+        for _ in range(8):
+            last = owner.append([entry(f"t{next(numbers)}", 1, unfinished=False)])
+
+    last = 0
+    go_on()
+    for at in range(1, 200):
+        files = Meanwhile()
+        files.act, files.left = go_on, at
+        before = last
+        with closing(JSONLJournal(path, files=files)) as reader:
+            reader.open_for_reading()
+            found = reader.scan(Position(before - 1), 20)
+            assert not [each for each in found if isinstance(each, Damage)], at
+            assert reader.last() == last
+        if files.left > 0:
+            break
+    assert at > 10
+    owner.close()
 
 
 def test_without_a_snapshot_damage_that_fits_no_task_is_refused_and_told_what_to_do(path):
