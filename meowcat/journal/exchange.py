@@ -63,6 +63,7 @@ def export_lines(journal: Journal) -> Iterator[Line]:
     if cursors:
         yield from map(control_line, cursors)
         yield control_line(Commit(len(cursors), last, chain.hex()))
+    yield control_line(Commit(0, last, chain.hex()))
 
 
 def _sound(record: Record | Damage) -> Record:
@@ -75,7 +76,7 @@ def _head(records: Sequence[Record]) -> Segment:
     """A header that says the same of the same records."""
     first = records[0] if records else None
     name = first.chain.hex()[:32] if first else _NONE[:32]
-    return Segment(FORMAT, name, 1, 1, first.epoch if first else 0, _NONE, _NONE)
+    return Segment(FORMAT, name, 1, 1, first.epoch if first else 0, _NONE, _NONE, ends=True)
 
 
 def read_export(lines: Iterable[bytes]) -> Iterator[Batch]:
@@ -101,21 +102,27 @@ def read_export(lines: Iterable[bytes]) -> Iterator[Batch]:
         raise NotAJournal("it is empty; expected a journal's export")
     if reader.pending:
         raise JournalDamaged(f"it ends after line {number} in the middle of a batch: the end is missing")
+    if not reader.ended:
+        raise JournalDamaged(f"it ends after line {number}: the export was broken off; make it anew")
 
 
 class _Reader:
     def __init__(self) -> None:
-        self._begun = False
+        self._begun = self._ends = False
         self._batch = Batch()
         self._chain, self._last, self._epoch = GENESIS, Position(0), Epoch(0)
         self.pending = 0
         """Lines since the last commit."""
+        self.ended = False
+        """Whether its end has come, or it says that it has none, as exports of early versions."""
 
     def take(self, line: bytes) -> Batch | None:
         value = parse(line)
         if not self._begun:
             self._begin(value)
             return None
+        if self._ends and self.ended:
+            raise JournalDamaged("it goes on behind its end")
         if isinstance(value, Commit):
             return self._commit(value)
         self.pending += 1
@@ -137,7 +144,7 @@ class _Reader:
             raise JournalTooNew(f"an export of format {value.format}; this meowcat reads up to {FORMAT}")
         if value.first != 1:
             raise NotAJournal(f"it begins with record {value.first}; expected a whole journal, from record 1")
-        self._begun = True
+        self._begun, self._ends, self.ended = True, value.ends, not value.ends
 
     def _follow(self, record: Record) -> None:
         if record.position != self._last + 1:
@@ -148,11 +155,14 @@ class _Reader:
             raise JournalDamaged(f"record {record.position}: the hash chain is broken")
         self._last, self._epoch, self._chain = record.position, record.epoch, record.chain
 
-    def _commit(self, value: Commit) -> Batch:
+    def _commit(self, value: Commit) -> Batch | None:
         if (value.lines, value.last, value.chain) != (self.pending, self._last, self._chain.hex()):
             raise JournalDamaged(
                 f"the commit is for {value.lines} lines up to record {value.last}; "
                 f"{self.pending} up to {self._last} stand before it"
             )
+        if not value.lines:
+            self.ended = True
+            return None
         batch, self._batch, self.pending = self._batch, Batch(), 0
         return batch

@@ -32,7 +32,7 @@ CRC_LENGTH = len(_CRC % 0)
 """Bytes of that."""
 
 
-class Segment(Struct, frozen=True):
+class Segment(Struct, frozen=True, omit_defaults=True):
     """The first line of a file: what it is, and what it follows on."""
 
     format: int
@@ -47,6 +47,8 @@ class Segment(Struct, frozen=True):
     """The chain's value before `first`, hexadecimal."""
     previous: str
     """SHA-256 of the whole file before it, hexadecimal; zeros in the first."""
+    ends: bool = False
+    """Whether the file ends with a commit of no lines, to tell one that was broken off: an export."""
 
 
 class Opening(Struct, frozen=True):
