@@ -284,7 +284,7 @@ class Engine:
 
     async def upload(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview,
         url: str = "",
         *,
         protocol: Settings | ProtocolSpec,
@@ -300,9 +300,9 @@ class Engine:
         Raises:
             TransferFailed, TransferCanceled: with `code`. And what `submit` raises.
         """
-        if isinstance(source, bytes):
+        if isinstance(source, bytes | bytearray | memoryview):
             name = options.pop("name", "bytes")
-            request = Upload(name, url, protocol, origin="bytes", data=source, **options)
+            request = Upload(name, url, protocol, origin="bytes", data=bytes(source), **options)
         else:
             request = Upload(path_text("source", source), url, protocol, **options)
         task = await self.submit(request)
@@ -480,7 +480,8 @@ class Engine:
             ended, or there is none.
         """
         runtime = self._opened()
-        if rate is not None and not (isinstance(rate, int) and 1 <= rate <= MOST_RATE):
+        whole = isinstance(rate, int) and not isinstance(rate, bool)
+        if rate is not None and not (whole and 1 <= rate <= MOST_RATE):
             raise InvalidArgument(
                 f"rate {rate!r}: expected a whole number of bytes a second from 1 to {MOST_RATE:,}, or None"
             )

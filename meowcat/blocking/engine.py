@@ -237,7 +237,7 @@ class Engine(Blocking[AsyncEngine]):
 
     def upload(
         self,
-        source: str | os.PathLike[str] | bytes,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview,
         url: str = "",
         *,
         protocol: Settings | ProtocolSpec,

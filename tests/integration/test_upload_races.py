@@ -242,6 +242,14 @@ async def test_each_phase_has_a_budget_of_its_own(tmp_path, file, method, option
     is_there_once(shelf)
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+async def test_what_is_like_bytes_is_taken_as_bytes(tmp_path, kind):
+    shelf = shelf_of()
+    async with engine(tmp_path) as opened:
+        await opened.upload(kind(CONTENT), shelf.url, protocol=spec(), name="memory.bin")
+    is_there_once(shelf)
+
+
 async def test_bytes_wait_after_a_restart_until_they_are_supplied(tmp_path):
     shelf = shelf_of()
     stop_after(shelf, 2)

@@ -121,6 +121,9 @@ def test_an_account_of_azure_is_a_text():
         (lambda _, task: task.supply(headers=["x"]), "headers: expected a dict"),
         (lambda _, task: task.supply(plan={}), "plan: expected an UploadPlan or a DownloadPlan"),
         (lambda engine, _: engine.set_limit_rate(5, host=5), "host: expected a text"),
+        (lambda engine, _: engine.set_limit_rate(True), "rate True: expected a whole number"),
+        (lambda engine, _: engine.set_limit_rate(True, host=URL), "rate True: expected a whole number"),
+        (lambda _, task: task.set_limit_rate(True), "rate True: expected a whole number"),
         (lambda engine, _: engine.remove_sink([]), "sink name: expected a text"),
         (
             lambda engine, _: engine.add_sink("a", meowcat.sinks.JSONLines),
