@@ -158,8 +158,9 @@ class Submissions:
         present = feed.task.request
         if not same_content(present, sealed):
             raise DuplicateTask(
-                f"task {task} is {feed.task.state} and owns {info_of(feed.task).path} for another request: "
-                "cancel it first, or choose another target or key"
+                f"task {task} is {feed.task.state} and owns {_owned(feed.task)} for another request: "
+                f"engine.cancel({task!r}) ends it; or choose another target or key",
+                task=task,
             )
         try:
             if sealed.needs or sealed != present:
@@ -179,6 +180,12 @@ class Submissions:
                 raise
             # It has just come to its end, without what was brought for it.
         return feed
+
+
+def _owned(task: TaskState) -> str:
+    """What nobody else may have: the target of a download, or the object of an upload, without secrets."""
+    info = info_of(task)
+    return f"{info.url} (from {info.path})" if info.direction == "upload" else info.path
 
 
 def _is_as_asked(task: TaskState, sealed: Request, *, paused: bool) -> bool:

@@ -11,7 +11,7 @@ from meowcat.cli.journals import resume_command
 from meowcat.cli.running import Stop, Watched, say_how_to_go_on, wait_for_all
 from meowcat.cli.signers import signers_of
 from meowcat.config import Config
-from meowcat.core.errors import JournalOwned
+from meowcat.core.errors import DuplicateTask, JournalOwned
 from meowcat.engine import Engine
 from meowcat.protocols.credentials import Provider
 
@@ -45,7 +45,7 @@ async def transfer(opening: Opening, submit: Submit, display: Display, stop: Sto
     code = Exit.COMPLETE
     async with _opened(opening) as engine:
         with stop.scope:
-            watched += await submit(engine)
+            watched += await _submitted(engine, submit, opening.journal)
             with display:
                 for each in watched:
                     display.begin(each.task.info, opening.journal)
@@ -54,6 +54,15 @@ async def transfer(opening: Opening, submit: Submit, display: Display, stop: Sto
         say_how_to_go_on(stop, watched, display)
         return stop.exit
     return code
+
+
+async def _submitted(engine: Engine, submit: Submit, journal: str) -> list[Watched]:
+    try:
+        return await submit(engine)
+    except DuplicateTask as duplicate:
+        command = f"meowcat cancel {duplicate.task} --journal {shlex.quote(journal)}"
+        message = str(duplicate).replace(f"engine.cancel({duplicate.task!r})", repr(command))
+        raise DuplicateTask(message, task=duplicate.task) from None
 
 
 @asynccontextmanager

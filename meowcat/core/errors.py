@@ -84,9 +84,13 @@ class InvalidArgument(MeowcatError, ValueError):
 
 
 class DuplicateTask(MeowcatError):
-    """A live task owns the target, or the key, for another request."""
+    """A live task owns the target, or the key, for another request. `task` says which, where it is known."""
 
     code = Code.DUPLICATE_TASK
+
+    def __init__(self, message: str, *, task: str = "") -> None:
+        super().__init__(message)
+        self.task = task
 
 
 class EngineClosed(MeowcatError):

@@ -214,6 +214,21 @@ def test_a_wrong_checksum_is_exit_code_1_and_leaves_no_file(shell, server):
     assert not (shell.folder / "x.bin").exists()
 
 
+def test_a_corrected_checksum_is_told_how_to_have_the_target(shell, server, content):
+    words = ("get", server.url, "-o", "x.bin", "--checksum")
+    assert shell.run(*words, f"sha256:{'0' * 64}").returncode == 1
+    refused = shell.run(*words, f"sha256:{content.sha256}")
+    assert refused.returncode == 2
+    (task,) = shell.tasks()
+    command = f"meowcat cancel {task['task']} --journal {task['journal']}"
+    assert (
+        f"is Failed and owns {shell.folder}/x.bin for another request: '{command}' ends it" in refused.stderr
+    )
+    assert shell.run(*command.split()[1:]).returncode == 0
+    assert shell.run(*words, f"sha256:{content.sha256}").returncode == 0
+    assert same(shell.folder / "x.bin", content)
+
+
 def test_a_file_in_the_way_is_kept_unless_it_may_be_replaced(shell, server, content):
     (shell.folder / "x.bin").write_text("mine")
     refused = shell.run("get", server.url, "-o", "x.bin")

@@ -176,6 +176,9 @@ async def test_the_same_request_attaches_and_another_is_refused(tmp_path):
             with pytest.raises(meowcat.DuplicateTask) as refused:
                 await engine.submit(meowcat.Download(server.origin + "/else", str(tmp_path / "a")))
             assert refused.value.code == 103
+            assert refused.value.task == one.id
+            owned = f"owns {tmp_path}/a for another request: engine.cancel('{one.id}') ends it"
+            assert owned in str(refused.value)
             server.rate.rate = None
             await one.result()
 

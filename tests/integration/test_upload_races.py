@@ -337,7 +337,7 @@ async def test_the_same_upload_attaches_and_another_one_is_refused(tmp_path, fil
     async with engine(tmp_path) as opened:
         task = await opened.submit(upload(file, shelf))
         assert (await opened.submit(upload(file, shelf))).id == task.id
-        with pytest.raises(meowcat.DuplicateTask):
+        with pytest.raises(meowcat.DuplicateTask, match=rf"owns {shelf.url} \(from {file}\)"):
             await opened.submit(upload(other, shelf))
         gate.set()
         await task.result()
