@@ -206,6 +206,7 @@ class JSONLJournal:
         return Position(self._ledger.position)
 
     def read(self, task: TaskId, after: int = 0) -> Sequence[Record | Damage]:
+        self._usable()
         with self._mutex:
             view, ledger = self._look()
             row = ledger.rows.get(task)
@@ -214,6 +215,7 @@ class JSONLJournal:
 
     def read_many(self, tasks: Sequence[TaskId]) -> Sequence[Sequence[Record | Damage]]:
         """The records of many tasks; see BulkJournal."""
+        self._usable()
         with self._mutex:
             view, ledger = self._look()
             rows = [ledger.rows.get(task) for task in tasks]
@@ -221,6 +223,7 @@ class JSONLJournal:
             return self._reading.read_many(view, tasks, rows)
 
     def unfinished(self) -> Iterator[TaskId]:
+        self._usable()
         with self._mutex:
             _, ledger = self._look()
             rows = sorted((row.first, task) for task, row in ledger.rows.items())
@@ -235,6 +238,7 @@ class JSONLJournal:
         return Position(self._look()[0].last)
 
     def cursors(self) -> Mapping[str, Position]:
+        self._usable()
         with self._mutex:
             return dict(self._look()[1].cursors)
 
@@ -301,6 +305,8 @@ class JSONLJournal:
         if log is not None and self._view is not None and not forked and log.finish():
             self._keep_index(self._view.current, log, log.size)
             self._keep_snapshot(log)
+        if forked:
+            self._mutex = threading.RLock()  # a thread may have held that when the process was forked
         self._let_go()
 
     def _take_lock(self, owner: Owner) -> Lock:

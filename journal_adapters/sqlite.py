@@ -343,7 +343,8 @@ class SQLiteJournal:
         if self._reads.forked:
             _ABANDONED.extend(c for c in (self._writer, self._reads.let_go()) if c is not None)
             self._writer = None
-        self._disconnect()
+        else:
+            self._disconnect()
         if self._lock is not None:
             self._lock.release()
             self._lock = None

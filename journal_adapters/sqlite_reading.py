@@ -86,6 +86,7 @@ class Reader:
     def let_go(self) -> sqlite3.Connection | None:
         """The connection, which a fork inherited: it is used no more."""
         connection, self._connection = self._connection, None
+        self._lock = threading.Lock()  # a thread may have held that when the process was forked
         return connection
 
     def query(self, statement: str, *values: object) -> list[Row]:

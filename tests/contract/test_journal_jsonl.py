@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -1244,15 +1246,42 @@ def fork():
         return os.fork()
 
 
+@contextmanager
+def held(lock):
+    """Another thread holds the lock."""
+    taken, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            taken.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    yield
+    done.set()
+    thread.join()
+
+
 def as_nobody(function):
     """Run in a child without privileges, and give back what it printed."""
+
+    def as_somebody_else():
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
+        return function()
+
+    return as_child(as_somebody_else)
+
+
+def as_child(function):
+    """Run in a child, and give back what it printed."""
     receive, send = os.pipe()
     child = fork()
     if child == 0:
         try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setuid(65534)
             os.write(send, str(function()).encode())
         except BaseException as error:  # noqa: BLE001  # the child must end here, whatever happens
             os.write(send, repr(error).encode())
@@ -1329,6 +1358,39 @@ def test_a_forked_child_refuses_and_leaves_the_lock_to_its_parent(path):
     journal.append([entry("parent", 1)])
     assert journal.last() == 5
     journal.close()
+
+
+@pytest.mark.parametrize("as_reader", [False, True])
+def test_a_child_that_was_forked_while_a_thread_was_reading_is_refused_as_well(path, as_reader):
+    owner = filled(path)
+    journal = reading(path) if as_reader else owner
+    uses = {
+        "read": lambda: journal.read("a"),
+        "read_many": lambda: journal.read_many(["a", "b"]),
+        "unfinished": lambda: list(journal.unfinished()),
+        "cursors": journal.cursors,
+        "scan": lambda: journal.scan(Position(0), 10),
+        "last": journal.last,
+        "check": lambda: list(journal.check()),
+    }
+
+    def in_child():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)  # a child that waits is killed, and has told nothing
+        told = set()
+        for name, use in uses.items():
+            try:
+                told.add((name, use()))
+            except JournalForked:
+                told.add("forked")
+        journal.close()
+        journal.open_for_reading()
+        return told, journal.last(), len(journal.read("a"))
+
+    with held(journal._mutex):
+        assert as_child(in_child) == "({'forked'}, 4, 2)"
+    journal.close()
+    owner.close()
 
 
 # Tasks

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -204,15 +207,42 @@ def fork():
         return os.fork()
 
 
+@contextmanager
+def held(lock):
+    """Another thread holds the lock."""
+    taken, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            taken.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    yield
+    done.set()
+    thread.join()
+
+
 def as_nobody(function):
     """Run in a child without privileges, and give back what it printed."""
+
+    def as_somebody_else():
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
+        return function()
+
+    return as_child(as_somebody_else)
+
+
+def as_child(function):
+    """Run in a child, and give back what it printed."""
     receive, send = os.pipe()
     child = fork()
     if child == 0:
         try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setuid(65534)
             os.write(send, str(function()).encode())
         except BaseException as error:  # noqa: BLE001  # the child must end here, whatever happens
             os.write(send, repr(error).encode())
@@ -324,6 +354,22 @@ def test_a_forked_child_refuses_and_leaves_the_lock_to_its_parent(path):
         SQLiteJournal(path).open(OWNER, "power")
     journal.append([entry("parent", 1)])
     assert journal.last() == 6
+    journal.close()
+
+
+def test_a_child_that_was_forked_while_a_thread_was_reading_can_close(path):
+    journal = filled(path)
+
+    def in_child():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)  # a child that waits is killed, and has told nothing
+        journal.close()
+        journal.open_for_reading()
+        return journal.last()
+
+    with held(journal._reads._lock):
+        assert as_child(in_child) == "5"
+    assert journal.last() == 5
     journal.close()
 
 
