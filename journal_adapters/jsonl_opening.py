@@ -29,7 +29,7 @@ class Past:
     view: View
     journal: str
     """The journal's id."""
-    header: Segment | None
+    first_line: bytes
     """Of the last segment."""
     content: bytes
     """Of the last segment, as far as it counts."""
@@ -223,7 +223,7 @@ class _Loading:
             ledger=ledger,
             view=view,
             journal=self._journal,
-            header=header,
+            first_line=content[:begin],
             content=content[: walk.end],
             torn=tail if torn else b"",
             damaged=walk.damaged,
@@ -261,8 +261,14 @@ class Following:
     def refresh(self) -> None:
         """Take in what was appended since."""
         with explained(self._folder):
-            while not self._go_on():
+            while not self._is_there():
                 self.past = load(self._files, self._folder, self._reading)
+
+    def _is_there(self) -> bool:
+        try:
+            return self._go_on()
+        except FileNotFoundError:  # a segment whose beginning had failed was removed again
+            return False
 
     def _go_on(self) -> bool:
         """Read on in the current segment, and in those behind it; False where what was read is not there any
@@ -285,9 +291,14 @@ class Following:
         try:
             if self._files.size(fd) < walk.end:
                 return False
-            content = read_from(self._files, fd, walk.end)
+            # Of which nothing else was read, the first line may be that of another try.
+            first = past.first_line if walk.end == len(past.first_line) else b""
+            content = read_from(self._files, fd, walk.end - len(first))
         finally:
             self._files.close(fd)
+        if not content.startswith(first):
+            return False
+        content = content[len(first) :]
         if content:
             begin = walk.end
             taken = walk.good(content, begin)
@@ -316,6 +327,7 @@ class Following:
         past.walk = Walk(past.ledger, index, find, begin=begin, undecided=past.walk.undecided)
         past.walk.start(None if header is None else bytes.fromhex(header.chain))
         past.view = View(sealed, current, past.walk.end, past.ledger.position)
+        past.first_line = content[:begin]
         return True
 
 

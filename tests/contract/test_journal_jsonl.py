@@ -1239,6 +1239,44 @@ def test_a_reader_forgets_a_batch_that_was_cut_off_again(path):
     again.close()
 
 
+class NoFolders(Files):
+    """A file gets its name, and whether that is durable can't be said."""
+
+    failing = False
+
+    def fsync_folder(self, path):
+        if self.failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+
+@pytest.mark.parametrize("looks_between", [True, False])
+def test_a_reader_leaves_a_segment_whose_beginning_failed(path, looks_between):
+    """The owner removes it when it reopens, and the next one goes on in the segment before."""
+    files = NoFolders()
+    journal = opened(path, segment_size=1500, files=files)
+    reader = reading(path)
+    files.failing = True
+    with pytest.raises(JournalUncertain):
+        list(map(journal.append, ([entry(f"t{number}", 1)] for number in range(20))))
+    count = journal.last()
+    assert reader.last() == count
+    assert len(segments(path)) == 2
+    with pytest.raises(JournalUncertain):
+        journal.reopen()
+    assert len(segments(path)) == 1
+    crashed(journal)
+    if looks_between:
+        assert reader.last() == count
+    with closing(opened(path, segment_size=3000)) as again:
+        for number in range(20):
+            again.append([entry(f"n{number}", 1)])
+        assert len(segments(path)) > 1
+        assert reader.last() == again.last()
+        assert scan_all(reader) == scan_all(again)
+        assert list(reader.check()) == []
+    reader.close()
+
+
 def fork():
     with warnings.catch_warnings():
         # Python 3.12 warns where any thread lives, and idle ones of other tests may
