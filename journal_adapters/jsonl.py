@@ -281,10 +281,16 @@ class JSONLJournal:
         view = self._published()
         if view.current.first <= view.last <= limit:
             self._rotate(log)
-            view = self._published()
-        if self._unsaved:  # of cursors that stand in what is moved away, it alone tells
-            self._keep_snapshot(log)
+        self._repeat_cursors(log)
+        view = self._published()
         return jsonl_compaction.archive(self._files, self._folder, view, limit)
+
+    def _repeat_cursors(self, log: Log) -> None:
+        """Where a cursor was set may be moved, and then taken, away: it is told once more where it stays."""
+        cursors = self._ledger.cursors
+        if cursors:
+            self._write(log, [control_line(Cursor(*each)) for each in cursors.items()], durable=True)
+            self._publish(log)
 
     def check(self) -> Iterator[Damage]:
         """Look over all segments, commits, indexes and snapshots; see CheckedJournal."""

@@ -1492,6 +1492,25 @@ def test_a_compaction_moves_finished_tasks_behind_every_cursor_and_rewrites_noth
         journal.close()
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_cursors_outlive_the_archive_and_the_snapshot(path, closed):
+    journal = opened(path, segment_size=1500)
+    for number in range(20):
+        journal.append([entry(f"t{number}", 1, unfinished=False)])
+    journal.set_cursor("sink", Position(20))
+    journal.set_cursor("other", Position(20))
+    assert journal.compact().records == 20
+    if closed:
+        journal.close()
+    shutil.rmtree(path / "archive")
+    (path / "snapshot").unlink(missing_ok=True)
+    found = reading(path)
+    assert found.cursors() == {"sink": 20, "other": 20}
+    found.close()
+    if not closed:
+        journal.close()
+
+
 def test_where_all_is_finished_the_segment_that_is_written_goes_too(path):
     journal = opened(path)
     journal.append([entry("a", 1, unfinished=False)])
