@@ -48,7 +48,7 @@ from meowcat.core.errors import (
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import require_sequel, sequel
+from meowcat.journal.chain import require_position, require_sequel, sequel
 from meowcat.journal.contract import (
     FORMAT,
     MAX_RECORD,
@@ -244,6 +244,8 @@ class JSONLJournal:
 
     def set_cursor(self, name: str, position: Position | None) -> None:
         log = self._owned()
+        if position is not None:
+            require_position(position)
         self._write(log, [control_line(Cursor(name, position))])
         with self._mutex:
             self._ledger.set_cursor(name, position)
@@ -251,6 +253,7 @@ class JSONLJournal:
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
         self._owned().require_ours()
+        require_position(position)
         head = _Named(name, position, sha256(body).hexdigest())
         content = seal_line(msgspec.json.encode({"named": head})) + body
         with explained(self._folder):

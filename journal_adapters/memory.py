@@ -23,7 +23,7 @@ from meowcat.core.errors import (
     UnknownJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import checksum, crc, intact, mark, require_sequel, sequel
+from meowcat.journal.chain import checksum, crc, intact, mark, require_position, require_sequel, sequel
 from meowcat.journal.contract import GENESIS, MAX_RECORD, Damage, Entry, Epoch, Owner, Record, Sync
 
 
@@ -148,10 +148,13 @@ class MemoryJournal:
         if position is None:
             cursors.pop(name, None)
         else:
+            require_position(position)
             cursors[name] = position, mark(name, position)
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
-        self._owned().snapshots[name] = position, body, mark(name, position, body)
+        snapshots = self._owned().snapshots
+        require_position(position)
+        snapshots[name] = position, body, mark(name, position, body)
 
     def get_snapshot(self, name: str) -> tuple[Position, bytes] | None:
         position, body, written = self._usable().snapshots.get(name, (Position(0), b"", None))

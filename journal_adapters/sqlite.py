@@ -61,7 +61,7 @@ from meowcat.core.errors import (
     NotAJournal,
 )
 from meowcat.core.values import Position, TaskId
-from meowcat.journal.chain import UNFIT, checksum, crc, mark, require_sequel, sequel
+from meowcat.journal.chain import UNFIT, checksum, crc, mark, require_position, require_sequel, sequel
 from meowcat.journal.contract import MAX_RECORD, Compaction, Damage, Entry, Epoch, Owner, Record, Sync
 
 CHECKPOINT_AFTER = 8 << 20
@@ -285,6 +285,8 @@ class SQLiteJournal:
 
     def set_cursor(self, name: str, position: Position | None) -> None:
         self._writable()
+        if position is not None:
+            require_position(position)
         with self._transaction() as change:
             forgotten = change.writer.execute("DELETE FROM cursor WHERE name = ?", (name,)).rowcount
             if position is not None:
@@ -295,6 +297,7 @@ class SQLiteJournal:
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
         self._writable()
+        require_position(position)
         row = (name, position, body, mark(name, position, body))
         with self._transaction() as change:
             change.writer.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)", row)

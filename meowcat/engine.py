@@ -819,7 +819,7 @@ def _id_of(task: object) -> TaskId:
 
 
 def _position(after: object) -> Position:
-    if isinstance(after, int) and after >= 0:
+    if isinstance(after, int) and not isinstance(after, bool) and after >= 0:
         return Position(after)
     raise InvalidArgument(f"after {after!r}: expected a position of the journal, 0 or more")
 

@@ -154,6 +154,17 @@ def mark(name: str, number: int, body: bytes = b"") -> int:
     return checksum
 
 
+def require_position(position: object) -> None:
+    """See that this is a position that a cursor or a snapshot can have.
+
+    Raises:
+        JournalRejected: no whole number, or none from 0 to 2⁶³-1.
+
+    """
+    if type(position) is not int or not 0 <= position < 1 << 63:
+        raise JournalRejected(f"position {position!r}: expected a whole number from 0 to 2⁶³-1")
+
+
 def require_sequel(
     records: Iterable[Record], last: Position, epoch: Epoch, chain: bytes, max_record: int
 ) -> None:

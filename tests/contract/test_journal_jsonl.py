@@ -1284,6 +1284,25 @@ def fork():
         return os.fork()
 
 
+@pytest.mark.parametrize("position", [1.5, "7", True, -1, 1 << 63])
+def test_what_is_no_position_is_rejected_and_the_journal_goes_on(path, position):
+    journal = filled(path)
+    journal.set_cursor("sink", Position(1))
+    journal.put_snapshot("sums", Position(1), b"x")
+    with pytest.raises(JournalRejected, match="expected a whole number"):
+        journal.set_cursor("sink", position)
+    with pytest.raises(JournalRejected, match="expected a whole number"):
+        journal.put_snapshot("sums", position, b"y")
+    assert dict(journal.cursors()) == {"sink": 1}
+    assert journal.get_snapshot("sums") == (1, b"x")
+    last = journal.append([entry("new", 1)])
+    journal.close()
+    again = opened(path)
+    assert dict(again.cursors()) == {"sink": 1}
+    assert again.last() == last
+    again.close()
+
+
 @contextmanager
 def held(lock):
     """Another thread holds the lock."""

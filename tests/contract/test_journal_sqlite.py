@@ -33,6 +33,7 @@ from meowcat.core.errors import (
     JournalTooNew,
     NotAJournal,
 )
+from meowcat.core.values import Position
 from meowcat.journal.contract import Damage, LocalJournal, Owner
 from meowcat.journal.replay import verify_chain
 from meowcat.testing.journal_suite import OWNER, check_stored, entry, scan_all
@@ -205,6 +206,26 @@ def fork():
         # Python 3.12 warns where any thread lives, and idle ones of other tests may
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+@pytest.mark.parametrize("position", [1.5, "7", True, -1, 1 << 63])
+def test_what_is_no_position_is_rejected_and_the_journal_goes_on(path, position):
+    journal = filled(path)
+    journal.set_cursor("sink", Position(1))
+    journal.put_snapshot("sums", Position(1), b"x")
+    with pytest.raises(JournalRejected, match="expected a whole number"):
+        journal.set_cursor("sink", position)
+    with pytest.raises(JournalRejected, match="expected a whole number"):
+        journal.put_snapshot("sums", position, b"y")
+    assert dict(journal.cursors()) == {"sink": 1}
+    assert journal.get_snapshot("sums") == (1, b"x")
+    last = journal.append([entry("new", 1)])
+    journal.close()
+    again = SQLiteJournal(path)
+    again.open(OWNER, "power")
+    assert dict(again.cursors()) == {"sink": 1}
+    assert again.last() == last
+    again.close()
 
 
 @contextmanager

@@ -103,6 +103,10 @@ def test_an_account_of_azure_is_a_text():
         (lambda engine, _: engine.cancel(["x"]), "got an object of type list"),
         (lambda engine, _: anext(engine.tasks(state=5)), "state: expected one or more of Queued"),
         (lambda engine, _: anext(engine.events(after="x")), "after 'x': expected a position"),
+        (
+            lambda engine, _: engine.add_sink("books", meowcat.callback(print), after=True),
+            "after True: expected a position",
+        ),
         (lambda engine, _: engine.submit_many(meowcat.Download(URL, "y")), "requests: expected a list"),
         (
             lambda engine, _: engine.submit(meowcat.Download(URL, "y", protocol=meowcat.S3)),
