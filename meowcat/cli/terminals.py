@@ -1,4 +1,4 @@
-"""Whether standard output, or error, is a terminal that can be drawn on."""
+"""Whether standard output, or error, is a terminal that can be drawn on, and what comes once it is closed."""
 
 import io
 import os

@@ -16,6 +16,7 @@ from meowcat.core.errors import (
     JournalRejected,
     JournalUncertain,
 )
+from meowcat.journal.commit import Batch, Committer
 from meowcat.journal.writer import Writer
 from meowcat.testing.journal_suite import OWNER, check_stored, entry, given, scan_all
 
@@ -194,6 +195,15 @@ async def test_what_is_no_exception_is_a_failure_like_others(journal, sync, rais
     assert await writer.append([entry("c", 1)]) == 2
     with anyio.fail_after(10):
         await writer.aclose()
+
+
+def test_a_commit_raises_nothing_whatever_the_adapter_does(journal):
+    committer, batch = Committer(journal), Batch([entry("a", 1)])
+    journal.fail, journal.reopening_fails = SystemExit(), 1
+    journal.reopening_error = Panic("panicked")
+    committer.commit([batch])
+    assert isinstance(batch.outcome, JournalUncertain)
+    assert isinstance(committer.interruption, SystemExit)
 
 
 async def test_a_record_whose_reading_panics_is_in_doubt(journal, sync):
