@@ -18,9 +18,14 @@ from meowcat.core.info import TaskInfo
 from meowcat.core.machine import TERMINAL, State
 from meowcat.task import Task
 
-_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-if sys.platform != "win32":
-    _SIGNALS += (signal.SIGHUP,)
+
+def _signals() -> tuple[signal.Signals, ...]:
+    """Those that ask to stop. Behind nohup a closed terminal does not; that a shell lets what it starts in
+    the background ignore Ctrl-C of its terminal says nothing of who sends a SIGINT to it."""
+    asking: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asking += (signal.SIGHUP,)
+    return asking
 
 
 class Stop:
@@ -35,9 +40,7 @@ class Stop:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._heard = [
-            number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
-        ]  # nohup
+        self._heard = _signals()
         for number in self._heard:
             self._loop.add_signal_handler(number, self._asked, number)
         return self
