@@ -41,6 +41,7 @@ LOOK = 0.25
 """Seconds between two looks at how the requests of a large content get on."""
 
 BROKEN = frozenset({FaultKind.DISCONNECTED, FaultKind.TIMEOUT})
+"""Faults that say nothing against what has come before them."""
 
 THREADS = 2
 
@@ -299,7 +300,8 @@ class FetchOperation:
         try:
             return await self._ask(part)
         except (TransportFault, Refused) as failure:
-            if failure.fault.kind not in BROKEN or not self._board.began(part, at):
+            goes_on = failure.fault.kind in BROKEN and self._task.reusable
+            if not goes_on or not self._board.began(part, at):
                 raise
         return False
 

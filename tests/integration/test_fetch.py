@@ -299,6 +299,17 @@ async def test_connections_that_never_live_as_long_as_a_piece_bring_it_all_the_s
     assert len(drive.faults) == 3, "those that broke off with a piece done"
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_what_broke_off_of_an_unproven_content_is_put_together_with_nothing(world, tmp_path, ranges):
+    """Without a strong validator the next reply may be of another one."""
+    content = Content(400_000, etag="weak", modified=None)  # the first request covers it
+    breaks = Trouble(after=100_000, then="close")
+    with RangeServer(content, script=[breaks], ranges=ranges) as server:
+        drive = await fetched(world, server, content, tmp_path / "file", piece_size=4 * PIECE)
+    assert [fault.kind for fault in drive.faults] == [FaultKind.DISCONNECTED]
+    assert drive.restarts == 1
+
+
 async def test_a_connection_that_brings_next_to_nothing_is_a_fault(world, tmp_path):
     with RangeServer(Content(MIB), script=lambda _: Trouble(after=1000, then="reset")) as server:
         drive = Drive(world, server.url, tmp_path / "file", connections=1, piece_size=4 * PIECE, retries=2)
