@@ -3,14 +3,15 @@ elsewhere, and seconds are given.
 """
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 from msgspec import Struct
 
 from meowcat.core.pieces import IntervalSet
 
-__all__ = ["Lease", "Leased", "Split", "Usual", "lost_patience", "next_lease", "shares", "split"]
+__all__ = ["Lease", "Leased", "Split", "Usual", "lost_patience", "next_lease", "split"]
 
-LEASE_BYTES = 32 << 20
+LEASE_BYTES = 64 << 20
 """Bytes that one request asks for at most, as long as a request costs little: a connection is used again only
 after its body was read to the end, and what was asked for and not begun is free for everybody."""
 
@@ -63,10 +64,6 @@ class Split(Struct, frozen=True):
     at: int
 
     @property
-    def kept(self) -> Lease:
-        return Lease(self.running.first, self.at)
-
-    @property
     def given(self) -> Lease:
         return Lease(self.at, self.running.stop)
 
@@ -80,40 +77,49 @@ class Usual(Struct, frozen=True):
     """Seconds from asking to the head of the reply."""
 
 
-def shares(usual: Usual | None, piece: int) -> tuple[int, int]:
-    """How many pieces of `piece` bytes one request covers: at least (if there are so many), and at most."""
-    if usual is None:
-        return 1, max(1, LEASE_BYTES // piece)
-    least = usual.rate * max(LEAST_SECONDS, 4 * usual.latency)
-    most = max(LEASE_BYTES, usual.rate * usual.latency * REQUESTS_SHARE)
-    return max(1, int(least / piece)), max(1, int(most / piece))
-
-
 def next_lease(
-    missing: IntervalSet, leased: Sequence[Leased], free: int, bounds: tuple[int, int]
+    missing: IntervalSet, leased: Sequence[Leased], free: int, usual: Usual | None, piece: int
 ) -> Lease | None:
     """What a free connection should fetch next of what nobody fetches; None where all is given out.
 
-    The front of the file goes first. A share is what is left divided by all connections, so that shares
-    shrink towards the end and connections that finish early find something without cutting others short
-    (guided self-scheduling).
+    The front of the file goes first. A share is what one connection brings until all is done if all have
+    something to do until then, so that nobody waits for a further head: where that turns out wrong, a split
+    makes up for it.
 
     Args:
         missing: pieces that have not come yet. Those that came and are on their way to the disk are not
             missing, or they would be fetched twice.
         leased: the requests at work; what they cover is not given out again.
         free: how many connections may still be opened.
-        bounds: pieces in one request, at least and at most: see `shares`.
+        usual: what another request will be like; None where nothing is known.
+        piece: bytes of one.
     """
     if free < 1:
         return None
     unleased = missing - _covered(running.lease for running in leased)
     if not unleased:
         return None
-    least, most = bounds
-    share = -(-unleased.total // (free + len(leased)))
+    share = min(_share(unleased.total * piece, leased, free, usual) / piece, unleased.total / free)
+    least, most = _bounds(usual)
+    pieces = max(1, min(max(ceil(share), int(least / piece)), int(most / piece)))
     first, stop = unleased.pairs[0]
-    return Lease(first, min(stop, first + max(1, min(max(share, least), most))))
+    return Lease(first, min(stop, first + pieces))
+
+
+def _share(unleased: int, leased: Sequence[Leased], free: int, usual: Usual | None) -> float:
+    """Bytes that one free connection brings until all is done."""
+    left = unleased + sum(running.left for running in leased)
+    rate = 1.0 if usual is None else usual.rate
+    rates = (rate if usual is None or running.rate is None else running.rate for running in leased)
+    return rate * left / (sum(rates) + free * rate)
+
+
+def _bounds(usual: Usual | None) -> tuple[float, float]:
+    """Bytes that one request asks for, at least (if there are so many) and at most."""
+    if usual is None:
+        return 0, LEASE_BYTES
+    least = usual.rate * max(LEAST_SECONDS, usual.latency)
+    return least, max(LEASE_BYTES, usual.rate * usual.latency * REQUESTS_SHARE)
 
 
 def split(leased: Sequence[Leased], usual: Usual | None, piece: int) -> Split | None:

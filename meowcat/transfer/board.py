@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from anyio import CancelScope
 
 from meowcat.core.http_rules import Asked
-from meowcat.core.leases import Lease, Leased, Split, lost_patience, next_lease, shares, split
+from meowcat.core.leases import Lease, Leased, Split, lost_patience, next_lease, split
 from meowcat.core.pieces import Grid, IntervalSet
 from meowcat.core.values import Generation
 from meowcat.transfer.pace import Meter, Paces
@@ -102,10 +102,10 @@ class Board:
         self.catch_up()
         leased = [self._leased(part, now) for part in self.parts]
         usual = self.paces.usual(running.rate for running in leased)
-        lease = next_lease(self.missing, leased, free, shares(usual, self.grid.piece))
+        lease = next_lease(self.missing, leased, free, usual, self.grid.piece)
         if lease is None:
             cut = split(leased, usual, self.grid.piece)
-            lease = cut.given if cut is not None and self._shorten(cut) else None
+            lease = cut.given if cut is not None and self._split(cut) else None
         return None if lease is None else self.add(lease)
 
     def laggards(self, now: float) -> list[Part]:
@@ -122,6 +122,12 @@ class Board:
             and (part.span is None or part.span.reading)  # a slow disk is no fault of the connection
             and lost_patience(running, usual, now - part.meter.asked, part.renewed)
         ]
+
+    def trim(self, now: float) -> None:
+        """Where more parts are at work than there are to be, the latest end with the piece in work."""
+        lasting = [(part, leased) for part in self.parts if (leased := self._leased(part, now)).spare]
+        for part, leased in lasting[self.connections :]:
+            self._shorten(part, leased.at + 1)
 
     def ask(self, part: Part, now: float) -> None:
         """A request for it goes out."""
@@ -152,13 +158,15 @@ class Board:
             rate = 0.0 if part.meter.silent(now, self.paces.latency) else part.meter.rate(now, part.at)
         return Leased(part.lease, at, left, rate)
 
-    def _shorten(self, split: Split) -> bool:
+    def _split(self, split: Split) -> bool:
+        return self._shorten(next(part for part in self.parts if part.lease == split.running), split.at)
+
+    def _shorten(self, part: Part, stop: int) -> bool:
         """Cut the running part short; False if its thread has got beyond that by now."""
         assert self.grid is not None  # noqa: S101  # as in `next`
-        part = next(part for part in self.parts if part.lease == split.running)
-        if part.span is not None and not part.span.cut(split.at * self.grid.piece):
+        if part.span is not None and not part.span.cut(stop * self.grid.piece):
             return False
-        part.lease = split.kept
+        part.lease = Lease(part.lease.first, stop)
         part.claims = IntervalSet.of((part.lease.first, part.lease.stop))
         return True
 

@@ -270,6 +270,7 @@ class FetchOperation:
                 if self._crowd is not None:
                     self._crowd.look(now)
                     self._board.connections = self._crowd.connections
+                    self._board.trim(now)
                 self._tell()
         finally:
             self._errand.crowd.leave(number)

@@ -78,7 +78,7 @@ def test_without_a_word_of_the_user_a_cap_on_each_connection_leads_to_more_of_th
 
 def test_a_server_that_refuses_is_asked_by_half_as_many():
     """For a minute: after some seconds the host would be given as many again."""
-    made, came, refused = World(), 0, range(30, 33)
+    made, came, refused = World(), 0, range(14, 17)
     content = made.server.serve(URL, 96 * MIB)
 
     def refuse(_):
@@ -100,7 +100,7 @@ def test_what_a_server_has_refused_is_known_to_the_operation_after_the_pause_it_
     def refuse(_):
         nonlocal came
         came += 1
-        if came == 24:
+        if came == 17:
             return Trouble(status=503, headers=(("Retry-After", "30"),))
         return Trouble(rate=FAST)
 

@@ -94,6 +94,20 @@ def test_a_free_connection_takes_what_a_running_one_has_before_it():
     assert board.stop_of(first) == 18 * MIB
 
 
+def test_where_there_are_to_be_fewer_parts_the_latest_end_with_their_pieces_in_work():
+    board = laid(64 * MIB, MIB)
+    parts = given_out(board)
+    board.came(parts[3], MIB // 2)
+    board.connections = 2
+    board.trim(0.0)
+    assert [part.lease.stop - part.lease.first for part in parts] == [16, 16, 1, 1]
+    board.drop(parts[2])
+    assert board.next(0.0) is None
+    parts[0].firm = True
+    board.trim(0.0)
+    assert parts[1].lease.stop == 32, "one that is read to its end is none that could be cut"
+
+
 def test_nothing_is_cut_off_that_a_thread_has_come_to_by_now():
     board = laid(32 * MIB, MIB, connections=2)
     part = board.add(Lease(0, 32))

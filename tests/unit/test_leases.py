@@ -11,13 +11,11 @@ from meowcat.core.leases import (
     Usual,
     lost_patience,
     next_lease,
-    shares,
     split,
 )
 from meowcat.core.pieces import IntervalSet
 
 MIB = 1 << 20
-ANY = (1, 1000)
 USUAL = Usual(rate=10.0 * MIB, latency=0.05)
 
 
@@ -28,41 +26,56 @@ def working(first, stop, at, rate=10.0 * MIB, into=0):
 
 def test_the_front_of_the_file_goes_first_in_fair_shares():
     missing = IntervalSet.of((0, 64))
-    first = next_lease(missing, [], 8, ANY)
+    first = next_lease(missing, [], 8, None, MIB)
     assert first == Lease(0, 8)
-    second = next_lease(missing, [Leased(first, 0)], 7, ANY)
-    assert second == Lease(8, 15), "what is left is shared by all connections, those at work included"
+    second = next_lease(missing, [working(0, 8, 0, rate=None)], 7, None, MIB)
+    assert second == Lease(8, 16)
+    late = next_lease(missing, [working(0, 8, 6, rate=None)], 7, None, MIB)
+    assert late == Lease(8, 16), "its connection will have as much to do as others when it is through"
+
+
+def test_shares_that_are_no_whole_pieces_leave_something_for_everybody():
+    missing, running = IntervalSet.of((0, 10)), []
+    while (lease := next_lease(missing, running, 4 - len(running), None, MIB)) is not None:
+        running.append(working(lease.first, lease.stop, lease.first, rate=None))
+    assert [each.lease.stop - each.lease.first for each in running] == [3, 3, 2, 2]
+
+
+def test_all_connections_are_to_come_to_their_end_at_the_same_time():
+    missing = IntervalSet.of((0, 150))
+    two = [working(0, 20, 0), working(20, 60, 20)]
+    assert next_lease(missing, two, 1, USUAL, MIB) == Lease(60, 110), "150 MiB by three"
+    odd = [working(0, 20, 0, rate=0.0), working(20, 60, 20, rate=30.0 * MIB)]
+    assert next_lease(missing, odd, 1, USUAL, MIB) == Lease(60, 98), "what a silent one owes is for others"
 
 
 def test_a_lease_stays_within_its_limit_and_its_run():
-    assert next_lease(IntervalSet.of((0, 64)), [], 1, (1, 10)) == Lease(0, 10)
-    assert next_lease(IntervalSet.of((3, 5), (9, 64)), [], 1, (1, 10)) == Lease(3, 5)
-    assert next_lease(IntervalSet.of((0, 64)), [], 32, (5, 10)) == Lease(0, 5), (
-        "no request for next to nothing"
-    )
+    assert next_lease(IntervalSet.of((0, 640)), [], 1, None, MIB) == Lease(0, LEASE_BYTES // MIB)
+    assert next_lease(IntervalSet.of((3, 5), (9, 64)), [], 1, None, MIB) == Lease(3, 5)
+    assert next_lease(IntervalSet.of((0, 64)), [], 4, None, 512 * MIB) == Lease(0, 1), "a piece is the least"
 
 
 def test_nothing_is_given_without_a_free_connection_or_without_work():
-    assert next_lease(IntervalSet.of((0, 64)), [], 0, ANY) is None
-    assert next_lease(IntervalSet(), [], 4, ANY) is None
-    assert next_lease(IntervalSet.of((0, 4)), [Leased(Lease(0, 4), 0)], 4, ANY) is None
+    assert next_lease(IntervalSet.of((0, 64)), [], 0, USUAL, MIB) is None
+    assert next_lease(IntervalSet(), [], 4, USUAL, MIB) is None
+    assert next_lease(IntervalSet.of((0, 4)), [working(0, 4, 0)], 4, USUAL, MIB) is None
 
 
-def test_a_request_lasts_much_longer_than_it_is_waited_for():
-    assert shares(None, MIB) == (1, LEASE_BYTES // MIB)
+def test_a_request_lasts_as_long_as_it_is_waited_for_and_much_longer_where_there_is_enough():
     near, far = Usual(300.0 * MIB, 0.001), Usual(300.0 * MIB, 0.2)
-    assert shares(near, MIB) == (6, 32)
-    least, most = shares(far, MIB)
-    assert least * MIB / far.rate >= 4 * far.latency * 0.99
-    assert most * MIB / far.rate >= 50 * far.latency * 0.99
-    assert shares(USUAL, 512 * MIB) == (1, 1), "a piece is the least"
+    little, much = IntervalSet.of((0, 64)), IntervalSet.of((0, 100_000))
+    assert next_lease(little, [], 4, near, MIB) == Lease(0, 16)
+    assert next_lease(little, [], 16, near, MIB) == Lease(0, 6), "0.02 s"
+    assert next_lease(little, [], 16, far, MIB) == Lease(0, 60), "0.2 s"
+    assert next_lease(much, [], 16, near, MIB) == Lease(0, LEASE_BYTES // MIB)
+    assert next_lease(much, [], 16, far, MIB) == Lease(0, 3000), "10 s, where a head takes 0.2"
 
 
 def test_the_request_with_the_most_before_it_is_relieved_of_half():
     running = [working(0, 10, 8), working(10, 31, 10)]
     cut = split(running, USUAL, MIB)
     assert cut == Split(Lease(10, 31), 21)
-    assert (cut.kept, cut.given) == (Lease(10, 21), Lease(21, 31))
+    assert cut.given == Lease(21, 31)
 
 
 def test_a_slow_request_keeps_little_and_its_piece_in_work_stays_with_it():
@@ -117,10 +130,10 @@ def test_a_split_leaves_something_on_both_sides_and_is_sooner_over(drawn, rate, 
         assert max((cut_one.left - given) / own, latency + given / rate) < cut_one.left / own
 
 
-@given(st.data(), st.integers(1, 60), st.integers(1, 6), st.integers(1, 20))
+@given(st.data(), st.integers(1, 60), st.integers(1, 6), st.sampled_from([None, USUAL]))
 @settings(max_examples=200)
 def test_every_piece_is_fetched_once_whatever_the_order_of_ends_splits_and_failures(
-    data, count, connections, limit
+    data, count, connections, usual
 ):
     missing = IntervalSet.of((0, count))
     fetched: list[int] = []
@@ -129,14 +142,14 @@ def test_every_piece_is_fetched_once_whatever_the_order_of_ends_splits_and_failu
     rates = st.sampled_from([None, 0.0, 0.1 * MIB, 10.0 * MIB, 100.0 * MIB])
     for _ in range(1000):
         while len(running) < connections:
-            step = next_lease(missing, running, connections - len(running), (1, limit))
+            step = next_lease(missing, running, connections - len(running), usual, MIB)
             if step is None:
                 cut = split(running, USUAL, MIB)
                 if cut is None:
                     break
                 index = next(i for i, leased in enumerate(running) if leased.lease == cut.running)
                 assert running[index].at < cut.at < cut.running.stop, "the piece in work is not taken away"
-                running[index] = working(cut.kept.first, cut.kept.stop, running[index].at)
+                running[index] = working(cut.running.first, cut.at, running[index].at)
                 step = cut.given
             assert step.first < step.stop
             running.append(working(step.first, step.stop, step.first, data.draw(rates)))
