@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from journal_adapters.sqlite_file import LAYOUT, RECORD, TASK, code_of, connect, create
+from journal_adapters.sqlite_file import LAYOUT, RECORD, TASK, Still, code_of, connect, create
 from journal_adapters.sqlite_sums import Row, TaskSum
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.values import Position
@@ -159,7 +159,7 @@ def archived_of(connection: sqlite3.Connection, path: Path) -> Archived:
     raise JournalDamaged(f"{path}: the row that says what was archived is damaged")
 
 
-def attach(reader: sqlite3.Connection, path: Path) -> int | None:
+def attach(reader: sqlite3.Connection, path: Path, still: Still) -> int | None:
     """Let a connection that reads see the archive as part of the journal, if there is one: the position up
     to which records may be in an earlier one.
 
@@ -173,9 +173,9 @@ def attach(reader: sqlite3.Connection, path: Path) -> int | None:
     try:
         _attach(reader, place, "mode=ro")
     except sqlite3.OperationalError:
-        if Path(f"{place}-wal").exists() or os.access(place.parent, os.W_OK):
+        if not still.take(place):
             raise
-        _attach(reader, place, "mode=ro&immutable=1")  # as `sqlite_file.connect_reader` does
+        _attach(reader, place, "mode=ro&immutable=1")
     _require_ours(reader, place)
     if reader.execute(_HAS_STATE).fetchone() is None:
         # The journal was put back to what it was before it had an archive: it has all by itself, until the

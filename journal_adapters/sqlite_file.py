@@ -141,18 +141,48 @@ def connect_writer(path: Path, sync: Sync) -> sqlite3.Connection:
     return connection
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, in this or another process, while the journal is owned or not.
-
-    In a folder that can't be written, and with no log beside the file, nobody can be writing it: then it is
-    read as a file that does not change.
+class Still:
+    """The files that a connection reads as if they never changed: nobody was writing them when it began to.
+    Without their folder's permission, SQLite can read no other way where there is no log.
     """
+
+    def __init__(self) -> None:
+        self._marks: dict[Path, list[tuple[int, ...] | None]] = {}
+
+    def take(self, path: Path) -> bool:
+        """Whether the file can be read so, here and now."""
+        marks = _marks_of(path)
+        if marks[-1] is not None or os.access(path.parent, os.W_OK):
+            return False
+        self._marks[path] = marks
+        return True
+
+    def changed(self) -> bool:
+        """Whether somebody has come since who writes: then what was read by that connection means nothing."""
+        return bool(self._marks) and any(_marks_of(path) != marks for path, marks in self._marks.items())
+
+
+def _marks_of(path: Path) -> list[tuple[int, ...] | None]:
+    """What differs once somebody has written the file, or its log."""
+    found: list[tuple[int, ...] | None] = []
+    for name in (path, f"{path}-wal"):
+        try:
+            status = os.stat(name)  # noqa: PTH116  # asked at each reading
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
+
+
+def connect_reader(path: Path, still: Still) -> sqlite3.Connection:
+    """A connection that only reads, in this or another process, while the journal is owned or not."""
     connection = connect(path, "mode=ro")
     try:
         connection.execute("SELECT epoch FROM journal").fetchone()
     except sqlite3.OperationalError:
         connection.close()
-        if Path(f"{path}-wal").exists() or os.access(path.parent, os.W_OK):
+        if not still.take(path):
             raise
         connection = connect(path, "mode=ro&immutable=1")
     except BaseException:  # raised again: whatever it was, the connection does not stay open

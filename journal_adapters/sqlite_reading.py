@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from journal_adapters import sqlite_file
 from journal_adapters.sqlite_archive import archived_of, attach
-from journal_adapters.sqlite_file import FAILURES
+from journal_adapters.sqlite_file import FAILURES, Still
 from journal_adapters.sqlite_sums import NAMES, SUM, TAIL, Row, Tail, TaskSum, tail_of, task_of
-from meowcat.core.errors import JournalClosed, JournalDamaged, JournalForked, JournalUncertain
+from meowcat.core.errors import JournalClosed, JournalDamaged, JournalError, JournalForked, JournalUncertain
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.chain import intact
 from meowcat.journal.contract import Damage, Record
@@ -39,6 +39,7 @@ class Reader:
         """Whether the journal is closed; while it is opened again there is no connection, either."""
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._still = Still()
         self.fresh: dict[TaskId, TaskSum] = {}
         """Sums of tasks that an opening has read: true until something is stored of them."""
         self.archive: int | None = None
@@ -71,7 +72,9 @@ class Reader:
 
     def open(self) -> sqlite3.Connection:
         self.fresh.clear()
-        self._connection = sqlite_file.connect_reader(self._path)
+        still = Still()
+        self._connection = sqlite_file.connect_reader(self._path, still)
+        self._still = still
         return self._connection
 
     def close(self) -> bool:
@@ -95,18 +98,37 @@ class Reader:
     def query_as(self, make: Callable[[Row], T], statement: str, *values: object) -> list[T]:
         """All rows of a query, each as `make` has it. Row by row: a list of rows would keep the garbage
         collector busy for as long as the reading takes."""
+
+        def rows(reader: sqlite3.Connection) -> list[T]:
+            found = list(map(make, reader.execute(statement, values)))
+            if self.archive is None and self._attached(reader) is not None:
+                # It was made since the last look, and perhaps before this one.
+                found = list(map(make, reader.execute(statement, values)))
+            return found
+
         self.require_usable()
         with self._lock:
             if self._connection is None:  # a reopening failed half-way
                 raise JournalUncertain(f"{self._path}: the journal could not be reopened")
             try:
-                found = list(map(make, self._connection.execute(statement, values)))
-                if self.archive is None and self._attached(self._connection) is not None:
-                    # It was made since the last look, and perhaps before this one.
-                    found = list(map(make, self._connection.execute(statement, values)))
+                return self._look(self._connection, rows)
             except FAILURES as error:
                 raise sqlite_file.explain(error, self._path) from error
-            return found
+
+    def _look(self, reader: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
+        """What `look` finds; by a connection of now where `reader` takes the file for one of before."""
+        try:
+            found = look(reader)
+        except (*FAILURES, JournalError):
+            if not self._still.changed():
+                raise
+        else:
+            if not self._still.changed():
+                return found
+        renewed = self.open()  # or `reader` stays, and with it that it is of no use
+        self.archive = None
+        reader.close()
+        return self._look(renewed, look)
 
     def read(self, task: TaskId, after: int = 0) -> Sequence[Record | Damage]:
         rows = f"{SELECT} WHERE task = ? AND seq > ? ORDER BY seq"
@@ -189,15 +211,18 @@ class Reader:
             if self._connection is None:
                 return Position(0)
             try:
-                gone = self._attached(self._connection)
-                return archived_of(self._connection, self._path).last if gone is None else Position(gone)
+                return self._look(self._connection, self._gone)
             except (*FAILURES, JournalDamaged):
                 return Position(0)  # nothing counts as archived, so whatever is not here is told
+
+    def _gone(self, reader: sqlite3.Connection) -> Position:
+        gone = self._attached(reader)
+        return archived_of(reader, self._path).last if gone is None else Position(gone)
 
     def _attached(self, reader: sqlite3.Connection) -> int | None:
         """See the archive if it is there; see `attach`."""
         if self.archive is None:
-            self.archive = attach(reader, self._path)
+            self.archive = attach(reader, self._path, self._still)
         return self.archive
 
     def all(self) -> Iterator[Record | Damage]:

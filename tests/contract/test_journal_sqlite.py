@@ -317,6 +317,66 @@ def test_a_journal_in_a_read_only_folder_can_be_read(public):
     assert as_nobody(reading(path)) == "5"
 
 
+def appending(journal):
+    journal.append([entry("new", 1), entry("t0", 2, unfinished=False)])
+
+
+def appending_and_closing(journal):
+    appending(journal)
+    journal.close()
+
+
+def compacting(journal):
+    appending(journal)
+    assert journal.compact().records == 2
+    journal.append([entry(f"more{number}", 1, b"x" * 5000) for number in range(20)])
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("owns", [appending, appending_and_closing, compacting])
+def test_a_reader_in_a_read_only_folder_sees_what_an_owner_writes_who_comes_later(public, archived, owns):
+    """Where nobody writes, and the folder can't be written, it reads the file as one that never changes."""
+    path = public / "a.db"
+    journal = filled(path)
+    if archived:
+        journal.append([entry("t1", 2, unfinished=False)])
+        assert journal.compact().records == 2
+    journal.close()
+    public.chmod(0o555)
+    (reader_waits, tell_owner), (owner_is_done, tell_reader) = os.pipe(), os.pipe()
+    owners = []
+
+    def own():
+        os.read(reader_waits, 1)
+        public.chmod(0o755)
+        owners.append(SQLiteJournal(path))
+        owners[0].open(OWNER, "power")
+        owns(owners[0])
+        os.write(tell_reader, b".")
+
+    def read():
+        reader = SQLiteJournal(path)
+        reader.open_for_reading()
+        before = reader.last()
+        os.write(tell_owner, b".")
+        os.read(owner_is_done, 1)
+        tasks = [each.task for each in scan_all(reader)]
+        return before, reader.last(), tasks, list(reader.unfinished()), list(reader.check())
+
+    owner = threading.Thread(target=own)
+    owner.start()
+    told = as_nobody(read)
+    owner.join()
+    (journal,) = owners
+    if owns is appending_and_closing:
+        journal.open_for_reading()
+    tasks = [each.task for each in scan_all(journal)]
+    assert told == str((5 + archived, journal.last(), tasks, list(journal.unfinished()), []))
+    journal.close()
+    for each in (reader_waits, tell_owner, owner_is_done, tell_reader):
+        os.close(each)
+
+
 READ = """
 import json, sys
 from journal_adapters.sqlite import SQLiteJournal
