@@ -327,10 +327,14 @@ MAKING = ("-creating", "-creating-journal", "-creating-wal", "-creating-shm")
 def create(path: Path, write: Callable[[Path], None]) -> None:
     """Create the file that `write` makes, whole, at `path`, where nothing or an empty file stands; the lock
     must be held.
+
+    Raises:
+        JournalAccess: it can't be created, or another one's log stands there. JournalRejected: no space.
+
     """
     new = Path(f"{path}{MAKING[0]}")
     try:
-        # A log of a file that was moved away would be taken for the new one's.
+        _refuse_log(path)
         for suffix in (*MAKING, *LOGS):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
         write(new)
@@ -342,6 +346,18 @@ def create(path: Path, write: Callable[[Path], None]) -> None:
         raise kind(f"{path}: the journal can't be created: {error.strerror}") from error
     except sqlite3.Error as error:
         raise explain(error, path) from error
+
+
+def _refuse_log(path: Path) -> None:
+    """The log of a file that was moved away would be taken for the new one's, and may have what its owner was
+    promised."""
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size > 0:
+        raise JournalAccess(
+            f"{log}: the log of a file that stood at {path}, and is gone without it: it may lack records. "
+            "Put that file back, or move the log to where it is, under its name with -wal behind it; if "
+            "neither is wanted any more, remove the log"
+        )
 
 
 def _use_log(path: Path) -> None:

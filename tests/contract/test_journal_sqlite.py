@@ -506,6 +506,28 @@ def test_a_crash_while_a_journal_is_created_leaves_nothing_in_the_way(path):
     assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db-lock"]
 
 
+def test_the_log_of_a_file_that_was_moved_away_is_not_removed_for_a_new_one(path):
+    """What its owner was promised before it was killed may stand there alone."""
+    owner = filled(path)
+    killed = image(path.parent)
+    owner.close()
+    for name in (path.name, f"{path.name}-wal"):
+        path.with_name(name).write_bytes(killed[name])
+    away = path.rename(path.with_name("away.db"))
+    journal = SQLiteJournal(path)
+    with pytest.raises(JournalAccess, match=r"journal\.db-wal: the log of a file .* Put that file back"):
+        journal.open(OWNER, "power")
+    away.rename(path)
+    journal.open(OWNER, "power")
+    assert journal.last() == 5
+    journal.close()
+    path.rename(away)
+    path.with_name(f"{path.name}-wal").touch()
+    journal.open(OWNER, "power")
+    assert journal.last() == 0, "an empty log has nothing"
+    journal.close()
+
+
 def test_the_place_of_the_control_socket_is_the_same_by_whatever_link_and_whether_open_or_not(path):
     link = path.with_name("link.db")
     link.symlink_to(path)
