@@ -64,12 +64,6 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.chain import UNFIT, checksum, crc, mark, require_position, require_sequel, sequel
 from meowcat.journal.contract import MAX_RECORD, Compaction, Damage, Entry, Epoch, Owner, Record, Sync
 
-CHECKPOINT_AFTER = 8 << 20
-"""Bytes of bodies after which the log is moved into the file."""
-
-_OVERHEAD = 256
-"""Bytes that a record takes in the log beside its body, roughly: what checkpoints reckon with."""
-
 _SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 _ABANDONED: list[sqlite3.Connection] = []
@@ -93,6 +87,9 @@ class SQLiteJournal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Name the file; `open` or `open_for_reading` touches it."""
         self.path = Path(path).resolve()  # one lock file, by whatever links the journal is reached
+        self._log = f"{self.path}{sqlite_file.LOGS[0]}"
+        self._log_limit = sqlite_file.CHECKPOINT_AFTER
+        """Bytes of the log above which it is moved."""
         self._lock: Lock | None = None
         self._writer: sqlite3.Connection | None = None
         self._file: sqlite_file.OneFile
@@ -105,7 +102,6 @@ class SQLiteJournal:
         self._sums: dict[TaskId, TaskSum] = {}
         self._found: list[TaskSum] | None = None
         """The unfinished tasks that an opening has found: true until something is stored."""
-        self._unchecked = 0
         self._archived = Archived()
         self._in_doubt = False
         self._restored = False
@@ -320,8 +316,8 @@ class SQLiteJournal:
         try:
             with opened(writer, self.path, self._transaction):
                 for archived, moved in move(writer, before, limit, self._transaction):
-                    self._archived, self._unchecked = archived, CHECKPOINT_AFTER
-                    self._checkpoint_when_due(writer)
+                    self._archived = archived
+                    self._checkpoint(writer)
                     size += moved
             shrink(writer)
         except FAILURES as error:  # outside of the transactions, which tell by themselves what is stored
@@ -359,6 +355,7 @@ class SQLiteJournal:
 
     def _connect(self) -> None:
         self._sums.clear()
+        self._log_limit = sqlite_file.CHECKPOINT_AFTER
         self._writer = sqlite_file.connect_writer(self.path, self._sync)
         self._reads.open()
         if sqlite_file.is_early(self._writer):
@@ -417,7 +414,6 @@ class SQLiteJournal:
             insert(change.writer, "INSERT INTO record", rows)
             change.tail = replace(tail, unfinished=tail.unfinished + sums.store())
         sums.keep()
-        self._unchecked += sum([len(each.body) for each in records]) + _OVERHEAD * len(rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[_Change]:
@@ -474,19 +470,31 @@ class SQLiteJournal:
             return False
 
     def _checkpoint_when_due(self, writer: sqlite3.Connection) -> None:
-        """Move the log into the file, by the writing connection; before an append, so that its failure
-        can't put a stored batch in doubt.
+        """Move the log into the file, once it is large: by its real size, since a record of some bytes takes
+        several pages there. Before an append, so that its failure can't put a stored batch in doubt.
         """
-        if self._unchecked < CHECKPOINT_AFTER:
-            return
-        self._unchecked = 0
+        if self._log_size() > self._log_limit:
+            self._checkpoint(writer)
+
+    def _checkpoint(self, writer: sqlite3.Connection) -> None:
+        """Move the log into the file, by the writing connection."""
+        self._log_limit = self._log_size() + sqlite_file.CHECKPOINT_AFTER
         try:
             with self._writing:
-                writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                _, frames, moved = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except FAILURES as error:
             if sqlite_file.code_of(error) & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                 self._in_doubt = True  # a failed sync: what the file holds must be read anew
                 raise JournalUncertain(f"{self.path}: the log can't be moved: {error}") from error
+        else:
+            if moved == frames:  # no reader needs what is there: it is written from its beginning again
+                self._log_limit = sqlite_file.CHECKPOINT_AFTER
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(self._log).st_size  # noqa: PTH116  # asked at each append
+        except OSError:
+            return 0  # there is none yet; or the next transaction tells what is wrong
 
     def _owned(self) -> sqlite3.Connection:
         self._reads.require_usable()

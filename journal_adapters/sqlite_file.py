@@ -42,6 +42,9 @@ _LEAST_FREE = 64 << 10
 """Bytes that an opening needs beside the file: SQLite makes its -wal and -shm there, and reports a disk that
 has no room for them as an I/O error."""
 
+CHECKPOINT_AFTER = 8 << 20
+"""Bytes that the log may have until it is moved into the file."""
+
 BUSY = 0.8
 """Seconds to wait for a foreign program that holds the database; an opening must answer within one."""
 
@@ -133,6 +136,7 @@ def connect_writer(path: Path, sync: Sync) -> sqlite3.Connection:
             _set(connection, "checkpoint_fullfsync", int(sync == "power"))
         _set(connection, "foreign_keys", 1)
         _set(connection, "wal_autocheckpoint", 0)
+        _set(connection, "journal_size_limit", CHECKPOINT_AFTER)  # or it would keep the largest size it had
         _set(connection, "mmap_size", 0)
         _set(connection, "temp_store", 2)
     except BaseException:  # raised again: whatever it was, the connection does not stay open
