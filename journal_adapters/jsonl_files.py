@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from journal_adapters.ownership import stands
 from meowcat.core.errors import JournalAccess, JournalError, JournalRejected
 
 if sys.platform != "win32":
@@ -70,6 +71,10 @@ class Files:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def stands(self, path: str, fd: int) -> bool:
+        """Whether the file behind the descriptor is the one at `path`."""
+        return stands(path, fd)
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

@@ -49,6 +49,8 @@ class Log:
     def __init__(self, files: Files, folder: str, lock: Lock, sync: Sync) -> None:
         self._files, self._folder, self._lock, self._sync = files, folder, lock, sync
         self._fd = -1
+        self._name = ""
+        """The path of the segment."""
         self.number = 0
         self.size = 0
         """Bytes up to the last acknowledged commit."""
@@ -62,14 +64,15 @@ class Log:
 
     def attach(self, number: int, content: bytes) -> None:
         """Go on in a segment that holds `content`."""
-        with explained(self._path(number)):
-            self._fd = self._files.open(self._path(number), os.O_RDWR | os.O_APPEND)
+        self._name = self._path(number)
+        with explained(self._name):
+            self._fd = self._files.open(self._name, os.O_RDWR | os.O_APPEND)
             self.number, self.size, self._hash = number, len(content), sha256(content)
             self.empty = content.count(b"\n", 0, _HEAD) <= 1
 
     def repair(self) -> None:
         """Cut off what stands behind `size`, the torn tail of a crash, and make all before it durable."""
-        with explained(self._path(self.number)):
+        with explained(self._name):
             if self._files.size(self._fd) != self.size:
                 self._files.ftruncate(self._fd, self.size)
             self._files.fdatasync(self._fd)
@@ -131,12 +134,14 @@ class Log:
         line = control_line(
             Segment(header.format, header.journal, number, header.first, header.epoch, header.chain, previous)
         )
-        self._create(number, line)
+        name = self._path(number)
+        self._create(name, line)
         try:
-            fd = self._files.open(self._path(number), os.O_RDWR | os.O_APPEND)
+            fd = self._files.open(name, os.O_RDWR | os.O_APPEND)
         except OSError as error:
             self._in_doubt(error)
         self.close()
+        self._name = name
         self._fd, self.number, self.size, self._hash = fd, number, len(line), sha256(line)
         self.empty = True
         return before
@@ -159,11 +164,11 @@ class Log:
             if self._lock.replaced():
                 raise self._fenced()
             self.close()
-            self._fd = self._files.open(self._path(self.number), os.O_RDWR | os.O_APPEND)
+            self._fd = self._files.open(self._name, os.O_RDWR | os.O_APPEND)
             self._forget_later_segments()
             content = read_from(self._files, self._fd)
             if sha256(content[: self.size]).digest() != self._hash.digest():
-                raise JournalDamaged(f"{self._path(self.number)}: acknowledged bytes have changed")
+                raise JournalDamaged(f"{self._name}: acknowledged bytes have changed")
             if any(isinstance(said, Opening) for _, _, said in lines_of(content, self.size)):
                 raise self._fenced()
             self._files.ftruncate(self._fd, self.size)
@@ -183,10 +188,16 @@ class Log:
         """
         try:
             replaced = self._lock.replaced()
+            stands = self._fd < 0 or self._files.stands(self._name, self._fd)
         except OSError as error:
             raise self._rejected(error) from error
         if replaced:
             raise self._fenced()
+        if not stands:
+            raise JournalFenced(
+                f"{self._name}: the file was removed or replaced while it was open, by an editor "
+                "for example: nothing more can be recorded in it"
+            )
         if self._doubt:
             raise JournalUncertain(f"{self._folder}: an append is in doubt ({self._doubt}); reopen first")
         try:
@@ -233,8 +244,7 @@ class Log:
     def _path(self, number: int) -> str:
         return os.path.join(self._folder, segment_name(number))
 
-    def _create(self, number: int, line: bytes) -> None:
-        path = self._path(number)
+    def _create(self, path: str, line: bytes) -> None:
         try:
             try:
                 self._write_new(path, line)

@@ -63,11 +63,7 @@ class Lock:
             OSError: that can't be told at present.
 
         """
-        try:
-            standing = os.stat(self._name)  # noqa: PTH116  # asked at each append
-        except (FileNotFoundError, NotADirectoryError):
-            return True
-        return not os.path.samestat(standing, os.fstat(self._descriptor))
+        return not stands(self._name, self._descriptor)
 
     def forget(self) -> None:
         """Take the name out: nothing says any more that there has been a journal."""
@@ -121,6 +117,20 @@ def owner_of(path: Path) -> Owner | None:
         return None
 
 
+def stands(path: str, descriptor: int) -> bool:
+    """Whether the file behind the descriptor is the one at the path.
+
+    Raises:
+        OSError: that can't be told at present.
+
+    """
+    try:
+        standing = os.stat(path)  # noqa: PTH116  # asked at each append
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return os.path.samestat(standing, os.fstat(descriptor))
+
+
 def _lock(path: Path) -> int:
     descriptor = _locked(path)
     while not _stands(path, descriptor):  # it went with its journal, between the opening and the locking
@@ -131,7 +141,7 @@ def _lock(path: Path) -> int:
 
 def _stands(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return stands(str(path), descriptor)
     except OSError:
         return False
 

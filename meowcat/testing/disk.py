@@ -391,6 +391,11 @@ class SimulatedDisk:
     def size(self, fd: int) -> int:
         return self.fstat(fd).size
 
+    def stands(self, path: str, fd: int) -> bool:
+        """Whether the file behind the descriptor is the one at `path`."""
+        standing = self.stat(path)
+        return standing is not None and standing.identity == self.fstat(fd).identity
+
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
 

@@ -1122,6 +1122,28 @@ def test_a_stray_second_writer_is_seen(path):
     crashed(journal)
 
 
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_a_segment_that_is_taken_away_under_its_owner_is_written_to_no_more(path, what):
+    journal = filled(path)
+    segment = segments(path)[0]
+    before = segment.read_bytes()
+    journal.append([entry("a", 3)])
+    segment.unlink()
+    if what == "replaced":  # as an editor does that has read it a while ago
+        segment.write_bytes(before)
+    for write in (lambda: journal.append([entry("a", 4)]), lambda: journal.set_cursor("x", Position(1))):
+        with pytest.raises(JournalFenced, match="removed or replaced while it was open"):
+            write()
+    assert journal.last() == 5
+    journal.close()
+    if what == "replaced":
+        again = reading(path)
+        found = scan_all(again)
+        assert [given(each) for each in found[:4]] == ENTRIES
+        assert [each.position for each in found[4:] if isinstance(each, Damage)] == [5], "it is missed"
+        again.close()
+
+
 def test_a_lock_file_that_was_replaced_ends_the_ownership(path):
     journal = filled(path)
     (path / "lock").unlink()
