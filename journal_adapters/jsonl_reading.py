@@ -262,10 +262,11 @@ class Reading:
         """A text that no task in these segments is above; None where that is not known of one."""
         highest = ""
         for segment in sealed:
-            try:
-                self._index(segment)
-            except OSError:
-                return None  # who looks further is told
+            if segment.number not in self._ranges:  # more indexes than are open at a time are not opened anew
+                try:
+                    self._index(segment)
+                except OSError:
+                    return None  # who looks further is told
             _, high = self._ranges.get(segment.number, ("", None))
             if high is None:
                 return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from meowcat.core.state import evolve
+from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Position, TaskId
 from meowcat.journal.contract import CheckedJournal, Damage, Journal, Record
 from meowcat.journal.replay import Fold, verify_chain
@@ -62,9 +62,7 @@ def check(journal: Journal) -> Checkup:
         for page in pages(journal):
             fold.add(page)
             _count(found, page)
-            for task in [each.id for each in fold.tasks.values() if not each.open]:
-                finished.add(task)
-                del fold.tasks[task]
+            finished.update(take_finished(fold, page))
             yield from page
 
     found.damage += verify_chain(records())
@@ -74,6 +72,15 @@ def check(journal: Journal) -> Checkup:
     found.unfinished = len(fold.tasks)
     found.tasks = len(finished | fold.tasks.keys() | found.quarantined.keys())
     return found
+
+
+def take_finished(fold: Fold[TaskState], page: list[Record | Damage]) -> list[TaskId]:
+    """Take those out of a fold that have finished with the records of a page, which it has just taken in."""
+    states = [fold.tasks.get(task) for task in {each.task for each in page if each.task is not None}]
+    finished = [state.id for state in states if state is not None and not state.open]
+    for task in finished:
+        del fold.tasks[task]
+    return finished
 
 
 def _count(found: Checkup, page: list[Record | Damage]) -> None:

@@ -8,7 +8,7 @@ from meowcat.core.errors import JournalError
 from meowcat.core.messages import CommitFailed, Message, Pause, PublishFailed
 from meowcat.core.state import TaskState, evolve
 from meowcat.core.values import Fault, FaultKind, Instant, Position, TaskId
-from meowcat.journal.checkup import IMPORTING, UNFINISHED, pages
+from meowcat.journal.checkup import IMPORTING, UNFINISHED, pages, take_finished
 from meowcat.journal.codec import decode, encode
 from meowcat.journal.contract import CheckedJournal, Damage, Entry, Journal, Record
 from meowcat.journal.replay import Fold
@@ -83,8 +83,7 @@ def _whole(source: Journal, found: Salvage) -> dict[TaskId, int]:
             fold.add([record])
             if isinstance(record, Record) and record.task not in fold.quarantined:
                 ends[record.task] = record.seq
-        for task in [each.id for each in fold.tasks.values() if not each.open]:
-            del fold.tasks[task]
+        take_finished(fold, page)
     for task in (*ends, *fold.quarantined):
         # The journal's own index may know of records behind the last one that a scan brings.
         # What may be anybody's stands among the damage, and takes nobody's history away.

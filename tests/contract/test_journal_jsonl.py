@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
-from journal_adapters import jsonl_log, jsonl_state
+from journal_adapters import jsonl_log, jsonl_reading, jsonl_state
 from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.jsonl_files import Files
 from journal_adapters.jsonl_files import replace as replace_file
@@ -1596,6 +1596,23 @@ def test_another_journals_records_are_taken_over_as_they_are(path):
 
 
 # The files
+
+
+def test_a_new_segment_costs_the_same_however_many_there_are(path, monkeypatch):
+    """Also where they are more than have their indexes open."""
+    monkeypatch.setattr(jsonl_reading, "MAPPED", 4)
+    mapped = []
+    read = Files.map
+    monkeypatch.setattr(Files, "map", lambda files, name: mapped.append(name) or read(files, name))
+    journal = opened(path, segment_size=1)
+    costs = []
+    for first in range(0, 40, 10):
+        mapped.clear()
+        for number in range(first, first + 10):
+            journal.append([entry(f"t{number:02d}", 1)])
+        costs.append(len(mapped))
+    assert costs[1] == costs[2] == costs[3]
+    journal.close()
 
 
 def test_each_segment_names_the_digest_of_the_one_before_and_the_chain_that_it_follows(path):

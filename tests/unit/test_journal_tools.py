@@ -14,10 +14,11 @@ from meowcat.core import events as ev
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.machine import State
 from meowcat.core.sessions import Capabilities, Session
-from meowcat.core.state import evolve
+from meowcat.core.state import TaskState, evolve
 from meowcat.core.transfers import Download, ProtocolSpec, Upload
 from meowcat.core.values import FileIdentity, Generation, Position, SourceIdentity, TaskId
 from meowcat.core.wanted import wanted
+from meowcat.journal import checkup
 from meowcat.journal import salvage as salvaging
 from meowcat.journal.checkup import check
 from meowcat.journal.codec import encode
@@ -92,6 +93,25 @@ def test_a_sound_journal_is_told_to_be_sound(store):
     assert found.sound
     assert (found.records, found.tasks, found.unfinished, found.epoch) == (16, 3, 1, 2)
     assert found.chain == store.records[-1][0].chain.hex()
+
+
+@pytest.mark.parametrize("tool", [lambda store: check(reading(store)), salvaged])
+def test_what_a_look_costs_grows_with_the_records_alone(monkeypatch, tool):
+    """And not with how many tasks are unfinished when a page has been read."""
+    looks = []
+    monkeypatch.setattr(TaskState, "open", property(lambda task: looks.append(task.id) or True))
+    monkeypatch.setattr(checkup, "PAGE", 10)
+
+    def looked(count):
+        looks.clear()
+        journal = MemoryJournal(store=Store())
+        journal.open(OWNER, "power")
+        journal.append([each for number in range(count) for each in entries(f"{number:04d}", 1)])
+        journal.close()
+        tool(journal.store)
+        return len(looks)
+
+    assert looked(200) == 2 * looked(100) > 0
 
 
 def test_a_damaged_record_is_told_with_its_task(store):
