@@ -36,7 +36,7 @@ from journal_adapters.jsonl_log import Log
 from journal_adapters.jsonl_opening import Following, Past, load
 from journal_adapters.jsonl_reading import Reading, StoredSegment, View
 from journal_adapters.jsonl_state import Changes, Ledger, snapshot_of
-from journal_adapters.ownership import Lock, refuse_platform
+from journal_adapters.ownership import Lock, refuse_platform, resolved
 from meowcat.core.errors import (
     InvalidArgument,
     JournalClosed,
@@ -111,7 +111,7 @@ class JSONLJournal:
         """
         if not 0 < segment_size <= MAX_SEGMENT:
             raise InvalidArgument(f"segment_size {segment_size}: expected 1 to {MAX_SEGMENT} bytes")
-        self.path = Path(path).resolve()  # one lock file, by whatever links the journal is reached
+        self.path = resolved(path)
         self._folder = str(self.path)
         self._segment_size = segment_size
         self._files = Files() if files is None else files

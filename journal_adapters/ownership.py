@@ -98,6 +98,19 @@ class Unforked:
         self._lock.release()
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """The one path of a journal, by whatever links it is reached: so it has one lock file.
+
+    Raises:
+        JournalAccess: no file system has such a path.
+
+    """
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, U+0000, lone surrogates
+        raise JournalAccess(f"{os.fspath(path)!r}: expected the path of a journal: {error}") from error
+
+
 def refuse_platform() -> None:
     """Refuse where files can't be locked and synced as the rules of journals ask.
 

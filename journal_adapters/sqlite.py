@@ -16,7 +16,7 @@ from typing import NoReturn
 from msgspec.structs import replace
 
 from journal_adapters import sqlite_file, sqlite_removal
-from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform
+from journal_adapters.ownership import Lock, Unforked, owner_of, refuse_platform, resolved
 from journal_adapters.sqlite_archive import (
     Archived,
     archived_of,
@@ -86,7 +86,7 @@ class SQLiteJournal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Name the file; `open` or `open_for_reading` touches it."""
-        self.path = Path(path).resolve()  # one lock file, by whatever links the journal is reached
+        self.path = resolved(path)
         self._log = f"{self.path}{sqlite_file.LOGS[0]}"
         self._log_limit = sqlite_file.CHECKPOINT_AFTER
         """Bytes of the log above which it is moved."""

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 from msgspec import Struct
 
-from journal_adapters.sqlite_file import LAYOUT, RECORD, TASK, Still, code_of, connect, create
+from journal_adapters.sqlite_file import LAYOUT, RECORD, TASK, Still, code_of, connect, create, uri_of
 from journal_adapters.sqlite_sums import Row, TaskSum
 from meowcat.core.errors import JournalDamaged, NotAJournal
 from meowcat.core.values import Position
@@ -203,7 +202,7 @@ def attach_for_writing(writer: sqlite3.Connection, path: Path) -> None:
 
 
 def _attach(connection: sqlite3.Connection, place: Path, query: str) -> None:
-    connection.execute("ATTACH ? AS archive", (f"file:{quote(str(place))}?{query}",))
+    connection.execute("ATTACH ? AS archive", (uri_of(place, query),))
     try:
         connection.execute("SELECT batch FROM archive.archive").fetchone()
     except BaseException:  # raised again: whatever it was, what can't be read is not part of anything

@@ -105,12 +105,17 @@ FAILURES = (sqlite3.Error, UnicodeDecodeError)
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+def uri_of(path: Path, query: str) -> str:
+    """How SQLite is told to open a file. As bytes: its name need be no text."""
+    return f"file:{quote(os.fsencode(path))}?{query}"
+
+
 def connect(path: Path, query: str) -> sqlite3.Connection:
     """A connection in autocommit mode that any thread may use, one at a time. It looks at each page's cells
     as it reads it, which finds most pages that are damaged.
     """
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?{query}",
+        uri_of(path, query),
         uri=True,
         isolation_level=None,
         check_same_thread=False,

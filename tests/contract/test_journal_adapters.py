@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from journal_harnesses import JSONLHarness, MemoryHarness, SmallSQLiteHarness, SQLiteHarness
 
+from journal_adapters.jsonl import JSONLJournal
+from journal_adapters.sqlite import SQLiteJournal
+from meowcat.core.errors import JournalAccess
 from meowcat.testing.journal import failing_calls
 from meowcat.testing.journal.damage import try_bits
 from meowcat.testing.journal.machine import compare
-from meowcat.testing.journal_suite import JournalSuite
+from meowcat.testing.journal_suite import OWNER, JournalSuite, check_stored, entry
 
 HARNESSES = Path(__file__).with_name("journal_harnesses.py")
 
@@ -70,6 +73,36 @@ class JSONLInSmallSegments(JSONLHarness):
 
 class TestJSONLInSmallSegments(JournalSuite):
     harness = JSONLInSmallSegments
+
+
+PATHS = [(SQLiteJournal, "db"), (JSONLJournal, "jsonl")]
+
+
+@pytest.mark.parametrize(("adapter", "suffix"), PATHS)
+def test_a_name_of_bytes_that_are_no_text_is_a_name(tmp_path, adapter, suffix):
+    name = os.fsdecode(b"caf\xe9." + suffix.encode())
+    try:
+        (tmp_path / name).touch()
+        (tmp_path / name).unlink()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    journal = adapter(tmp_path / name)
+    journal.open(OWNER, "power")
+    batch = [entry("t", 1), entry("t", 2, unfinished=False)]
+    journal.append(batch)
+    assert journal.compact().records == 2
+    journal.close()
+    journal.open_for_reading()
+    check_stored(journal, batch)
+    assert list(journal.check()) == []
+    journal.close()
+
+
+@pytest.mark.parametrize(("adapter", "suffix"), PATHS)
+@pytest.mark.parametrize("name", ["\ud800", "\0"])
+def test_what_no_file_can_be_called_is_told(tmp_path, adapter, suffix, name):
+    with pytest.raises(JournalAccess, match=rf"\.{suffix}': expected the path of a journal"):
+        adapter(f"{tmp_path}/{name}.{suffix}")
 
 
 @pytest.fixture
