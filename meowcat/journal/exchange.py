@@ -95,6 +95,10 @@ def read_export(lines: Iterable[bytes]) -> Iterator[Batch]:
         except JournalDamaged as error:
             if number == 1:
                 raise NotAJournal("its first line is none of a journal's export") from error
+            if not line.endswith(b"\n"):
+                raise JournalDamaged(
+                    f"it ends in the middle of line {number}: the export was broken off; make it anew"
+                ) from error
             raise JournalDamaged(f"line {number}: {error}") from error
         if batch is not None:
             yield batch

@@ -214,11 +214,14 @@ def test_a_damaged_journal_is_not_exported(store):
         list(export_lines(reading(store)))
 
 
-def test_an_export_that_was_cut_anywhere_is_refused(store):
+def test_an_export_that_was_cut_anywhere_is_refused_and_where_is_told(store):
     whole = b"".join(export_lines(reading(store)))
     for end in range(1, len(whole)):
-        with pytest.raises((JournalDamaged, NotAJournal)):
-            list(read_export(whole[:end].splitlines(keepends=True)))
+        lines = whole[:end].splitlines(keepends=True)
+        within = "in the middle of" if not lines[-1].endswith(b"\n") else "after"
+        says = rf"^it ends {within} line {len(lines)}" if len(lines) > 1 else "first line|after line 1"
+        with pytest.raises((JournalDamaged, NotAJournal), match=says):
+            list(read_export(lines))
 
 
 def test_an_export_that_was_broken_off_between_two_batches_says_so(store):
