@@ -6,6 +6,7 @@ from meowcat.core.errors import (
     JournalClosed,
     JournalConflict,
     JournalDamaged,
+    JournalError,
     JournalFenced,
     JournalForked,
     JournalRejected,
@@ -32,9 +33,14 @@ class Committer:
     """Appends groups to a journal; one call at a time."""
 
     def __init__(self, journal: Journal) -> None:
-        """Take an open journal."""
+        """Take an open journal.
+
+        Raises:
+            JournalError: what its `last` returns is no position.
+
+        """
         self._journal = journal
-        self.last = journal.last()
+        self.last = self._position("last", journal.last())
         self.poison: Exception | None = None
         self.interruption: KeyboardInterrupt | SystemExit | None = None
         """What an adapter raised to end the program, for the caller of `commit` to raise again."""
@@ -47,7 +53,7 @@ class Committer:
             return
         try:
             entries = [entry for batch in group for entry in batch.entries]
-            position = self._journal.append(entries) - len(entries)
+            position = self._journal.append(entries)
         except JournalRejected as error:
             self._commit_one_by_one(group, error)
         except (JournalFenced, JournalForked, JournalClosed) as error:
@@ -56,10 +62,7 @@ class Committer:
             self.heed(error)
             self._find_out(group, error)
         else:
-            for batch in group:
-                position += len(batch.entries)
-                batch.outcome = Position(position)
-            self.last = Position(position)
+            self._take(group, position, self.last + len(entries))
 
     def recover(self) -> Position:
         """Reopen the journal, and write again.
@@ -71,7 +74,7 @@ class Committer:
         if isinstance(self.poison, JournalFenced | JournalForked | JournalClosed):
             raise self.poison
         try:
-            self.last = self._journal.reopen()
+            self.last = self._position("reopen", self._journal.reopen())
         except Exception as error:  # raised again: whatever an adapter raises, all stays in doubt
             self.poison = error
             raise
@@ -104,6 +107,32 @@ class Committer:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _take(self, group: Sequence[Batch], position: object, expected: int) -> None:
+        """What was appended is stored, if `position` is that of the last record."""
+        if type(position) is not int or position != expected:
+            said = (
+                f"{self._name}.append returned {position!r}: expected {expected}, the last record's position"
+            )
+            self._fail(group, JournalUncertain(said))
+            return
+        at = int(self.last)
+        for batch in group:
+            at += len(batch.entries)
+            batch.outcome = Position(at)
+        self.last = Position(at)
+
+    def _position(self, method: str, found: object) -> Position:
+        """The position of the last record, as an adapter's method has returned it."""
+        if type(found) is not int or found < 0:
+            raise JournalError(
+                f"{self._name}.{method} returned {found!r}: expected the last record's position, 0 or more"
+            )
+        return Position(found)
+
+    @property
+    def _name(self) -> str:
+        return type(self._journal).__name__
 
     def _commit_one_by_one(self, group: Sequence[Batch], error: JournalRejected) -> None:
         """Only the guilty one is refused."""

@@ -4,6 +4,7 @@ Adapters are found by the entry point group `meowcat.journals`, each a callable 
 returns a Journal. One that has a `claims(path) -> bool` is asked about plain paths.
 """
 
+import inspect
 import os
 import re
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +15,8 @@ from meowcat.core.kinds import kind_of
 from meowcat.journal.contract import Journal
 
 GROUP = "meowcat.journals"
+
+_METHODS = [name for name, member in vars(Journal).items() if callable(member) and not name.startswith("_")]
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?://(?=/|$))?(?P<rest>.*)", re.DOTALL)
 
@@ -26,13 +29,14 @@ def locate(where: str | os.PathLike[str] | Journal | None) -> Journal:
             `<entry point>:<location>`), a Journal, which is returned as it is, or None.
 
     Raises:
-        UnknownJournal: no adapter for that scheme or suffix; the message lists the known ones.
+        UnknownJournal: no adapter for that scheme or suffix, and the message lists the known ones; or a
+            journal whose methods are asynchronous.
 
     """
     if where is None:
         return _make(_adapter("memory", "memory:"), "")
     if isinstance(where, Journal) and not isinstance(where, type):  # a class has the methods as well
-        return where
+        return _plain(where)
     if not isinstance(where, str | os.PathLike) or not isinstance(text := os.fspath(where), str):
         raise UnknownJournal(f"journal: expected a path, a URL, a Journal or None, got {kind_of(where)}")
     url = _URL.fullmatch(text) if isinstance(where, str) else None
@@ -72,4 +76,15 @@ def _make(point: EntryPoint, location: str) -> Journal:
     journal = point.load()(location)
     if not isinstance(journal, Journal):
         raise UnknownJournal(f"{point.value} does not make a journal, but {type(journal).__name__}")
+    return _plain(journal)
+
+
+def _plain(journal: Journal) -> Journal:
+    """The journal, if its methods are plain functions: a coroutine would be taken for what it promises."""
+    for name in _METHODS:
+        method = getattr(journal, name)
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            raise UnknownJournal(
+                f"{type(journal).__name__}.{name} is asynchronous: expected plain functions, which may block"
+            )
     return journal

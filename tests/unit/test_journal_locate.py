@@ -48,6 +48,24 @@ def test_a_journal_is_taken_as_it_is():
     assert locate(journal) is journal
 
 
+class WithAnAwaitedAppend(MemoryJournal):
+    async def append(self, batch):
+        return super().append(batch)
+
+
+class WithAnAwaitedList(MemoryJournal):
+    async def unfinished(self):
+        yield "t"
+
+
+@pytest.mark.parametrize("kind", [WithAnAwaitedAppend, WithAnAwaitedList])
+def test_a_journal_that_has_to_be_awaited_is_refused(kind):
+    with pytest.raises(
+        UnknownJournal, match=rf"{kind.__name__}\..* is asynchronous: expected plain functions"
+    ):
+        locate(kind())
+
+
 @pytest.mark.parametrize("where", ["redis:x", "a.txt", "a", Path("x.jsonx"), "memory:x"])
 def test_what_nobody_knows_is_refused_with_what_is_known(where, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

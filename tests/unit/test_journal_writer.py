@@ -12,6 +12,7 @@ from journal_adapters.sqlite import SQLiteJournal
 from meowcat.core.errors import (
     JournalClosed,
     JournalConflict,
+    JournalError,
     JournalFenced,
     JournalRejected,
     JournalUncertain,
@@ -357,3 +358,34 @@ async def test_a_full_disk_rejects_and_the_journal_goes_on(tmp_path, sync):
     check_stored(journal, [entry("a", 1), entry("a", 2, b"small")])
     await writer.aclose()
     journal.close()
+
+
+class Saying(MemoryJournal):
+    """Returns something else than a position."""
+
+    def __init__(self, method, said):
+        super().__init__(store=Store())
+        self.open(OWNER, "power")
+        self.append([entry("before", 1)])
+        setattr(self, method, lambda *args: getattr(type(self), method)(self, *args) and said)
+
+
+@pytest.mark.parametrize("said", [0, None, "2", True, 3])
+def test_an_append_that_returns_another_position_is_told_and_in_doubt(said):
+    committer = Committer(Saying("append", said))
+    batch = Batch([entry("t", 1)])
+    committer.commit([batch])
+    assert isinstance(batch.outcome, JournalUncertain)
+    assert str(batch.outcome) == f"Saying.append returned {said!r}: expected 2, the last record's position"
+    assert committer.find_out(batch) == 2, "it is stored all the same"
+
+
+@pytest.mark.parametrize("said", [-1, None, "2", True])
+def test_an_end_that_is_no_position_is_told(said):
+    expected = rf"returned {said!r}: expected the last record's position"
+    with pytest.raises(JournalError, match=f"Saying.last {expected}"):
+        Committer(Saying("last", said))
+    committer = Committer(Saying("reopen", said))
+    with pytest.raises(JournalError, match=f"Saying.reopen {expected}"):
+        committer.recover()
+    assert committer.poison is not None
