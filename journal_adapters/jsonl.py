@@ -252,8 +252,10 @@ class JSONLJournal:
         self._publish(log)
 
     def put_snapshot(self, name: str, position: Position, body: bytes) -> None:
-        self._owned().require_ours()
+        log = self._owned()
+        log.require_ours()
         require_position(position)
+        log.settle()
         head = _Named(name, position, sha256(body).hexdigest())
         content = seal_line(msgspec.json.encode({"named": head})) + body
         with explained(self._folder):

@@ -127,8 +127,7 @@ class Log:
         before = self.size
         if self._fd >= 0:
             self.require_ours()
-            if self._sync == "process":
-                self._sync_or_doubt()
+            self.settle()
         number = self.number + 1
         previous = self._hash.hexdigest() if self.number else "0" * 64
         line = control_line(
@@ -206,6 +205,19 @@ class Log:
             raise self._rejected(error) from error
         if written != self.size:
             raise self._fenced()
+
+    def settle(self) -> None:
+        """Make durable what was written without: what will be so must not be ahead of it.
+
+        Raises:
+            JournalUncertain: that failed.
+
+        """
+        if self._sync == "process":
+            try:
+                self._files.fdatasync(self._fd)
+            except OSError as error:
+                self._in_doubt(error)
 
     def finish(self) -> bool:
         """Make everything durable before a close; False where that can't be said."""
@@ -292,12 +304,6 @@ class Log:
             self._files.fdatasync(self._fd)
         except OSError as error:
             error.__cause__ = cause
-            self._in_doubt(error)
-
-    def _sync_or_doubt(self) -> None:
-        try:
-            self._files.fdatasync(self._fd)
-        except OSError as error:
             self._in_doubt(error)
 
     def _in_doubt(self, error: OSError) -> NoReturn:

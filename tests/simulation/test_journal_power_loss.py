@@ -202,6 +202,19 @@ def test_without_syncs_a_power_loss_undoes_the_newest_batches_and_nothing_else(s
             assert after.get(f"{PATH}/lock") is None
 
 
+def test_without_syncs_no_snapshot_outlives_the_records_that_it_is_of():
+    """A checkpoint of an audit, whose records were gone, would stand for a history that was cut off."""
+    disk = new_disk()
+    journal = SimulatedJournal(disk, ONE)
+    journal.open(OWNER, "process")
+    for seq in range(1, 4):
+        journal.put_snapshot("head", journal.append([entry("t", seq)]), b"%d" % seq)
+    after = SimulatedJournal(disk.restart("lost"), ONE)
+    after.open(OWNER, "process")
+    assert after.get_snapshot("head") == (3, b"3")
+    assert after.last() == 3
+
+
 def test_an_owner_that_dies_while_it_opens_a_journal_without_syncs_leaves_no_hole_behind_it():
     """What the owner before had not synced is synced before the opening is written."""
     first = new_disk()
