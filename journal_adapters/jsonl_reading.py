@@ -434,6 +434,9 @@ def index_again(content: bytes, first: int, before: PackedIndex | None) -> Growi
     taken = begin + walk.good(content[begin:], begin)
     if taken < len(content):
         walk.corrupt(content[taken:], taken)
+    if before is not None and before.begins_as(index.offsets):  # the segment has lost its end
+        for value in before.hashes()[index.count :]:
+            index.add_damaged(len(content), value)
     return index
 
 

@@ -84,15 +84,21 @@ def _whole(source: Journal, found: Salvage) -> dict[TaskId, int]:
             if isinstance(record, Record) and record.task not in fold.quarantined:
                 ends[record.task] = record.seq
         take_finished(fold, page)
+    known: set[Position | None] = set()
     for task in (*ends, *fold.quarantined):
         # The journal's own index may know of records behind the last one that a scan brings.
         # What may be anybody's stands among the damage, and takes nobody's history away.
         behind = source.read(task, ends.get(task, 0))
         lost = [each for each in behind if isinstance(each, Damage) and each.task == task]
+        known.update(each.position for each in lost)
         if lost and task not in fold.quarantined:
             found.left_out[task] = lost[0].detail
     found.left_out |= {task: each.detail for task, each in fold.quarantined.items()}
     found.damage += [each.detail for each in fold.damage]
+    if nobodys := sum(each.position not in known for each in fold.damage):
+        found.damage.append(
+            f"whose {nobodys} of the missing records were is not known: a task that is kept may lack some"
+        )
     if isinstance(source, CheckedJournal):
         found.damage += [each.detail for each in source.check() if each.task is None]
     return ends
