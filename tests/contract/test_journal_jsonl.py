@@ -49,7 +49,7 @@ from meowcat.journal.contract import (
     Record,
     RestorableJournal,
 )
-from meowcat.journal.lines import Commit, Cursor, Segment, control_line, parse, seal_line
+from meowcat.journal.lines import Commit, Cursor, Opening, Segment, control_line, parse, seal_line
 from meowcat.journal.replay import verify_chain
 from meowcat.testing.disk import SimulatedDisk
 from meowcat.testing.journal_suite import OTHER, OWNER, check_stored, entry, given, scan_all
@@ -1119,6 +1119,43 @@ def test_a_stray_second_writer_is_seen(path):
         journal.append([entry("a", 3)])
     with pytest.raises(JournalFenced):
         journal.set_cursor("x", Position(1))
+    crashed(journal)
+
+
+@pytest.mark.parametrize("change", [b"a changed byte", b""])
+def test_a_reopening_misses_acknowledged_bytes_that_have_changed(path, change):
+    journal = filled(path)
+    (segment,) = segments(path)
+    with segment.open("r+b") as file:
+        file.seek(-200, os.SEEK_END)
+        file.write(change)
+        if not change:
+            file.truncate()
+    there = segment.read_bytes()
+    with pytest.raises(JournalDamaged, match="acknowledged bytes have changed"):
+        journal.reopen()
+    assert segments(path) == [segment]
+    assert segment.read_bytes() == there, "nothing is cut off"
+    crashed(journal)
+
+
+@pytest.mark.parametrize("place", ["behind what was acknowledged", "in the next segment"])
+def test_a_reopening_leaves_what_another_owner_has_written(path, place):
+    """Whose lock is the same file to those who look: on a file system that lies."""
+    journal = filled(path)
+    (segment,) = segments(path)
+    opening = control_line(Opening(2, 1, OTHER, "power"))
+    written = opening + control_line(Commit(1, len(ENTRIES), "0" * 64))
+    if place == "in the next segment":
+        segment = path / "00000000000000000002.jsonl"
+        written = segments(path)[0].read_bytes().partition(b"\n")[0] + b"\n" + written
+    with segment.open("ab") as other:
+        other.write(written)
+    there = segment.read_bytes()
+    for _ in range(2):
+        with pytest.raises(JournalFenced):
+            journal.reopen()
+    assert segment.read_bytes() == there
     crashed(journal)
 
 

@@ -248,6 +248,7 @@ async def test_a_fenced_writer_stays_so(journal, sync):
             await writer.append([entry("a", 1)])
     with pytest.raises(JournalFenced):
         await writer.recover()
+    assert (len(journal.batches), journal.reopens) == (1, 0), "the adapter is asked once"
     await writer.aclose()
 
 
@@ -376,6 +377,7 @@ def test_an_append_that_returns_another_position_is_told_and_in_doubt(said):
     batch = Batch([entry("t", 1)])
     committer.commit([batch])
     assert isinstance(batch.outcome, JournalUncertain)
+    assert committer.poison is batch.outcome
     assert str(batch.outcome) == f"Saying.append returned {said!r}: expected 2, the last record's position"
     assert committer.find_out(batch) == 2, "it is stored all the same"
 
