@@ -6,7 +6,8 @@ When the power is lost, of all that was not synced, each piece is kept, lost or 
   that the file did not have then may also be zeros, or leftovers of another file;
 - a file's length: that of any moment since then;
 - names, per operation: creating, removing, linking and renaming are kept or lost independently of each other
-  and of the bytes, until `fsync_folder`; a rename may also leave both names.
+  and of the bytes, until `fsync_folder`; a rename may also leave both names, and one into another folder
+  none, where only the folder that it left was synced.
 
 A sync that fails loses what it should have written, although it can still be read until then ("fsyncgate").
 Numbers of removed files are given out again at once, as ext4 does. Each change of a file has a time of its
@@ -365,6 +366,8 @@ class SimulatedDisk:
             for naming in self._unsynced_names:
                 if naming.folder == path:
                     _rename(self._stable_names, naming)
+                elif naming.removed is not None and os.path.dirname(naming.removed) == path:
+                    self._stable_names.pop(naming.removed, None)
             self._unsynced_names = [each for each in self._unsynced_names if each.folder != path]
             self._unsynced_folders = [
                 each for each in self._unsynced_folders if os.path.dirname(each) != path

@@ -293,6 +293,28 @@ def test_a_rename_may_leave_both_names_but_never_none():
     assert seen == {("a",), ("b",), ("a", "b")}
 
 
+@pytest.mark.parametrize(
+    ("synced", "left"),
+    [
+        ((), ["a"]),
+        (("/other",), ["b"]),
+        ((FOLDER,), []),
+        (("/other", FOLDER), ["b"]),
+        ((FOLDER, "/other"), ["b"]),
+    ],
+)
+def test_a_rename_into_another_folder_leaves_none_where_only_the_folder_that_it_left_is_synced(synced, left):
+    disk = fresh_disk()
+    disk.make_folder("/other")
+    disk.put(f"{FOLDER}/a", b"x")
+    disk.rename(f"{FOLDER}/a", "/other/b")
+    for folder in synced:
+        disk.fsync_folder(folder)
+    after = disk.restart("lost")
+    assert after.names(FOLDER) + after.names("/other") == left
+    assert disk.restart("kept").names("/other") == ["b"]
+
+
 def test_the_same_seed_ends_the_same():
     def end(seed):
         disk = fresh_disk(seed, short_writes=True)
