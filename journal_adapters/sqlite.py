@@ -226,6 +226,7 @@ class SQLiteJournal:
 
     def reopen(self) -> Position:
         self._reads.require_usable()
+        self._in_doubt = True  # also where nothing was: until all of this is done
         self._disconnect()
         epoch = self._tail.epoch
         try:

@@ -253,7 +253,6 @@ def opened(writer: sqlite3.Connection, path: Path, transaction: Transaction) -> 
 def _write_empty(journal: str, gone: int, path: Path) -> None:
     connection = connect(path, "mode=rwc")
     try:
-        connection.execute("PRAGMA synchronous = EXTRA")
         connection.executescript(_SCHEMA)
         connection.execute("INSERT INTO archive VALUES (?, 0, 0, 0, ?)", (journal, gone))
         connection.execute("COMMIT")

@@ -390,7 +390,6 @@ def write_empty(path: Path) -> None:
     """An empty journal."""
     connection = connect(path, "mode=rwc")
     try:
-        connection.execute("PRAGMA synchronous = EXTRA")
         connection.executescript(SCHEMA)
         row = (secrets.token_hex(16), *START.row())
         connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)", row)

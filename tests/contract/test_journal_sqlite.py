@@ -31,6 +31,7 @@ from meowcat.core.errors import (
     JournalOwned,
     JournalRejected,
     JournalTooNew,
+    JournalUncertain,
     NotAJournal,
 )
 from meowcat.core.values import Position
@@ -484,6 +485,82 @@ def test_the_settings_are_those_of_the_rules(path):
         wanted = {"journal_mode": "wal", "synchronous": level, "wal_autocheckpoint": 0}
         assert read == {**wanted, "mmap_size": 0, "foreign_keys": 1}
         journal.close()
+
+
+class Failing:
+    """The connection that writes, of which a statement fails as SQLite says it: instead of being done, or
+    after it."""
+
+    def __init__(self, connection, statement, code, *, done=False):
+        self._connection, self._statement, self._code, self._done = connection, statement, code, done
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def execute(self, statement, *values):
+        fails = statement.startswith(self._statement)
+        found = self._connection.execute(statement, *values) if self._done or not fails else None
+        if fails:
+            error = sqlite3.OperationalError("no luck")
+            error.sqlite_errorcode = self._code
+            raise error
+        return found
+
+
+def test_a_rejection_that_another_connection_does_not_confirm_is_a_doubt(path):
+    journal = filled(path)
+    journal._writer = Failing(journal._writer, "COMMIT", sqlite3.SQLITE_FULL)
+    with pytest.raises(JournalRejected, match="no luck"):
+        journal.append([entry("new", 1)])
+    journal._writer = Failing(journal._writer._connection, "COMMIT", sqlite3.SQLITE_FULL, done=True)
+    for _ in range(2):
+        with pytest.raises(JournalUncertain):
+            journal.append([entry("new", 1)])
+    assert journal.reopen() == 6
+    assert journal.append([entry("new", 2)]) == 7
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [("PRAGMA wal_checkpoint", JournalUncertain), ("PRAGMA archive.wal_checkpoint", JournalAccess)],
+)
+def test_after_a_log_that_could_not_be_synced_all_is_in_doubt(path, monkeypatch, statement, error):
+    """What the kernel has dropped of it reads as if it were written."""
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_AFTER", 0)
+    journal = filled(path)
+    journal.append([entry("t0", 2, unfinished=False)])
+    writer = journal._writer
+    journal._writer = Failing(writer, statement, sqlite3.SQLITE_IOERR_FSYNC)
+    with pytest.raises(error, match="no luck"):
+        journal.compact()
+    journal._writer = writer
+    for write in (lambda: journal.append([entry("new", 1)]), lambda: journal.set_cursor("x", Position(1))):
+        with pytest.raises(JournalUncertain, match="reopen first"):
+            write()
+    assert journal.reopen() == 6
+    assert journal.append([entry("new", 1)]) == 7
+    journal.close()
+
+
+def test_a_reopening_is_over_once_all_of_the_log_is_in_the_file(path, monkeypatch):
+    """What is visible then may stand in pages of the log that a failed sync has dropped."""
+    monkeypatch.setattr(sqlite_file, "BUSY", 0.01)
+    journal = filled(path)
+    reader = sqlite_file.connect(path, "mode=ro")
+    rows = reader.execute("SELECT * FROM record")
+    assert rows.fetchone()
+    journal.append([entry("new", 1)])
+    with pytest.raises(JournalUncertain, match="pages of the log can't be moved yet"):
+        journal.reopen()
+    with pytest.raises(JournalUncertain):
+        journal.append([entry("new", 2)])
+    rows.close()
+    reader.close()
+    assert journal.reopen() == 6
+    assert path.with_name("journal.db-wal").stat().st_size == 0
+    assert journal.append([entry("new", 2)]) == 7
+    journal.close()
 
 
 @pytest.mark.parametrize("write", [sqlite_file.write_empty, partial(sqlite_archive._write_empty, "id", 0)])

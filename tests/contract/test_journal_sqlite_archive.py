@@ -73,6 +73,20 @@ def in_files(path):
     return found
 
 
+@pytest.mark.parametrize("sync", ["power", "process"])
+def test_what_leaves_the_journal_is_synced_where_it_comes_to_at_any_level(path, sync):
+    archived(path)
+    journal = opened(path, sync)
+    writer = journal._writer
+    sqlite_archive.attach_for_writing(writer, path)
+    read = [
+        writer.execute(f"PRAGMA archive.{name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+    ]
+    assert read == ["wal", 2]
+    writer.execute("DETACH archive")
+    journal.close()
+
+
 def require_whole(journal, whole):
     assert scan_all(journal, 1000) == whole
     assert scan_all(journal, 7) == whole

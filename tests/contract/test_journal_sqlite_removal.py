@@ -167,6 +167,38 @@ def test_a_call_that_fails_is_told_and_the_next_removal_finishes_it(path, monkey
     assert names(path) == []
 
 
+@pytest.fixture
+def synced(path, monkeypatch):
+    """The names in the journal's folder each time that they were made durable."""
+    found = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        if os.path.samestat(os.fstat(descriptor), path.parent.stat()):
+            found.append({each.removeprefix(path.name) for each in names(path)})
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+def test_the_name_of_a_new_journal_and_of_its_archive_is_durable(path, synced):
+    journal = opened(path)
+    assert synced == [{"", "-lock"}]
+    journal.append([entry("t0", 1, unfinished=False)])
+    journal.compact()
+    assert {"", "-archive"} < synced[-1]
+    journal.close()
+
+
+def test_that_a_journal_is_removed_is_durable_before_its_archive_goes(path, synced):
+    filled(path)
+    synced.clear()
+    SQLiteJournal(path).remove(OWNER, lambda: True)
+    assert {"-removing", "-archive"} < synced[0]
+    assert "" not in synced[0]
+
+
 def test_an_archive_whose_journal_was_moved_away_is_nobodys_to_remove(path):
     """Its journal may come back: nothing says that it was removed."""
     filled(path)
