@@ -1,5 +1,6 @@
 """The file that checkpoints are appended to."""
 
+import os
 import tracemalloc
 
 import pytest
@@ -29,6 +30,27 @@ def test_what_a_crash_cut_off_anywhere_is_completed_and_nothing_is_there_twice(t
         file.add(text)
         assert file.path.read_bytes() == whole
     assert split_checkpoints(whole.decode()) == [*map(checkpoint, before), text]
+
+
+def test_a_checkpoint_is_durable_once_it_is_added_and_so_is_the_name_of_its_file(tmp_path, monkeypatch):
+    file = CheckpointFile(tmp_path / "c")
+    synced = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        if os.path.samestat(status, tmp_path.stat()):
+            synced.append([each.name for each in tmp_path.iterdir()])
+        else:
+            assert os.path.samestat(status, file.path.stat())
+            synced.append(status.st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file.add(checkpoint(8))
+    assert synced == [file.path.stat().st_size, ["c"]]
+    file.add(checkpoint(9))
+    assert synced[2:] == [file.path.stat().st_size]
 
 
 def test_adding_one_costs_no_more_where_there_are_many(tmp_path):
