@@ -54,7 +54,7 @@ class Inode(Struct):
     """A file: what is on the medium, what was done since, and what a reader sees."""
 
     number: int
-    stable: bytes = b""
+    stable: bytearray = field(default_factory=bytearray)
     unsynced: list[Write | Cut] = field(default_factory=list)
     content: bytearray = field(default_factory=bytearray)
     blocks: set[int] = field(default_factory=set)
@@ -70,10 +70,9 @@ class Inode(Struct):
             self.blocks = {block for block in self.blocks if block * BLOCK < change.size}
 
     def sync(self) -> None:
-        stable = bytearray(self.stable)
         for change in self.unsynced:
-            apply(stable, change)
-        self.stable, self.unsynced = bytes(stable), []
+            apply(self.stable, change)
+        self.unsynced = []
 
 
 class Naming(Struct, frozen=True):
@@ -255,7 +254,7 @@ class SimulatedDisk:
         inode.unsynced = []
         inode.content = bytearray(inode.stable)
 
-    def _torn(self, inode: Inode) -> bytes:
+    def _torn(self, inode: Inode) -> bytearray:
         moments = [bytearray(inode.stable)]
         for change in inode.unsynced:
             moments.append(bytearray(moments[-1]))
@@ -269,7 +268,7 @@ class SimulatedDisk:
                 sectors += [bytes(SECTOR), *([self._random.randbytes(SECTOR)] if self.leftovers else [])]
             sector = sectors[0] if len(sectors) == 1 else self._random.choice(sectors)
             torn[start : start + SECTOR] = sector[: size - start].ljust(min(SECTOR, size - start), b"\0")
-        return bytes(torn)
+        return torn
 
     def _happens(self, choice: Choice) -> bool:
         return choice == "kept" or (choice == "seed" and self._random.random() < 0.5)  # noqa: PLR2004  # a coin

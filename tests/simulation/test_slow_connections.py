@@ -95,7 +95,7 @@ def test_a_server_that_refuses_is_asked_by_half_as_many():
 def test_what_a_server_has_refused_is_known_to_the_operation_after_the_pause_it_wanted():
     """All requests had ended before it was over, and so had the operation."""
     made, counts, came = World(), [], 0
-    content = made.server.serve(URL, 256 * MIB)
+    content = made.server.serve(URL, 96 * MIB)
 
     def refuse(_):
         nonlocal came
