@@ -1,6 +1,7 @@
 """What the contract tests share."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,3 +19,12 @@ def in_memory(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(where))
     with tempfile.TemporaryDirectory(prefix="meowcat-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def public():
+    """A folder that other users can reach."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)

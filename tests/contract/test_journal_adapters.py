@@ -10,7 +10,8 @@ from journal_harnesses import JSONLHarness, MemoryHarness, SmallSQLiteHarness, S
 
 from journal_adapters.jsonl import JSONLJournal
 from journal_adapters.sqlite import SQLiteJournal
-from meowcat.core.errors import JournalAccess
+from meowcat.core.errors import JournalAccess, JournalRejected
+from meowcat.core.values import Position
 from meowcat.testing.journal import failing_calls
 from meowcat.testing.journal.damage import try_bits
 from meowcat.testing.journal.machine import compare
@@ -103,6 +104,29 @@ def test_a_name_of_bytes_that_are_no_text_is_a_name(tmp_path, adapter, suffix):
 def test_what_no_file_can_be_called_is_told(tmp_path, adapter, suffix, name):
     with pytest.raises(JournalAccess, match=rf"\.{suffix}': expected the path of a journal"):
         adapter(f"{tmp_path}/{name}.{suffix}")
+
+
+@pytest.mark.parametrize(("adapter", "suffix"), PATHS)
+@pytest.mark.parametrize("position", [1.5, "7", True, -1, 1 << 63])
+def test_what_is_no_position_is_rejected_and_the_journal_goes_on(tmp_path, adapter, suffix, position):
+    journal = adapter(tmp_path / f"a.{suffix}")
+    journal.open(OWNER, "power")
+    journal.append([entry("old", 1)])
+    journal.set_cursor("sink", Position(1))
+    journal.put_snapshot("sums", Position(1), b"x")
+    with pytest.raises(JournalRejected, match="expected a whole number"):
+        journal.set_cursor("sink", position)
+    with pytest.raises(JournalRejected, match="expected a whole number"):
+        journal.put_snapshot("sums", position, b"y")
+    assert dict(journal.cursors()) == {"sink": 1}
+    assert journal.get_snapshot("sums") == (1, b"x")
+    last = journal.append([entry("new", 1)])
+    journal.close()
+    journal = adapter(journal.path)
+    journal.open(OWNER, "power")
+    assert dict(journal.cursors()) == {"sink": 1}
+    assert journal.last() == last
+    journal.close()
 
 
 @pytest.fixture

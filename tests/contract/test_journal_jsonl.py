@@ -7,15 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-import warnings
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import msgspec
 import pytest
+from elsewhere import as_child, as_nobody, held
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
@@ -1334,88 +1331,6 @@ def test_a_reader_leaves_a_segment_whose_beginning_failed(path, looks_between):
         assert scan_all(reader) == scan_all(again)
         assert list(reader.check()) == []
     reader.close()
-
-
-def fork():
-    with warnings.catch_warnings():
-        # Python 3.12 warns where any thread lives, and idle ones of other tests may
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-@pytest.mark.parametrize("position", [1.5, "7", True, -1, 1 << 63])
-def test_what_is_no_position_is_rejected_and_the_journal_goes_on(path, position):
-    journal = filled(path)
-    journal.set_cursor("sink", Position(1))
-    journal.put_snapshot("sums", Position(1), b"x")
-    with pytest.raises(JournalRejected, match="expected a whole number"):
-        journal.set_cursor("sink", position)
-    with pytest.raises(JournalRejected, match="expected a whole number"):
-        journal.put_snapshot("sums", position, b"y")
-    assert dict(journal.cursors()) == {"sink": 1}
-    assert journal.get_snapshot("sums") == (1, b"x")
-    last = journal.append([entry("new", 1)])
-    journal.close()
-    again = opened(path)
-    assert dict(again.cursors()) == {"sink": 1}
-    assert again.last() == last
-    again.close()
-
-
-@contextmanager
-def held(lock):
-    """Another thread holds the lock."""
-    taken, done = threading.Event(), threading.Event()
-
-    def hold():
-        with lock:
-            taken.set()
-            done.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    taken.wait()
-    yield
-    done.set()
-    thread.join()
-
-
-def as_nobody(function):
-    """Run in a child without privileges, and give back what it printed."""
-
-    def as_somebody_else():
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setuid(65534)
-        return function()
-
-    return as_child(as_somebody_else)
-
-
-def as_child(function):
-    """Run in a child, and give back what it printed."""
-    receive, send = os.pipe()
-    child = fork()
-    if child == 0:
-        try:
-            os.write(send, str(function()).encode())
-        except BaseException as error:  # noqa: BLE001  # the child must end here, whatever happens
-            os.write(send, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(send)
-    os.waitpid(child, 0)
-    with os.fdopen(receive) as stream:
-        return stream.read()
-
-
-@pytest.fixture
-def public():
-    """A folder that other users can reach."""
-    place = Path(tempfile.mkdtemp(dir="/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 def test_no_permission(public):

@@ -8,15 +8,13 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import warnings
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from elsewhere import as_child, as_nobody, fork, held
 
 from journal_adapters import sqlite_archive, sqlite_file
 from journal_adapters.sqlite import SQLiteJournal
@@ -191,89 +189,6 @@ def test_a_folder_that_is_not_there(tmp_path):
         SQLiteJournal(tmp_path / "no" / "a.db").open(OWNER, "power")
     with pytest.raises(NotAJournal, match="there is no journal"):
         SQLiteJournal(tmp_path / "a.db").open_for_reading()
-
-
-@pytest.fixture
-def public():
-    """A folder that other users can reach."""
-    place = Path(tempfile.mkdtemp(dir="/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
-
-
-def fork():
-    with warnings.catch_warnings():
-        # Python 3.12 warns where any thread lives, and idle ones of other tests may
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-@pytest.mark.parametrize("position", [1.5, "7", True, -1, 1 << 63])
-def test_what_is_no_position_is_rejected_and_the_journal_goes_on(path, position):
-    journal = filled(path)
-    journal.set_cursor("sink", Position(1))
-    journal.put_snapshot("sums", Position(1), b"x")
-    with pytest.raises(JournalRejected, match="expected a whole number"):
-        journal.set_cursor("sink", position)
-    with pytest.raises(JournalRejected, match="expected a whole number"):
-        journal.put_snapshot("sums", position, b"y")
-    assert dict(journal.cursors()) == {"sink": 1}
-    assert journal.get_snapshot("sums") == (1, b"x")
-    last = journal.append([entry("new", 1)])
-    journal.close()
-    again = SQLiteJournal(path)
-    again.open(OWNER, "power")
-    assert dict(again.cursors()) == {"sink": 1}
-    assert again.last() == last
-    again.close()
-
-
-@contextmanager
-def held(lock):
-    """Another thread holds the lock."""
-    taken, done = threading.Event(), threading.Event()
-
-    def hold():
-        with lock:
-            taken.set()
-            done.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    taken.wait()
-    yield
-    done.set()
-    thread.join()
-
-
-def as_nobody(function):
-    """Run in a child without privileges, and give back what it printed."""
-
-    def as_somebody_else():
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setuid(65534)
-        return function()
-
-    return as_child(as_somebody_else)
-
-
-def as_child(function):
-    """Run in a child, and give back what it printed."""
-    receive, send = os.pipe()
-    child = fork()
-    if child == 0:
-        try:
-            os.write(send, str(function()).encode())
-        except BaseException as error:  # noqa: BLE001  # the child must end here, whatever happens
-            os.write(send, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(send)
-    os.waitpid(child, 0)
-    with os.fdopen(receive) as stream:
-        return stream.read()
 
 
 def opening(path):
