@@ -72,7 +72,7 @@ class Rechecked(Event, frozen=True, kw_only=True, tag="rechecked"):
 class AttemptFailed(Event, frozen=True, kw_only=True, tag="attempt-failed"):
     """Something failed and will be tried again. No new request starts before `delay` is over."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     fault: Fault
     attempt: int
     """1 for the first failure in a row; failures of requests that began before the last one repeat it."""
@@ -249,7 +249,7 @@ class Recovered(Event, frozen=True, kw_only=True, tag="recovered"):
 
 
 class Failed(Event, frozen=True, kw_only=True, tag="failed"):
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     fault: Fault
 
 

@@ -45,6 +45,7 @@ _CLASSES = {
     FaultKind.DISCONNECTED: Class.TRANSIENT,
     FaultKind.CHANGED: Class.CHANGED,
     FaultKind.DISK_FULL: Class.DISK,
+    FaultKind.EXHAUSTED: Class.TRANSIENT,
     FaultKind.SESSION_LOST: Class.CHANGED,
     FaultKind.CREDENTIAL: Class.TRANSIENT,
     FaultKind.EXPIRED: Class.SUPPLY,

@@ -62,6 +62,8 @@ class FaultKind(StrEnum):
     TARGET_OWNED = "target-owned"
     FILE_NOT_FOUND = "file-not-found"
     IO = "io"
+    EXHAUSTED = "exhausted"
+    """A file or a socket can't be opened since too many are open: it may be possible in a moment."""
     REDIRECT = "redirect"
     """A redirect that must not be followed."""
     SOURCE_CHANGED = "source-changed"
@@ -93,6 +95,7 @@ _CODES = {
     FaultKind.TARGET_OWNED: Code.TARGET_OWNED,
     FaultKind.FILE_NOT_FOUND: Code.FILE_NOT_FOUND,
     FaultKind.IO: Code.IO,
+    FaultKind.EXHAUSTED: Code.IO,
     FaultKind.REDIRECT: Code.REPLY,
     FaultKind.SOURCE_CHANGED: Code.SOURCE_CHANGED,
     FaultKind.SESSION_LOST: Code.SESSION_LOST,

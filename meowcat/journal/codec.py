@@ -128,9 +128,11 @@ for _tag in ("created", "supplied"):
 
 
 @upcaster("failed", from_version=1)
+@upcaster("failed", from_version=2)
 @upcaster("attempt-failed", from_version=1)
+@upcaster("attempt-failed", from_version=2)
 def _with_fewer_faults(fields: JsonObject) -> JsonObject:
-    """Version 2 knows the faults of uploads as well."""
+    """Version 2 knows the faults of uploads as well, version 3 that too much is open."""
     return fields
 
 

@@ -12,10 +12,11 @@ The suite looks from the other side: at what a server received, and which socket
 
 import contextlib
 import hashlib
+import os
 import resource
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -61,6 +62,19 @@ def _itself(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _has_got_some(server: RangeServer) -> bool:
     return server.bytes_received() > 4 * MIB
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """Nothing can be opened meanwhile, neither a file nor a socket."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def upload(url: str, body: Callable[[], AsyncIterator[bytes]], length: int | None) -> HttpRequest:
@@ -401,6 +415,16 @@ class TransportSuite:
                     fault = await self.fault(self.get(transport, f"http://{host}/file"))
                     assert fault.kind is FaultKind.UNREACHABLE
                     assert host in fault.detail
+
+    async def test_too_many_open_files_are_nothing_of_the_host(self) -> None:
+        with RangeServer(Content(10)) as known, RangeServer(Content(10)) as server:
+            async with self.client(PATIENT) as transport:
+                await self.get(transport, known.url)  # what the client itself has open is open now
+                with no_more_files():
+                    fault = await self.fault(self.get(transport, server.url))
+                assert fault.kind is FaultKind.EXHAUSTED
+                assert "ulimit -n" in fault.detail
+                assert (await self.get(transport, server.url))[0] == 200
 
     async def test_an_untrusted_certificate_is_a_tls_fault(self) -> None:
         with RangeServer(Content(10), tls=True) as server:

@@ -21,6 +21,7 @@ from msgspec import Struct
 from meowcat.core.errors import MeowcatError
 from meowcat.core.values import Fault, FaultKind, FileIdentity
 from meowcat.transfer.part_names import PartNames
+from meowcat.transport.faults import EXHAUSTED, LESS_OPEN
 
 if sys.platform != "win32":
     import fcntl
@@ -202,12 +203,16 @@ def fault_of(error: OSError, path: str, gone: FaultKind = FaultKind.LOCAL_REMOVE
 def _kind(error: OSError, gone: FaultKind) -> FaultKind:
     if error.errno in FULL:
         return FaultKind.DISK_FULL
+    if error.errno in EXHAUSTED:
+        return FaultKind.EXHAUSTED
     return gone if error.errno in GONE else FaultKind.IO
 
 
 def _reason(error: OSError) -> str:
     name = errno.errorcode.get(error.errno or 0)
     text = error.strerror or str(error)
+    if error.errno in EXHAUSTED:
+        text = f"{text}; {LESS_OPEN}"
     return f"{text} ({name})" if name else text
 
 

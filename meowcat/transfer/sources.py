@@ -35,6 +35,7 @@ from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded
 from meowcat.transfer.memory import fresh
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Chunk
+from meowcat.transport.faults import EXHAUSTED
 
 __all__ = [
     "BUFFER",
@@ -464,7 +465,8 @@ class _OpenedSource(Opened):
             return await answer if inspect.isawaitable(answer) else answer
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
-            raise self._refused(FaultKind.IO, f"{method}() failed: {reason}") from error
+            kind = FaultKind.EXHAUSTED if error.errno in EXHAUSTED else FaultKind.IO
+            raise self._refused(kind, f"{method}() failed: {reason}") from error
         except Exception as error:  # whatever an application's source raises ends its upload, not the engine
             log.exception("%s: %s() raised", self.name, method)
             what = f"{method}() raised {type(error).__name__}; the log of meowcat.source has all of it"

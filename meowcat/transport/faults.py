@@ -2,6 +2,7 @@
 which holds whole URLs with their signatures.
 """
 
+import errno
 import re
 from os import strerror
 
@@ -10,7 +11,12 @@ from meowcat.core.values import Fault, FaultKind
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
+"""What the system says where too much is open: passing, and nothing of a peer's or a file's own."""
+LESS_OPEN = "raise the limit (ulimit -n), or have less at once: max_requests, max_downloads, max_uploads"
+
 TEXTS = {
+    FaultKind.EXHAUSTED: f"no connection to {{peer}}, since too much is open here; {LESS_OPEN}",
     FaultKind.UNREACHABLE: "no connection to {peer}",
     FaultKind.TLS: "no secure connection to {peer}: its certificate is not trusted, or it speaks no TLS",
     FaultKind.TIMEOUT: "{peer} was silent for longer than read_timeout allows",
@@ -26,7 +32,14 @@ def describe(kind: FaultKind, url: str, reason: str = "") -> Fault:
     return Fault(kind=kind, detail=f"{text} ({reason})" if reason else text)
 
 
-def os_reason(text: str) -> str:
-    """The operating system's own words for an error number that stands in a client's text, or nothing."""
+def unconnected(number: int | None, url: str, reason: str = "") -> Fault:
+    """The fault of a connection to the host of `url` that was not made, by the system's error number."""
+    if number is not None and number in EXHAUSTED:
+        return describe(FaultKind.EXHAUSTED, url, strerror(number))
+    return describe(FaultKind.UNREACHABLE, url, reason)
+
+
+def os_number(text: str) -> int | None:
+    """The operating system's error number that stands in a client's text, if there is one."""
     found = _OS_ERROR.search(text)
-    return strerror(int(found[1])) if found else ""
+    return int(found[1]) if found else None

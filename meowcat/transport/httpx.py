@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from meowcat.transport.contract import (
     Timeouts,
     TransportFault,
 )
-from meowcat.transport.faults import describe
+from meowcat.transport.faults import describe, unconnected
 from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
 from meowcat.transport.trust import system_context, trust_besides
 from meowcat.transport.uploads import HandedOver
@@ -272,10 +272,18 @@ def trust(verify: bool | str | Path | bytes) -> ssl.SSLContext | bool:
 
 def broken_handshake(error: BaseException) -> bool:
     """Whether an error of `ssl` stands anywhere below: the class and text above differ by event loop."""
+    return any(isinstance(each, ssl.SSLError) for each in below(error))
+
+
+def below(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that it was raised for."""
     link: BaseException | None = error
-    while link is not None and not isinstance(link, ssl.SSLError):
-        link = link.__cause__ or link.__context__
-    return link is not None
+    while link is not None:
+        yield link
+        if isinstance(link, BaseExceptionGroup):  # one for each address
+            link = link.exceptions[0]
+        else:
+            link = link.__cause__ or link.__context__
 
 
 def judge_proxy(error: httpx.RequestError, url: str, proxy: str) -> Fault | None:
@@ -297,7 +305,10 @@ def judge(error: httpx.RequestError, url: str) -> Fault:
     if isinstance(error, httpx.TimeoutException):
         return describe(FaultKind.TIMEOUT, url)
     if isinstance(error, httpx.ConnectError):
-        return describe(FaultKind.TLS if broken_handshake(error) else FaultKind.UNREACHABLE, url)
+        if broken_handshake(error):
+            return describe(FaultKind.TLS, url)
+        numbers = (each.errno for each in below(error) if isinstance(each, OSError))
+        return unconnected(next(filter(None, numbers), None), url)
     if isinstance(error, httpx.LocalProtocolError):
         return describe(FaultKind.INTERNAL, url)
     if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error).lower():

@@ -19,8 +19,9 @@ import asyncio
 import atexit
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import timedelta
+from os import strerror
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -45,7 +46,7 @@ from meowcat.transport.contract import (
     Timeouts,
     TransportFault,
 )
-from meowcat.transport.faults import describe, os_reason
+from meowcat.transport.faults import describe, os_number, unconnected
 from meowcat.transport.proxies import Proxies, answered, not_let_through, not_reached
 from meowcat.transport.trust import read_certificates
 from meowcat.transport.uploads import SLOWEST_UPLOAD, Body
@@ -384,7 +385,8 @@ def judge_request(error: PyreqwestError, url: str, proxies: Proxies) -> Fault:
     if "client error (connect)" in chain:
         if any(word in text for text in chain for word in _TLS):
             return describe(FaultKind.TLS, url, reason)
-        return _judge_proxy(chain, url, proxies.before(url)) or describe(FaultKind.UNREACHABLE, url, reason)
+        number = next(_os_numbers(chain), None)
+        return _judge_proxy(chain, url, proxies.before(url)) or unconnected(number, url, reason)
     kind = FaultKind.DISCONNECTED
     if isinstance(error, RequestTimeoutError):
         kind = FaultKind.TIMEOUT
@@ -415,7 +417,11 @@ def _chain(error: PyreqwestError) -> list[str]:
 def _reason(chain: list[str]) -> str:
     if "dns error" in chain:
         return "its name can't be resolved"
-    return next((text for text in map(os_reason, chain) if text), "")
+    return next(map(strerror, _os_numbers(chain)), "")
+
+
+def _os_numbers(chain: list[str]) -> Iterator[int]:
+    return (number for text in chain if (number := os_number(text)) is not None)
 
 
 def _await_its_thread() -> None:

@@ -26,7 +26,7 @@ import anyio.to_thread
 from meowcat.core.values import Fault, FaultKind
 from meowcat.transport.connections import MOST_AT_ONCE, Connection, IdleConnections, Origin, connection_over
 from meowcat.transport.contract import Chunk, Headers, HttpRequest, Sink, Timeouts, TransportFault
-from meowcat.transport.faults import describe
+from meowcat.transport.faults import describe, unconnected
 from meowcat.transport.incoming import Incoming, NotHTTP
 from meowcat.transport.outgoing import head_of
 from meowcat.transport.tls import LONGEST_FILL, can_be_named, client_context, secure, why_insecure
@@ -186,7 +186,7 @@ class SocketExchange:
         if isinstance(error, ssl.SSLError):
             return describe(FaultKind.TLS, self._request.url, why_insecure(error))
         reason = "its name can't be resolved" if isinstance(error, socket.gaierror) else _reason(error)
-        return describe(FaultKind.UNREACHABLE, self._request.url, reason)
+        return unconnected(error.errno, self._request.url, reason)
 
     async def _ask(self, connection: Connection) -> "SocketReply":
         await connection.send(self._head)

@@ -50,6 +50,7 @@ KNOWN = Generation(
 )
 CHANGED = Generation(size=6 * MIB, ranges=True, etag='"v2"', strong=True, digests=(SHA256,))
 BROKEN = Fault(kind=FaultKind.DISCONNECTED, detail="the connection broke after 1048576 bytes")
+CROWDED = Fault(kind=FaultKind.EXHAUSTED, detail="Too many open files (EMFILE)")
 BUSY = Fault(kind=FaultKind.STATUS, detail="the server answered 503", status=503, retry_after=2000)
 GONE = Fault(kind=FaultKind.STATUS, detail="the server answered 404", status=404)
 CHANGED_SOURCE = Fault(kind=FaultKind.SOURCE_CHANGED, detail="/data/up.iso was changed during the upload")
@@ -119,7 +120,7 @@ HISTORIES: dict[str, list[list[ev.Event]]] = {
             ev.Started(state=RUNNING, generation=KNOWN, piece_size=4 * MIB),
             stored(RUNNING, 0, 2),
             failed_attempt(BROKEN, 1, WaitingFor.RETRY, 250),
-            failed_attempt(BROKEN, 1, WaitingFor.RETRY, None),
+            failed_attempt(CROWDED, 1, WaitingFor.RETRY, None),
             ev.WaitEnded(state=RUNNING),
             ev.Restarted(state=RUNNING, reason="the content changed", changed=True),
             ev.Started(state=RUNNING, generation=CHANGED, piece_size=4 * MIB),

@@ -23,7 +23,7 @@ from meowcat.journal.locate import locate
 HISTORIES = Path(__file__).parents[2] / "specs" / "histories"
 GOLDEN = sorted(path for path in HISTORIES.iterdir() if path.is_dir())
 JOURNALS = sorted(path for folder in GOLDEN for kind in ("db", "jsonl") for path in folder.glob(f"*.{kind}"))
-ARCHIVED = {"4"}
+ARCHIVED = {"4", "5"}
 """Those that were compacted, once SQLite journals could be."""
 
 
@@ -70,7 +70,8 @@ def test_a_golden_journal_is_sound_and_exports_as_it_always_did(copy, expected):
     lines = b"".join(export_lines(journal))
     journal.close()
     exports = [path.read_bytes() for path in HISTORIES.rglob("transfers.lines")]
-    assert {without_end(lines)} == {each for each in exports if expected["chain"].encode() in each}
+    (export,) = {each for each in exports if expected["chain"].encode() in each}
+    assert export in (lines, without_end(lines))
 
 
 def without_end(export):

@@ -330,6 +330,8 @@ def test_a_disk_that_becomes_full_is_told_as_that():
         (errno.ESTALE, FaultKind.LOCAL_REMOVED),
         (errno.EIO, FaultKind.IO),
         (errno.EROFS, FaultKind.IO),
+        (errno.EMFILE, FaultKind.EXHAUSTED),
+        (errno.ENFILE, FaultKind.EXHAUSTED),
     ],
 )
 def test_every_os_error_has_its_kind_and_names_the_file(number, kind):
