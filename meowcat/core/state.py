@@ -98,7 +98,8 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     result: dict[str, str] = {}
     """What the server said of an uploaded object."""
     elsewhere: bool = False
-    """Whether the URL leads to another server now, of which nothing has come yet."""
+    """Whether the URL leads to another server now, or a supplied plan may, whose URLs are in no journal; and
+    nothing has come of it yet."""
 
     @property
     def is_upload(self) -> bool:
@@ -279,13 +280,14 @@ def _waiting(task: TaskState, event: ev.Waiting) -> TaskState:
 def _supplied(task: TaskState, event: ev.Supplied) -> TaskState:
     waits_on = task.wait is not None and not task.wait.waiting_for.helpless
     request = event.request or task.request
+    leads_elsewhere = "plan" in event.names or shown(task.request.url) != shown(request.url)
     return replace(
         task,
         state=event.state,
         seq=task.seq + 1,
         request=request,
         wait=task.wait if waits_on else None,
-        elsewhere=task.elsewhere or shown(task.request.url) != shown(request.url),
+        elsewhere=task.elsewhere or leads_elsewhere,
     )
 
 

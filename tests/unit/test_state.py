@@ -190,6 +190,8 @@ def test_a_server_that_a_url_leads_to_now_has_not_answered_before_something_come
     assert not task.answered
     task = fold([supplied(task.request, "https://host.example:444/y")], task)
     assert not task.answered
+    task = fold([sign, ev.Supplied(state=RUNNING, names=("plan",), request=task.request)], task)
+    assert not task.answered, "only memory has the URLs of a plan"
     assert fold([sign], task).answered
 
 
