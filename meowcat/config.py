@@ -59,6 +59,8 @@ class Config:
     read_timeout: float = 30.0
     """Silence of a peer, headers included. Also the longest that a stopped request's socket stays open."""
     pool_timeout: float = 60.0
+    max_retry_after: float = 3600.0
+    """The longest wait that a server is granted by one Retry-After, 0 to a day: for all tasks of its host."""
     http2: bool = False
     """Over HTTP/2 all requests to a host share one connection: rarely faster for large files."""
     ca_bundle: str | None = None
@@ -95,6 +97,7 @@ class Config:
         self._within("connect_timeout", 0.001, 86_400)
         self._within("read_timeout", 0.001, 86_400)
         self._within("pool_timeout", 0.001, 86_400)
+        self._within("max_retry_after", 0, 86_400)
         self._within("max_requests", 1, 256)
         self._within("max_in_flight", MIB, 512 * MIB)
         self._within("queue_capacity", 1, 1_000_000)

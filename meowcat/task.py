@@ -151,10 +151,11 @@ class Task:
         await self._engine.pause(self.id)
 
     async def resume(self) -> None:
-        """Queue a Paused task again.
+        """Queue a Paused task again; or try at once what waits for a time (a retry, a server's Retry-After,
+        an unreachable host, disk space), with a new budget of attempts. A held host is asked once then.
 
         Raises:
-            InvalidTaskState: it is not Paused. TaskNotFound: it has ended.
+            InvalidTaskState: it is neither. TaskNotFound: it has ended.
         """
         await self._engine.resume(self.id)
 

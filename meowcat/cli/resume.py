@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,11 +32,12 @@ from meowcat.cli.running import Stop, Watched, at_rest, run_until_done, say_how_
 from meowcat.cli.signers import signers_of
 from meowcat.control import messages as ctl
 from meowcat.control.client import Control, connect
-from meowcat.core.errors import EngineClosed, JournalOwned, NobodyListens, OwnerLost
+from meowcat.core.errors import EngineClosed, InvalidTaskState, JournalOwned, NobodyListens, OwnerLost
 from meowcat.core.machine import ACTIVE, ENDED, State, Trigger, may
 from meowcat.core.plans import DownloadPlan, UploadPlan, read_plan
 from meowcat.core.urls import check_url, host_of
 from meowcat.core.values import TaskId
+from meowcat.core.wanted import waits_for_a_time
 from meowcat.engine import Engine
 from meowcat.task import Progress, Task
 
@@ -122,7 +123,7 @@ class Entrusted:
 @quiet_option
 @json_option
 def resume(tasks: tuple[str, ...], *, as_json: bool, quiet: bool, **options: Any) -> Exit:
-    """Take up what is unfinished and wait for it.
+    """Take up what is unfinished and wait for it. What waits for a server or a host is tried at once.
 
     TASK is an id, or a beginning or end of one that no other task has. Other unfinished tasks of the same
     journal move along while it is open, but are not waited for.
@@ -179,7 +180,7 @@ async def _entrust(owned: Entrusted, supply: Supply, display: Display, codes: li
             if supply and found.task.state not in ENDED:
                 await _hand_over(owned.control, found, supply)
             for trigger in (Trigger.RESUME, Trigger.RETRY):
-                if may(found.task.state, trigger):  # refused where somebody else was faster
+                if _fits(found, trigger):  # refused where somebody else was faster
                     order = partial(owned.control.order, ORDERS[trigger](tasks=(found.task.id,)))
                     await telling_why(owned.journal, display.say, order)
         codes.extend(await follow(owned.control, owned.journal, owned.tasks, display))
@@ -249,10 +250,10 @@ async def _set_going_only(wish: Wish, *, as_json: bool) -> Exit:
         orders = [
             ORDERS[trigger](tasks=tuple(tasks))
             for trigger in (Trigger.RESUME, Trigger.RETRY)
-            if (tasks := [each.task.id for each in founds if may(each.task.state, trigger)])
+            if (tasks := [each.task.id for each in founds if _fits(each, trigger)])
         ]
         if not orders:
-            report.note(f"{journal}: nothing is Paused or Failed of what is to go on")
+            report.note(f"{journal}: nothing is Paused or Failed, or waits, of what is to go on")
         await apply(report, journal, orders)
     return report.code
 
@@ -354,8 +355,14 @@ async def _set_going(engine: Engine, found: Found, supply: Supply) -> Task:
     if supply:
         plan = supply.plan_for(found)
         await task.supply(url=supply.url, headers=supply.headers or None, plan=plan)
-    if may(task.state, Trigger.RESUME):
-        await task.resume()
-    elif may(task.state, Trigger.RETRY):
+    if may(task.state, Trigger.RETRY):
         await task.retry()
+    elif _fits(found, Trigger.RESUME):
+        with suppress(InvalidTaskState):  # its delay was over at this moment
+            await task.resume()
     return task
+
+
+def _fits(found: Found, trigger: Trigger) -> bool:
+    """Whether the command makes sense; what waits for a time is tried at once."""
+    return may(found.task.state, trigger) or (trigger is Trigger.RESUME and waits_for_a_time(found.task))

@@ -17,7 +17,7 @@ from meowcat.core.story import NOTHING_HAPPENED, Decision, Refusal, Story, admis
 from meowcat.core.transfers import with_named
 from meowcat.core.values import Instant
 from meowcat.core.waits import wait_for
-from meowcat.core.wanted import wants_slot
+from meowcat.core.wanted import waits_for_a_time, wants_slot
 
 CRASHES_BEFORE_PAUSE = 3
 """A task that was at work at so many crashes in a row, and stored nothing between, is paused."""
@@ -94,6 +94,12 @@ def _pause(task: TaskState, message: msg.Pause, _: Instant) -> Decision:
 
 
 def _resume(task: TaskState, _: msg.Resume, __: Instant) -> Decision:
+    if waits_for_a_time(task):  # whoever resumes it wants it tried now
+        story = Story(task)
+        if task.state in ACTIVE:
+            story.tell(ev.Requeued(state=step(task.state, Trigger.REQUEUE), reason="resumed"))
+        story.tell(ev.Resumed(state=story.task.state))
+        return story.end()
     return _command(task, Trigger.RESUME, lambda state: ev.Resumed(state=state))
 
 

@@ -152,6 +152,11 @@ def hold(state: HostHold, until: int) -> HostHold:
     return HostHold(max(until, state.until or 0))
 
 
+def lift(state: HostHold, now: int) -> HostHold:
+    """After a user has asked for it to be tried at once: its time is over, so one request may go first."""
+    return state if state.until is None else HostHold(min(now, state.until), state.probing)
+
+
 def may_start(state: HostHold, now: int) -> Start:
     """Whether a request may start at `now`. After a hold exactly one may, until `probe_over` or `hold`."""
     if state.until is None:

@@ -102,6 +102,11 @@ def wants_slot(task: TaskState) -> bool:
     return task.state in _GOING and task.wait is None and task.intent is None and not task.condemned
 
 
+def waits_for_a_time(task: TaskState) -> bool:
+    """Whether it would go on by itself once a delay is over: of such a one, too, a user may ask that now."""
+    return task.state in _GOING and task.wait is not None and task.wait.delay is not None
+
+
 def due(task: TaskState, since: int) -> int | None:
     """When the task's wait is over, on the clock that `since` is read from, in milliseconds.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
@@ -64,6 +65,9 @@ _HEEDED = frozenset({ev.AttemptFailed, ev.Waiting, ev.Supplied})
 _ANSWERS = frozenset({ev.Started, ev.Stored, ev.SessionOpened, ev.Sent, ev.SessionAborted, ev.Completed})
 """Events that a host's answer leads to: they do so, too, where it is held or silent."""
 
+_SET_GOING = frozenset({ev.Resumed, ev.Retried})
+"""Events of a user's who wants it tried now."""
+
 Start = Callable[[TaskState, Wanted, Callable[[msg.Message], None]], Running]
 """Makes an operation for a task; it runs when `run` is called."""
 
@@ -84,6 +88,7 @@ class Reconciler:
         slots: tuple[int, int],
         per_host: int | None,
         traffic: Traffic,
+        max_retry_after: int,
     ) -> None:
         self._tasks = tasks
         self.pool = Pool(tasks)
@@ -94,6 +99,8 @@ class Reconciler:
         self._forget = forget
         self._bus = bus
         self._traffic = traffic
+        self._max_retry_after = max_retry_after
+        """Milliseconds."""
         self.scheduler = Scheduler(
             {"download": slots[0], "upload": slots[1]}, per_host, self._granted, traffic.window
         )
@@ -123,6 +130,8 @@ class Reconciler:
             if not (self.scheduler.calm and _HEEDED.isdisjoint(map(type, events))):
                 self._heed(actor, task, events)
         self.reconcile(actor)
+        if not (self.scheduler.calm or _SET_GOING.isdisjoint(map(type, events))):
+            self.try_now(task)
         if answer is None:
             return
         if live is not None and live.canceled and not live.is_over:
@@ -189,6 +198,12 @@ class Reconciler:
         end = self.scheduler.held_until(host)
         if end is not None and end != before:
             self._set_timer(end, TaskId(host), REOPEN)
+
+    def try_now(self, task: TaskState) -> None:
+        """A user has set the task going: its host need not wait for the end of its hold to be tried."""
+        host = host_of(task.request.url)
+        self.scheduler.lift_hold(host, self._clock.ticks())
+        self._nudge(host)
 
     def _nudge(self, host: str) -> None:
         """Something has changed for those that work on the host, or wait for it."""
@@ -321,6 +336,10 @@ class Reconciler:
 
     def reported(self, actor: Actor, envelope: Envelope) -> None:
         """See `Employer`."""
+        fault: Fault | None = getattr(envelope.message, "fault", None)
+        if fault is not None and (fault.retry_after or 0) > self._max_retry_after:
+            fault = replace(fault, retry_after=self._max_retry_after)
+            envelope.message = replace(envelope.message, fault=fault)
         self.dispatcher.put(actor, envelope)
 
     def ended(self, live: Live) -> None:

@@ -160,6 +160,7 @@ class Runtime:
             slots=(0, 0) if self._leaves else (self.config.max_downloads, self.config.max_uploads),
             per_host=self.config.max_per_host,
             traffic=self.traffic,
+            max_retry_after=int(self.config.max_retry_after * 1000),
         )
         self.dispatcher = Dispatcher(
             self.writer,
@@ -393,16 +394,19 @@ class Runtime:
         self, tasks: Sequence[TaskId], make: Callable[[], msg.Message]
     ) -> list[TaskId]:
         loaded = await self._load_there(tasks)
-        entries, after = [], []
+        entries, after, set_going = [], [], []
         now = self.clock.now()
         for task in loaded:
             if task.id in self.dispatcher.actors:
                 continue  # it came alive while the others were read
-            events = decide(task, make(), now).events
+            message = make()
+            events = decide(task, message, now).events
             if events:
                 added, moved = entries_of(task, events, now.at)
                 entries += added
                 after.append(moved)
+                if isinstance(message, msg.Resume | msg.Retry):
+                    set_going.append(moved)
         if not after:
             return []
         if await self._appends.append(entries):
@@ -410,6 +414,8 @@ class Runtime:
             after = await self._appends.once_readable(moved_on)
         for task in after:
             self._took_step(task)
+        for task in set_going:
+            self.reconciler.try_now(task)
         self.reconciler.grant()  # to those that were set going
         return [task.id for task in after]
 

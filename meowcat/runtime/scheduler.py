@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 
 from msgspec import Struct
 
-from meowcat.core.retry import FREE, HostHold, hold, may_start, probe_over
+from meowcat.core.retry import FREE, HostHold, hold, lift, may_start, probe_over
 from meowcat.core.transfers import Direction
 from meowcat.core.values import TaskId
 
@@ -377,6 +377,13 @@ class Scheduler:
             held.look = None
             heappush(self._ends, (held.hold.until or 0, name))
         return before is FREE or before.probing
+
+    def lift_hold(self, name: str, now: int) -> None:
+        """The host may be tried at once: by one task, as at the end of its hold."""
+        held = self._held.get(name)
+        if held is not None and now < (held.hold.until or 0):
+            held.hold, held.look = lift(held.hold, now), None
+            heappush(self._ends, (now, name))
 
     def release_host(self, name: str, task: TaskId, now: int) -> bool:
         """The host has answered `task`: everybody may, unless that request was from before the hold.

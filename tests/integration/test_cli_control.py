@@ -19,6 +19,7 @@ import pytest
 
 from meowcat.testing.content import Content
 from meowcat.testing.range_server import RangeServer
+from meowcat.testing.servers import Trouble
 
 MIB = 1 << 20
 SECRET = "hunter2-is-secret"
@@ -159,6 +160,19 @@ def test_a_failed_task_is_tried_again_by_its_owner(shell, content):
         followed = shell.run("resume", owner.tasks[0])
         assert followed.returncode == 0, followed.stderr
         assert f"{shell.folder}/late" in followed.stdout
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_resume_tries_at_once_what_waits_for_a_server(shell, content, owned):
+    rest = Trouble(status=503, headers=(("Retry-After", "3600"),))
+    with RangeServer(content, script=[rest]) as server, shell.owner(server.url, "late") as owner:
+        while shell.tasks()[owner.tasks[0]]["waiting_for"] != "server":
+            continue
+        if not owned:
+            owner.close()
+        resumed = shell.run("resume", owner.tasks[0])
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{shell.folder}/late" in resumed.stdout
 
 
 def test_a_resume_follows_its_owner_to_the_end(shell, slow, content):

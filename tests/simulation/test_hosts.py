@@ -264,6 +264,60 @@ def test_a_rest_is_kept_by_everybody_and_then_tried_by_one(form, direction, stat
     assert len(done) == 8
 
 
+def rests_for_a_day(world):
+    """Each first two requests get a Retry-After of a day."""
+    rest = Trouble(status=503, headers=(("Retry-After", "86400"),))
+    return lambda _: rest if len(world.server.requests) <= 2 else None
+
+
+@pytest.mark.parametrize(("options", "longest"), [({}, 3600), ({"max_retry_after": 60}, 60)])
+def test_a_rest_is_granted_for_no_longer_than_it_is_to_be(options, longest):
+    world = made(host=(3, 1000))
+    world.server.script = rests_for_a_day(world)
+    wire = Wire(world, read=30)
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=1, **options), http_client=wire) as engine:
+            return await done_at(world, engine, await engine.submit_many(requests("host", 3)))
+
+    ends = world.run(work)
+    first, second, third, *_ = sorted(each.begun for each in wire.of("host"))
+    assert first + longest <= second < first + longest + 1
+    assert second + longest <= third < second + longest + 1
+    assert max(ends) < third + 5
+
+
+@pytest.mark.parametrize("how", ["resume", "pause and resume", "pause and resume all"])
+def test_who_resumes_a_task_has_a_host_that_asked_for_rest_tried_at_once(how):
+    world = made(host=(3, 1000))
+    world.server.script = rests_for_a_day(world)
+    wire = Wire(world, lambda _: 0.5, read=30)
+
+    async def again(engine, task):
+        if how == "resume":
+            await task.resume()
+        else:
+            await task.pause()
+            await (task.resume() if how == "pause and resume" else engine.resume_many())
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=3), http_client=wire) as engine:
+            ids = await engine.submit_many(requests("host", 1))
+            await anyio.sleep(5)
+            ids += await engine.submit_many(requests("host", 3)[1:])
+            task = await engine.task(ids[0])
+            await again(engine, task)
+            await anyio.sleep(5)
+            assert len(wire.of("host")) == 2, "one tries it, and the rest holds again"
+            assert task.info.waiting_for, "the one that was resumed has tried it"
+            await again(engine, task)
+            await engine.drain()
+            return world.now
+
+    assert world.run(work) < 15
+    assert len(brought(world, "host")) == 3
+
+
 @pytest.mark.parametrize("how", ["pause", "cancel", "supply"])
 def test_when_the_task_that_tries_a_host_is_stopped_another_one_at_work_tries_it(how):
     world = made(busy=(4, 200_000), other=(1, 30 * MIB))

@@ -12,6 +12,7 @@ from meowcat.core.retry import (
     classify,
     hold,
     http_date,
+    lift,
     may_start,
     parse_retry_after,
     probe_delay,
@@ -113,6 +114,14 @@ def test_an_http_date_is_milliseconds_of_utc():
 def test_a_free_host_takes_every_request():
     start = may_start(FREE, 5)
     assert (start.allowed, start.probe, start.hold) == (True, False, FREE)
+
+
+def test_a_hold_that_is_lifted_is_over_and_tried_by_one():
+    assert lift(FREE, 5) is FREE
+    lifted = lift(hold(FREE, 1000), 400)
+    first = may_start(lifted, 400)
+    assert (first.allowed, first.probe) == (True, True)
+    assert lift(first.hold, 500) == first.hold
 
 
 def test_a_held_host_takes_none_and_then_one():
