@@ -12,7 +12,7 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.core.pieces import MAX_PIECES
 from meowcat.core.sessions import Capabilities, Receipt, Session
 from meowcat.core.transfers import ProtocolSpec
-from meowcat.core.urls import check_url, scrub
+from meowcat.core.urls import check_url
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import (
     Job,
@@ -24,7 +24,16 @@ from meowcat.protocols.contract import (
     Tools,
     UploadProtocol,
 )
-from meowcat.protocols.form_wire import Answer, Rest, classify, conflict, decode, form_request, quoted
+from meowcat.protocols.form_wire import (
+    Answer,
+    Rest,
+    classify,
+    conflict,
+    decode,
+    form_request,
+    quoted,
+    without_secrets,
+)
 from meowcat.protocols.wire import Reply, call
 
 __all__ = ["FormProtocol", "FormUpload"]
@@ -185,8 +194,8 @@ class FormProtocol(UploadProtocol):
         )
 
     def _finish(self, answer: Answer) -> None:
-        # An id may be a URL, and that a signed one.
-        self._done = {"file_id": scrub(answer.file_id or "")}
+        # An id may be a URL, and that a signed one; or whatever else a server has at hand.
+        self._done = {"file_id": without_secrets(answer.file_id or "", self.job)}
 
     def _offset(self, answer: Answer, unsaid: int) -> int:
         """Bytes that the server has; `unsaid` where it does not say."""

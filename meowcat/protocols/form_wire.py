@@ -3,11 +3,12 @@
 import re
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import msgspec
 from msgspec import Struct
 
+from meowcat.core.harmless import harmless_header, harmless_parameter
 from meowcat.core.retry import parse_retry_after
 from meowcat.core.transfers import FRAMING
 from meowcat.core.urls import HIDDEN, redact, scrub
@@ -168,20 +169,35 @@ def quoted(reply: Reply, job: Job) -> str:
     if "html" in (reply.header("content-type") or "").lower():
         return ""  # a page for people, of some proxy
     text = reply.body[: _QUOTED * 8].decode("utf-8", "replace").replace("\\/", "/")  # as some JSON has it
-    for word in sorted(_secrets(job), key=len, reverse=True):
-        text = text.replace(word, HIDDEN)
-    text = "".join(char if char.isprintable() else " " for char in scrub(text))
+    text = "".join(char if char.isprintable() else " " for char in without_secrets(text, job))
     text = " ".join(text.split())
     if not text:
         return ""
     return f'; it says: "{text[:_QUOTED]}{"…" if len(text) > _QUOTED else ""}"'
 
 
+def without_secrets(text: str, job: Job) -> str:
+    """What a server says, without what was secret in the request, and without the secrets of any URL."""
+    for word in sorted(_secrets(job), key=len, reverse=True):
+        text = text.replace(word, HIDDEN)
+    return scrub(text)
+
+
 def _secrets(job: Job) -> Iterator[str]:
-    """The words that servers may echo: of the caller's headers, of the URL's query and its userinfo."""
+    """The words that servers may echo: of the caller's headers, of the URL's query and its userinfo; but for
+    what is stored anyway."""
     parts = urlsplit(job.url)
-    for text in (*job.headers.values(), parts.query, parts.netloc.rpartition("@")[0]):
+    headers = (value for name, value in job.headers.items() if not harmless_header(name))
+    for text in (*headers, *_secret_parameters(parts.query), parts.netloc.rpartition("@")[0]):
         for each in re.split(r"[\s;,=&:]+", text):
             if len(each) >= _SHORT_WORD:
                 yield each
                 yield unquote(each)
+                yield quote(each, safe="")
+
+
+def _secret_parameters(query: str) -> Iterator[str]:
+    for each in query.split("&"):
+        name, _, value = each.partition("=")
+        if not harmless_parameter(unquote_plus(name), unquote_plus(value)):
+            yield value or name

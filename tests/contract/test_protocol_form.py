@@ -396,6 +396,16 @@ async def test_an_id_that_is_a_signed_url_loses_its_signature(client):
     assert prepared.done["file_id"].startswith("https://cdn.example/a?")
 
 
+@pytest.mark.parametrize("echo", [" Bearer tok/en-99", "tok%2Fen-99", "7?key=k/ey12345", "big.iso 7"])
+async def test_an_id_that_echoes_a_secret_loses_it(client, echo):
+    with says({"fileId": echo}) as server:
+        headers = {"Authorization": "Bearer tok/en-99", "X-Request-Id": "big.iso"}
+        job = job_for(f"{server.url}?key=k%2Fey12345&name=big.iso", CONTENT, headers=headers)
+        done = (await FormProtocol(job, tools_of(client)).prepare(None)).done
+    assert not any(secret in done["file_id"] for secret in ("en-99", "ey12345"))
+    assert ("big.iso" in done["file_id"]) == ("big.iso" in echo), "what is no secret stays"
+
+
 # No bytes
 
 
