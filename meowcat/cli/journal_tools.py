@@ -13,7 +13,7 @@ import click
 
 from meowcat.cli.exits import Exit
 from meowcat.cli.options import json_option
-from meowcat.cli.outputs import pour, standard_output, write_whole
+from meowcat.cli.outputs import descriptor_of, pour, standard_output, write_whole
 from meowcat.cli.pruning import prune_journals
 from meowcat.cli.quantities import counted, size_text
 from meowcat.cli.views import json_document, printable
@@ -239,7 +239,7 @@ def export_journal(journal: str, output: str) -> Exit:
     with _reading(journal) as opened:
         if output == "-":
             pour(export_lines(opened), standard_output())
-        elif Path(output).is_file():
+        elif descriptor_of(output) is None and Path(output).is_file():
             raise click.UsageError(f"{output} exists; choose another name")
         else:
             write_whole(Path(output), export_lines(opened))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterable
@@ -12,10 +13,14 @@ import click
 
 from meowcat.cli.exits import Exit
 
-__all__ = ["NO_ROOM", "pour", "standard_output", "unwritten", "write_whole"]
+__all__ = ["NO_ROOM", "descriptor_of", "pour", "standard_output", "unwritten", "write_whole"]
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What says that there is nothing wrong with the command: the disk takes no more, or is broken."""
+
+
+_DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/self/fd)/(\d{1,9})")
+_STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 class Unwritten(click.ClickException):  # click's own way to say how a command ends
@@ -41,6 +46,15 @@ def standard_output() -> IO[bytes]:
     return sys.stdout.buffer
 
 
+def descriptor_of(path: str | Path) -> int | None:
+    """The descriptor that a path stands for, as /dev/stdout does. To open the path is another thing: of a
+    file that output is redirected to it begins anew at its first byte.
+    """
+    name = os.path.normpath(path)
+    found = _DESCRIPTOR.fullmatch(name)
+    return _STANDARD.get(name) if found is None else int(found[1])
+
+
 def pour(lines: Iterable[bytes], into: IO[bytes]) -> None:
     """Write all of them."""
     for line in lines:
@@ -50,13 +64,20 @@ def pour(lines: Iterable[bytes], into: IO[bytes]) -> None:
 
 def write_whole(path: Path, lines: Iterable[bytes]) -> None:
     """Write them under another name first: nothing that is half written ever stands at `path`. What is no
-    regular file, such as a pipe, is written to as it is, and so is a file whose folder takes no other one.
+    regular file, such as a pipe, is written to as it is, and so is a file whose folder takes no other one, or
+    which is open already (`descriptor_of`).
 
     Raises:
         click.ClickException: it can't be written.
 
     """
+    descriptor = descriptor_of(path)
     try:
+        if descriptor is not None:
+            sys.stdout.flush()  # what was said before stands before it
+            with os.fdopen(os.dup(descriptor), "wb") as standing:
+                pour(lines, standing)
+            return
         if path.exists() and not (path.is_file() and os.access(path.resolve().parent, os.W_OK)):
             with path.open("wb") as standing:
                 pour(lines, standing)

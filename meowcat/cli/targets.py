@@ -12,6 +12,7 @@ import anyio
 import click
 
 from meowcat.cli.objects import Objects, Store, store_of
+from meowcat.cli.outputs import descriptor_of
 from meowcat.core.content_disposition import file_name
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.info import TaskInfo
@@ -70,6 +71,8 @@ def wanted_of(
 
 
 def _reachable(wanted: Wanted, objects: Objects) -> Wanted:
+    if wanted.path is not None and descriptor_of(wanted.path) is not None:
+        raise _no_file(str(wanted.path))
     store = store_of(wanted.url)
     if store is not None:
         return _resolved(wanted, store, objects)
@@ -90,10 +93,7 @@ def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[W
     if output is not None and not output:
         raise click.UsageError("-o is empty: expected a file, or a folder; . is the one that you are in")
     if output == "-":
-        raise click.UsageError(
-            "-o -: a transfer needs a file that it can go on with, so nothing goes to standard output: name "
-            "one (./- is a file of that name)"
-        )
+        raise _no_file("-o -", " (./- is a file of that name)")
     if not urls:
         return []
     if output is None or output.endswith(("/", os.sep)) or _is_folder(Path(output)):
@@ -105,6 +105,13 @@ def _placed(urls: Sequence[str], output: str | None, *, several: bool) -> list[W
         )
     path = _absolute(Path(output))
     return [Wanted(urls[0], path.parent, path)]
+
+
+def _no_file(what: str, hint: str = "") -> click.UsageError:
+    return click.UsageError(
+        f"{what}: a transfer needs a file that it can go on with, so nothing goes to standard output or "
+        f"another descriptor: name a file{hint}"
+    )
 
 
 def _folder(output: str | None) -> Path:

@@ -221,6 +221,19 @@ def test_salvage_keeps_beginnings_when_asked_to(run, journal):
     assert run("check", "saved.db").exit_code == Exit.COMPLETE
 
 
+@pytest.mark.parametrize("name", ["/dev/fd", "/proc/self/fd"])
+def test_an_export_to_a_descriptor_follows_what_stands_there(run, journal, name, tmp_path):
+    if not Path(name).is_dir():
+        pytest.skip(f"there is no {name} here")
+    with (tmp_path / "all").open("w+b") as redirected:
+        redirected.write(b"said before\n")
+        redirected.flush()
+        assert run("export", journal, "-o", f"{name}/{redirected.fileno()}").exit_code == Exit.COMPLETE
+        redirected.seek(0)
+        assert redirected.read() == b"said before\n" + run("export", journal).stdout_bytes
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".meowcat")] == []
+
+
 @pytest.mark.parametrize("target", PATHS.values())
 def test_an_export_imports_as_the_same_history_in_any_kind_of_journal(run, journal, target):
     assert run("export", journal, "-o", "lines").exit_code == Exit.COMPLETE

@@ -86,6 +86,16 @@ def test_a_bad_line_of_a_list_is_told_by_its_number_and_without_its_secret(tmp_p
     assert "hunter2" not in caught.value.format_message()
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/../dev/stdout"])
+def test_a_descriptor_is_no_file_to_go_on_with(name, tmp_path):
+    with pytest.raises(click.UsageError, match="name a file"):
+        wanted_of([ONE], name, None)
+    if name != "-":
+        (tmp_path / "list").write_text(f"{ONE} {name}\n")
+        with pytest.raises(click.UsageError, match="name a file"):
+            wanted_of([], None, str(tmp_path / "list"))
+
+
 def test_a_bad_url_is_refused_before_anything_is_done():
     with pytest.raises(InvalidArgument, match="expected http or https"):
         wanted_of(["host.example/a"], None, None)
