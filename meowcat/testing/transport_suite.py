@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import anyio
+import anyio.abc
 from msgspec import structs
 
 from meowcat.core.errors import InvalidArgument
@@ -62,6 +63,24 @@ def _itself(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _has_got_some(server: RangeServer) -> bool:
     return server.bytes_received() > 4 * MIB
+
+
+@contextlib.asynccontextmanager
+async def answering(reply: bytes) -> AsyncIterator[str]:
+    """The URL of a server that answers so, whatever it is asked for, and hangs up."""
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            if reply:
+                await stream.send(reply)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as serving:
+        serving.start_soon(listener.serve, answer)
+        port = listener.extra_attributes[anyio.abc.SocketAttribute.local_port]()
+        yield f"http://127.0.0.1:{port}/"
+        serving.cancel_scope.cancel()
 
 
 @contextlib.contextmanager
@@ -415,6 +434,23 @@ class TransportSuite:
                     fault = await self.fault(self.get(transport, f"http://{host}/file"))
                     assert fault.kind is FaultKind.UNREACHABLE
                     assert host in fault.detail
+
+    async def test_what_is_no_reply_of_http_is_told_as_that_and_an_early_end_is_not(self) -> None:
+        replies = {
+            b"SSH-2.0-OpenSSH_9.0\r\n\r\n": FaultKind.REPLY,
+            b"HTTP/1.1 two-hundred OK\r\n\r\n": FaultKind.REPLY,
+            b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n": FaultKind.REPLY,
+            b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n": FaultKind.REPLY,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab": FaultKind.REPLY,
+            b"": FaultKind.DISCONNECTED,
+            b"HTTP/1.1 200 O": FaultKind.DISCONNECTED,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nearly": FaultKind.DISCONNECTED,
+        }
+        async with self.client(PATIENT) as transport:
+            for reply, kind in replies.items():
+                async with answering(reply) as url:
+                    fault = await self.fault(self.get(transport, url))
+                assert fault.kind is kind, reply
 
     async def test_too_many_open_files_are_nothing_of_the_host(self) -> None:
         with RangeServer(Content(10)) as known, RangeServer(Content(10)) as server:

@@ -1,6 +1,7 @@
 """The transport over `httpx`: for an application's own client, for trio, and where pyreqwest is not."""
 
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -32,6 +33,11 @@ from meowcat.transport.uploads import HandedOver
 LARGEST = 256 << 10
 """Bytes of a body that the client gets at once. It has to get rid of them within the read time-out, and the
 slowest line that counts (`SLOWEST_UPLOAD`) takes as many in half a minute."""
+
+
+_ENDED = re.compile(r"closed connection|disconnected|Terminated|Reset")
+"""How the client words that a peer ended the connection, or a stream of HTTP/2. All else that it has to say
+of a peer's protocol is that it was broken."""
 
 
 class _Scrubbed(logging.Filter):
@@ -122,7 +128,8 @@ class HttpxReply:
         except StopAsyncIteration:
             return b""
         except httpx.RequestError as error:
-            fault = judge(error, self._url)
+            silent = isinstance(error, httpx.TimeoutException)
+            fault = describe(FaultKind.TIMEOUT if silent else FaultKind.DISCONNECTED, self._url)
         else:
             chunk, self._rest = self._rest[:size], memoryview(self._rest)[size:]
             return chunk
@@ -311,6 +318,6 @@ def judge(error: httpx.RequestError, url: str) -> Fault:
         return unconnected(next(filter(None, numbers), None), url)
     if isinstance(error, httpx.LocalProtocolError):
         return describe(FaultKind.INTERNAL, url)
-    if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error).lower():
+    if isinstance(error, httpx.RemoteProtocolError) and _ENDED.search(str(error)) is None:
         return describe(FaultKind.REPLY, url)
     return describe(FaultKind.DISCONNECTED, url)
