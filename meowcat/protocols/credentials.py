@@ -15,7 +15,6 @@ from typing import ClassVar, TypeVar, overload
 from urllib.parse import parse_qs
 
 import anyio
-import anyio.to_thread
 from msgspec import Struct
 
 from meowcat.core.errors import InvalidArgument
@@ -24,6 +23,7 @@ from meowcat.core.plans import expires_of
 from meowcat.core.urls import HIDDEN, scrub
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.refused import Refused
+from meowcat.transport.threads import call_apart
 
 __all__ = [
     "AccessKey",
@@ -335,10 +335,7 @@ async def _provided(kept: _Kept, threads: anyio.CapacityLimiter) -> object:
         if inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(type(provider).__call__):
             given: object = provider()
         else:
-            # In a tuple, since trio refuses a coroutine that comes out of a thread.
-            (given,) = await anyio.to_thread.run_sync(
-                lambda: (provider(),), abandon_on_cancel=True, limiter=threads
-            )
+            given = await call_apart(provider, "meowcat-credential", threads)
         return await given if inspect.isawaitable(given) else given
     except Exception as error:  # noqa: BLE001  # an application's function: whatever it raises, there is no credential
         text = f"{type(error).__name__}: {_harmless(str(error), kept.current)}"

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 
 import anyio
-import anyio.to_thread
 from msgspec import Struct
 
 from meowcat.core.errors import InvalidArgument
@@ -22,6 +21,7 @@ from meowcat.core.urls import HIDDEN, scrub
 from meowcat.core.values import Fault, FaultKind, TaskId
 from meowcat.protocols.completions import BUILDERS, Builder
 from meowcat.protocols.refused import Refused
+from meowcat.transport.threads import call_apart
 
 __all__ = ["RefreshReason", "RefreshRequest", "Refresher", "Refreshers", "Supply"]
 
@@ -224,10 +224,7 @@ class Refreshers:
         if inspect.iscoroutinefunction(refresher) or inspect.iscoroutinefunction(type(refresher).__call__):
             given: object = refresher(request)
         else:
-            # Boxed: trio refuses a function for threads that returns a coroutine, as a lambda may do.
-            (given,) = await anyio.to_thread.run_sync(
-                lambda: (refresher(request),), abandon_on_cancel=True, limiter=self._threads
-            )
+            given = await call_apart(lambda: refresher(request), "meowcat-refresher", self._threads)
         return await given if inspect.isawaitable(given) else given
 
 

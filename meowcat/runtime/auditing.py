@@ -17,7 +17,7 @@ from meowcat.journal.writer import Writer
 from meowcat.runtime.bus import Bus
 from meowcat.runtime.inside import Inside, inside
 from meowcat.runtime.world import Threads
-from meowcat.sinks.threads import Lane
+from meowcat.transport.threads import Lane
 
 log = logging.getLogger("meowcat.audit")
 

@@ -12,7 +12,7 @@ from meowcat.core.errors import InvalidArgument
 from meowcat.journal.logged import LoggedEvent
 from meowcat.sinks.contract import Sink
 from meowcat.sinks.one_by_one import OneByOne
-from meowcat.sinks.threads import Lane
+from meowcat.transport.threads import Lane
 
 
 def callback(function: Callable[[LoggedEvent], object]) -> Sink:

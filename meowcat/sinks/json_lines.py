@@ -11,8 +11,8 @@ import msgspec
 
 from meowcat.core.errors import InvalidArgument, SinkError
 from meowcat.journal.logged import LoggedEvent, event_object
-from meowcat.sinks.threads import Lane
 from meowcat.transfer.disk import Disk, OsDisk, lacks
+from meowcat.transport.threads import Lane
 
 _BLOCK = 64 << 10
 _BEGINNING = b'{"id":"'

@@ -6,7 +6,7 @@ from functools import partial
 
 from meowcat.core import events as ev
 from meowcat.journal.logged import LoggedEvent, event_object
-from meowcat.sinks.threads import Lane
+from meowcat.transport.threads import Lane
 
 
 def _level(event: ev.Event) -> int | None:

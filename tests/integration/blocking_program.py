@@ -1,9 +1,12 @@
 """Programs with a blocking engine that end, or are interrupted, in the way that `test_blocking_exit` asks."""
 
+import asyncio
 import os
 import signal
 import sys
 import threading
+
+import anyio
 
 import meowcat
 
@@ -52,6 +55,31 @@ def exits_while_another_thread_waits(folder, url):
             pass
 
     threading.Thread(target=wait, daemon=True).start()
+    sys.exit(3)
+
+
+def exits_while_its_functions_hang(folder, url):
+    """What is asked for a credential, and for a plan. Of a loop in the main thread no thread is a daemon."""
+    asked = [anyio.Event(), anyio.Event()]
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        def hangs(which):
+            loop.call_soon_threadsafe(asked[which].set)
+            threading.Event().wait()
+
+        async with meowcat.Engine(
+            f"{folder}/t.db", credentials={"c": lambda: hangs(0)}, refreshers={"r": lambda _: hangs(1)}
+        ) as engine:
+            store = meowcat.S3(endpoint=url, region="here", credential="c")
+            await engine.submit(meowcat.Download("s3://bucket/key", f"{folder}/b", protocol=store))
+            expired = meowcat.PresignedDownload(meowcat.DownloadPlan(url=url, expires=1), "r")
+            await engine.submit(meowcat.Download("", f"{folder}/c", protocol=expired))
+            for each in asked:
+                await each.wait()
+
+    asyncio.run(work())
     sys.exit(3)
 
 

@@ -65,6 +65,10 @@ def test_an_unclosed_engine_is_closed_at_the_end_of_the_interpreter(tmp_path, st
     assert events_of(tmp_path, task)[-2:] == [ev.Requeued, ev.Recovered]
 
 
+def test_functions_of_the_application_that_hang_keep_no_interpreter_from_exiting(start):
+    assert ended(start("exits_while_its_functions_hang")) == (3, [], "")
+
+
 def test_a_thread_that_outlives_the_main_thread_may_use_the_engine_to_the_end(tmp_path, start):
     returned, said, complained = ended(start("leaves_it_to_another_thread"))
     assert (returned, said[1:], complained) == (0, [str(8 * MIB)], "")

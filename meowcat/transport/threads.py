@@ -1,4 +1,5 @@
-"""Blocking calls of sinks, each on a thread that nothing waits for at the interpreter's exit."""
+"""Blocking calls of an application's functions, and of sinks: each on a thread that nothing waits for at the
+interpreter's exit. anyio's own worker threads keep it from exiting while a call hangs."""
 
 import contextvars
 import threading
@@ -12,12 +13,20 @@ import anyio.lowlevel
 T = TypeVar("T")
 
 
+async def call_apart(work: Callable[[], T], name: str, limiter: anyio.CapacityLimiter) -> T:
+    """Call `work` in a thread. Canceled, the call is left alone; only its outcome is lost."""
+    async with limiter:
+        call = _Call(work, name)
+        call.start()
+        await call.ended()
+    return call.outcome()
+
+
 class Lane:
     """Makes blocking calls one after the other.
 
-    anyio's own worker threads keep the interpreter from exiting while a call hangs, and after a call that was
-    abandoned they begin the next one beside it. Here the next one waits until the abandoned one is over, also
-    where that was begun in another event loop.
+    After one that was abandoned the next one waits until that is over, also where it was begun in another
+    event loop.
     """
 
     def __init__(self, name: str) -> None:
@@ -28,7 +37,7 @@ class Lane:
         """Call `work` in a thread. Canceled, the call is left alone; only its outcome is lost."""
         while self._last is not None:
             await self._last.ended()
-        call = _Call(work, self, self._name)
+        call = _Call(work, self._name, self._free)
         self._last = call
         try:
             call.start()
@@ -38,16 +47,18 @@ class Lane:
         await call.ended()
         return call.outcome()
 
-    def free(self, call: "_Call[T]") -> None:
+    def _free(self, call: "_Call[Any]") -> None:
         if self._last is call:
             self._last = None
 
 
 class _Call(Generic[T]):
-    def __init__(self, work: Callable[[], T], lane: Lane, name: str) -> None:
+    def __init__(
+        self, work: Callable[[], T], name: str, free: "Callable[[_Call[Any]], None]" = lambda _: None
+    ) -> None:
         self._work = work
         self._name = name
-        self._lane = lane
+        self._free = free
         self._value: list[T] = []
         self._error: Exception | None = None
         self._ending = threading.Lock()
@@ -75,7 +86,7 @@ class _Call(Generic[T]):
             self._error = error
         except BaseException as error:  # noqa: BLE001  # a SystemExit in a thread is no reason to end the loop
             self._error = RuntimeError(f"{type(error).__name__} in a thread of {self._name}")
-        self._lane.free(self)
+        self._free(self)
         with self._ending:
             self._over = True
         for over, token in self._waiters:
