@@ -58,6 +58,9 @@ class Config:
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
     """Silence of a peer, headers included. Also the longest that a stopped request's socket stays open."""
+    lowest_rate: int | None = 16
+    """Bytes a second that the body of a download's reply has to bring at least, over `read_timeout` of
+    waiting for it: less is a failed attempt. None puts up with all that is not silence."""
     pool_timeout: float = 60.0
     max_retry_after: float = 3600.0
     """The longest wait that a server is granted by one Retry-After, 0 to a day: for all tasks of its host."""
@@ -96,6 +99,7 @@ class Config:
         self._within("limit_rate_per_host", 1, MOST_RATE)
         self._within("connect_timeout", 0.001, 86_400)
         self._within("read_timeout", 0.001, 86_400)
+        self._within("lowest_rate", 1, MOST_RATE)
         self._within("pool_timeout", 0.001, 86_400)
         self._within("max_retry_after", 0, 86_400)
         self._within("max_requests", 1, 256)

@@ -208,6 +208,8 @@ class Engine:
                 sources=self._sources,
             ),
             workers=workers,
+            lowest_rate=config.lowest_rate,
+            patience=config.read_timeout,
             rounds=Rounds(disk, workers, config.durability),
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())

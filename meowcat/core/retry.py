@@ -42,6 +42,7 @@ class Class(StrEnum):
 _CLASSES = {
     FaultKind.UNREACHABLE: Class.UNREACHABLE,
     FaultKind.TIMEOUT: Class.TRANSIENT,
+    FaultKind.SLOW: Class.TRANSIENT,
     FaultKind.DISCONNECTED: Class.TRANSIENT,
     FaultKind.CHANGED: Class.CHANGED,
     FaultKind.DISK_FULL: Class.DISK,

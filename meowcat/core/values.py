@@ -43,6 +43,8 @@ class FaultKind(StrEnum):
     TLS = "tls"
     TIMEOUT = "timeout"
     """Connected, then silent for too long."""
+    SLOW = "slow"
+    """Connected, and slower than is put up with."""
     DISCONNECTED = "disconnected"
     """The connection broke, or the body ended before its length."""
     STATUS = "status"
@@ -82,6 +84,7 @@ _CODES = {
     FaultKind.UNREACHABLE: Code.HTTP,
     FaultKind.TLS: Code.HTTP,
     FaultKind.TIMEOUT: Code.HTTP,
+    FaultKind.SLOW: Code.HTTP,
     FaultKind.DISCONNECTED: Code.HTTP,
     FaultKind.STATUS: Code.STATUS,
     FaultKind.REPLY: Code.REPLY,

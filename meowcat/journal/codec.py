@@ -132,7 +132,7 @@ for _tag in ("created", "supplied"):
 @upcaster("attempt-failed", from_version=1)
 @upcaster("attempt-failed", from_version=2)
 def _with_fewer_faults(fields: JsonObject) -> JsonObject:
-    """Version 2 knows the faults of uploads as well, version 3 that too much is open."""
+    """Version 2 knows the faults of uploads as well, version 3 `exhausted` and `slow`."""
     return fields
 
 

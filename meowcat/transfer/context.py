@@ -127,6 +127,10 @@ class World:
     sleep: Callable[[float], Awaitable[None]]
     plugins: Plugins
     workers: Workers = Workers()  # noqa: RUF009  # it has no state
+    lowest_rate: int | None = None
+    """Bytes a second that a download's reply has to bring at least …"""
+    patience: float = 30.0
+    """… in so many seconds of waiting."""
     rounds: Rounds | None = None
     """How small files go to the disk; without it they go there like large ones."""
 

@@ -156,9 +156,9 @@ class FetchOperation:
             self._world.flush_bytes,
         )
         self._receiver = Receiver(
+            self._world,
             self._board,
             self._writers,
-            self._world.budget,
             self._errand.throttle,
             threads=self._threads > 0,
         )

@@ -2,6 +2,7 @@
 block after block, without the event loop. Where its range ends can be changed meanwhile.
 """
 
+from collections.abc import Callable
 from threading import Lock
 from time import perf_counter, sleep
 
@@ -64,14 +65,23 @@ class Pourer:
         stream: which is this thread's alone.
         span: the bytes that are wanted.
         throttle: says how long to rest before more may come.
+        waited: told of each wait for the network, and what has come; raises where that is too slow.
 
     """
 
-    def __init__(self, writers: Writers, stream: Stream, span: Span, throttle: Throttle) -> None:
+    def __init__(
+        self,
+        writers: Writers,
+        stream: Stream,
+        span: Span,
+        throttle: Throttle,
+        waited: Callable[[float, int], None],
+    ) -> None:
         self._writers = writers
         self._stream = stream
         self._span = span
         self._throttle = throttle
+        self._waited = waited
         self._buffer = memoryview(fresh(min(MOST_BLOCK, span.stop - span.at)))
         self._block = FIRST_BLOCK
         self._asked_at = 0.0
@@ -116,6 +126,7 @@ class Pourer:
         kept, at = self._span.claim(count)
         if kept:
             self._writers.store(self._stream, at, self._buffer[:kept])
+        self._waited(took, count)
 
     def end(self) -> None:
         """Nothing more comes; the thread is out of it."""

@@ -9,8 +9,9 @@ from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.contract import Answer, Refused
 from meowcat.transfer.allowance import Allowance
 from meowcat.transfer.board import Board, Part
-from meowcat.transfer.context import Budget, Throttle
+from meowcat.transfer.context import Throttle, World
 from meowcat.transfer.pouring import MOST_BLOCK, Pourer, Span
+from meowcat.transfer.slowness import Pace
 from meowcat.transfer.writers import Writers
 from meowcat.transport.contract import LARGE, Chunk, Pours
 
@@ -24,20 +25,21 @@ class Receiver:
     """Of all replies of one download.
 
     Args:
+        world: has the memory of all transfers, and says what is too slow.
         board: knows what each part still wants, and is told what has come.
         writers: write and hash what has come.
-        budget: the memory of all transfers.
         throttle: the limits of bandwidth.
         threads: whether threads may read bodies.
 
     """
 
     def __init__(
-        self, board: Board, writers: Writers, budget: Budget, throttle: Throttle, *, threads: bool
+        self, world: World, board: Board, writers: Writers, throttle: Throttle, *, threads: bool
     ) -> None:
+        self._world = world
         self._board = board
         self._writers = writers
-        self._budget = budget
+        self._budget = world.budget
         self._throttle = throttle
         self._threads = threads
 
@@ -103,7 +105,7 @@ class Receiver:
             # in between must leave no span, by which the part would go on from where the next reply is not.
             limit = self._board.stop_of(part)
             part.span = Span(part.at, stop if limit is None else min(limit, stop))
-            pourer = Pourer(self._writers, part.stream, part.span, self._throttle)
+            pourer = Pourer(self._writers, part.stream, part.span, self._throttle, Pace(self._world).waited)
             try:
                 ended = await reply.pour(pourer)
             finally:
@@ -129,7 +131,7 @@ class Receiver:
     async def _drain_body(self, part: Part, answer: Answer, stop: int | None) -> bool:
         """Read until the part has what it is for; whether the body was read to its end."""
         throttle = self._throttle
-        allowance = Allowance(throttle)
+        allowance, pace = Allowance(throttle), Pace(self._world)
         try:
             while True:
                 limit = self._board.stop_of(part)
@@ -140,7 +142,7 @@ class Receiver:
                     # Where the body should be over, one byte is enough to tell.
                     size = allowance.size(READ if stop is None else min(READ, max(1, stop - part.at)))
                     await throttle.acquire(allowance.asks(size))
-                chunk = await answer.read(size)
+                chunk = await pace.read(answer, size)
                 if limited:
                     allowance.took(size, len(chunk))
                 else:

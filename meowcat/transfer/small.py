@@ -33,6 +33,7 @@ from meowcat.transfer.publish import rename_part
 from meowcat.transfer.receive import READ
 from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.signal import Signal
+from meowcat.transfer.slowness import Pace
 from meowcat.transport.contract import TransportFault
 
 __all__ = ["SMALL", "SmallDownload", "is_fresh"]
@@ -149,7 +150,9 @@ class SmallDownload:
         """Take a small content to the disk, and report it."""
         await self._world.budget.take(size)
         try:
-            content = b"" if isinstance(answer.verdict, Empty) else await read_whole(answer, size)
+            content = (
+                b"" if isinstance(answer.verdict, Empty) else await read_whole(self._world, answer, size)
+            )
             check_body(answer, content)
             await self._keep(content)
         finally:
@@ -272,16 +275,18 @@ def size_of(verdict: Verdict) -> int | None:
     return size if size is not None and size <= SMALL else None
 
 
-async def read_whole(answer: Answer, size: int) -> bytes | memoryview:
+async def read_whole(world: World, answer: Answer, size: int) -> bytes | memoryview:
     """The body of `size` bytes.
 
     Raises:
-        Refused: it has more or fewer. TransportFault: it broke off.
+        Refused: it has more or fewer, or comes too slowly. TransportFault: it broke off.
     """
-    chunks, came = [], 0
-    while chunk := await answer.read(READ):
+    chunks, came, pace = [], 0, None
+    while chunk := await (answer.read(READ) if pace is None else pace.read(answer, READ)):
         chunks.append(chunk)
         came += len(chunk)
+        if pace is None and came < size:
+            pace = Pace(world)
         if came > size:
             raise Refused(
                 Fault(kind=FaultKind.REPLY, detail=f"more than the {size} bytes that were expected")

@@ -217,7 +217,9 @@ def pouring() -> Costs:
             writers = Writers(
                 group, lambda offset, chunk: next(calls), 64 * MIB, 2, lambda _: None, lambda: None
             )
-            pourer = Pourer(writers, writers.stream(pieces, size, None), Span(0, size), Throttle())
+            pourer = Pourer(
+                writers, writers.stream(pieces, size, None), Span(0, size), Throttle(), lambda *_: None
+            )
             with Instructions() as instructions:
                 while (room := pourer.room()) is not None:
                     room[:] = content[: len(room)]

@@ -1,5 +1,6 @@
 """The engine on a real server: what a user of the public API sees."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -317,6 +318,18 @@ async def test_a_rate_limit_is_kept(tmp_path):
             begun = time.monotonic()
             await engine.download(server.url, tmp_path / "a")
             assert time.monotonic() - begun > 0.2  # the lower bound cannot be too slow a machine's fault
+
+
+@pytest.mark.parametrize("client", [None, httpx.AsyncClient], ids=["own", "httpx"])
+async def test_a_server_that_is_slower_than_is_put_up_with_is_given_up(tmp_path, client):
+    slowest = meowcat.Config(lowest_rate=8 * MIB, read_timeout=1, connections=1)
+    async with contextlib.AsyncExitStack() as stack:
+        server = stack.enter_context(RangeServer(Content(8 * MIB), rate=MIB))
+        injected = None if client is None else await stack.enter_async_context(client())
+        engine = await stack.enter_async_context(meowcat.Engine(config=slowest, http_client=injected))
+        with pytest.raises(meowcat.TransferFailed, match="lowest_rate") as failed:
+            await engine.download(server.url, tmp_path / "slow.bin", retries=0)
+    assert failed.value.code == meowcat.Code.HTTP
 
 
 async def test_an_engine_without_a_journal_waits_for_its_tasks(tmp_path):

@@ -587,6 +587,36 @@ def test_a_task_in_line_that_is_asked_for_again_with_a_higher_priority_goes_next
     assert world.run(work) == ["0", "3", "1", "2"]
 
 
+@pytest.mark.parametrize("size", [60_000, 300_000])
+@pytest.mark.parametrize(("lowest", "kinds"), [(2000, ["slow", "slow"]), (16, []), (None, [])])
+def test_a_server_that_is_slower_than_is_put_up_with_is_asked_again(size, lowest, kinds):
+    world = made(host=(1, size))
+    world.server.script = lambda _: Trouble(rate=1000) if len(world.server.requests) <= 2 else None
+    request = requests("host", 1, connections=1)[0]
+
+    async def work(world):
+        async with world.engine(config=config(lowest_rate=lowest, piece_size=MIB)) as engine:
+            task = await engine.submit(request)
+            await task.result()
+            return [logged.event.fault async for logged in task.history() if hasattr(logged.event, "fault")]
+
+    faults = world.run(work)
+    assert [fault.kind for fault in faults] == kinds
+    assert all("expected 2,000 a second at least (lowest_rate)" in fault.detail for fault in faults)
+
+
+def test_who_reads_slowly_because_of_a_limit_meets_no_slow_server():
+    world = made(host=(1, 2000))
+
+    async def work(world):
+        async with world.engine(config=config(limit_rate=8, lowest_rate=2000)) as engine:
+            task = await engine.submit(requests("host", 1)[0])
+            await task.result()
+            return [type(logged.event).__name__ async for logged in task.history()]
+
+    assert "AttemptFailed" not in world.run(work)
+
+
 def test_a_host_that_was_mistyped_is_no_host_that_answered_before():
     """Nobody waits for it; with the right name the task goes on with what it has."""
     world = made(host=(1, MIB))

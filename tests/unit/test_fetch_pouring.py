@@ -28,7 +28,7 @@ class Poured:
             group, write or self.write, 1 << 20, 2, lambda count: None, self.tell, 3 * PIECE
         )
         self.stream = self.writers.stream(PIECE, size, None)
-        self.pourer = Pourer(self.writers, self.stream, span, throttle or Throttle())
+        self.pourer = Pourer(self.writers, self.stream, span, throttle or Throttle(), lambda *_: None)
 
     def write(self, offset, chunk):
         self.file[offset : offset + len(chunk)] = chunk
@@ -148,8 +148,8 @@ async def test_the_loop_is_woken_for_the_first_finished_piece_and_once_there_is_
 
 def test_a_small_range_takes_no_more_memory_than_it_has_bytes():
     span = Span(0, 5000)
-    assert len(Pourer(None, None, span, Throttle())._buffer) == 5000
-    assert len(Pourer(None, None, Span(0, 1 << 40), Throttle())._buffer) == MOST_BLOCK
+    assert len(Pourer(None, None, span, Throttle(), lambda *_: None)._buffer) == 5000
+    assert len(Pourer(None, None, Span(0, 1 << 40), Throttle(), lambda *_: None)._buffer) == MOST_BLOCK
 
 
 class Limit:

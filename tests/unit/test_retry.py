@@ -37,6 +37,7 @@ def fault(kind, status=None):
         (FaultKind.TIMEOUT, Class.TRANSIENT),
         (FaultKind.DISCONNECTED, Class.TRANSIENT),
         (FaultKind.EXHAUSTED, Class.TRANSIENT),
+        (FaultKind.SLOW, Class.TRANSIENT),
         (FaultKind.UNREACHABLE, Class.UNREACHABLE),
         (FaultKind.DISK_FULL, Class.DISK),
         (FaultKind.CHANGED, Class.CHANGED),
