@@ -62,6 +62,9 @@ _PARTIAL: Final = 206
 _PRECONDITION_FAILED: Final = 412
 _RANGE_NOT_SATISFIABLE: Final = 416
 
+_RANGE_REFUSED: Final = frozenset({400, 501})
+"""What some servers, and what stands before them, answer to any Range, though they serve the whole."""
+
 _MULTIPART: Final = re.compile(r"[ \t]*multipart/byteranges", re.IGNORECASE)
 _CODINGS: Final = frozenset({"transfer-encoding", "content-encoding"})
 DIGESTS: Final = frozenset({"repr-digest", "content-digest", "content-md5", "digest"})
@@ -154,6 +157,8 @@ def judge(asked: Asked, status: int, headers: Headers | Fields, now_ms: int | No
         return _wrong(FaultKind.RANGE, status, f"{error}")
     except FieldError as error:
         return _wrong(FaultKind.REPLY, status, f"{error}")
+    if status in _RANGE_REFUSED and _begins(asked) and not (asked.stored or asked.keep_encoding):
+        return Rangeless()
     if status == _PRECONDITION_FAILED and asked.pinned is not None and condition_headers(asked.pinned):
         return Changed("the server says that the content is not the pinned one any more (412)")
     return Wrong(status_fault(status, fields, now_ms))
@@ -244,10 +249,15 @@ def _came(placed: ContentRange) -> str:
     return f"bytes {placed.start} to {placed.stop - 1}"
 
 
+def _begins(asked: Asked) -> bool:
+    """Whether a range from the first byte on was asked for, of a content of which nothing is known."""
+    return asked.method == "GET" and asked.pinned is None and not asked.start and asked.stop is not None
+
+
 def _judge_unsatisfied(asked: Asked, fields: Fields) -> Verdict:
     """A 416 (15.5.17). None of its verdicts leads to the same request again, so that no loop is possible."""
     placed = content_range(fields)
-    if placed is None and asked.pinned is None and not asked.start and asked.stop is not None:
+    if placed is None and _begins(asked):
         return Rangeless()
     if not isinstance(placed, Unsatisfied):
         return _wrong(

@@ -10,6 +10,7 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
+from msgspec.structs import replace
 
 from meowcat.core.http_rules import Asked, Changed, Empty, Partial, Rangeless, Whole, Wrong
 from meowcat.core.leases import Lease
@@ -370,7 +371,10 @@ class FetchOperation:
             return True
         if isinstance(verdict, Partial):
             return await self._heed_partial(part, answer, verdict)
-        await self._learn(part, verdict.generation, verdict.length)
+        generation = verdict.generation
+        if self._plain:  # whatever it says of ranges, it has refused one
+            generation = replace(generation, ranges=False)
+        await self._learn(part, generation, verdict.length)
         self._board.widen(part)
         part.stream = None  # bytes come from 0 on now, whatever came before
         await self._read(part, answer, verdict.length)

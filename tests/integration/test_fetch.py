@@ -289,6 +289,22 @@ async def test_a_server_that_refuses_ranges_without_a_reason_is_asked_for_all(wo
     assert not drive.faults
 
 
+@pytest.mark.parametrize("status", [400, 501])
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+async def test_a_server_to_which_a_range_is_an_error_is_asked_for_all(world, tmp_path, status, size):
+    """Although it says that it takes them, and also after a reply that broke off."""
+    breaks = iter([Trouble(after=size // 2, then="close")])
+    refusal, content = Trouble(status=status), Content(size)
+
+    def script(seen):
+        return refusal if "range" in seen.headers else next(breaks, None)
+
+    with RangeServer(content, script=script) as server:
+        drive = await fetched(world, server, content, tmp_path / "file")
+        assert [seen.status for seen in server.requests] == [status, 200, status, 200]
+    assert len(drive.faults) == 1
+
+
 async def test_connections_that_never_live_as_long_as_a_piece_bring_it_all_the_same(world, tmp_path):
     content = Content(MIB)
     with RangeServer(content, script=lambda _: Trouble(after=100_000, then="close")) as server:
