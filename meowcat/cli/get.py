@@ -111,6 +111,12 @@ class Order:
     help="Take a reply with a Content-Encoding (gzip, br) as it is: in one go, without ranges.",
 )
 @click.option(
+    "-R",
+    "--remote-time",
+    is_flag=True,
+    help="Give each file the time at which the server's was last changed.",
+)
+@click.option(
     "--limit-rate", callback=size_option, metavar="SIZE", help="Bytes a second, for all URLs together."
 )
 @click.option("--retries", type=int, help="Attempts after a failure without progress. Default: 3.")

@@ -5,6 +5,7 @@ from meowcat.core import messages as msg
 from meowcat.core.errors import InvalidArgument
 from meowcat.core.machine import ACTIVE, TERMINAL, State, Trigger, step
 from meowcat.core.pieces import choose_piece_size
+from meowcat.core.retry import http_date
 from meowcat.core.state import Phase, TaskState
 from meowcat.core.story import (
     NOTHING_HAPPENED,
@@ -119,6 +120,15 @@ def digest_algorithms(task: TaskState) -> tuple[str, ...]:
     expected = [each.algorithm for each in expected_digests(task)]
     asked = [task.request.digest] if task.request.digest else []
     return tuple(dict.fromkeys((*expected, *asked)))
+
+
+def time_of(task: TaskState) -> int | None:
+    """What the file's time is to be, in milliseconds since 1970 UTC; None where nobody asked for another than
+    that of its last write, or the server says none."""
+    assert isinstance(task.request, Download)  # noqa: S101  # as above
+    if not task.request.remote_time or task.generation is None:
+        return None
+    return http_date(task.generation.last_modified)
 
 
 def _intent(task: TaskState, digests: tuple[Checksum, ...]) -> ev.Event:

@@ -25,7 +25,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
 
 
 class Created(Event, frozen=True, kw_only=True, tag="created"):
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     task: TaskId
     key: str
     """The name that no other live task has: the target's path, unless the user chose one."""
@@ -104,7 +104,7 @@ class WaitEnded(Event, frozen=True, kw_only=True, tag="wait-ended"):
 class Supplied(Event, frozen=True, kw_only=True, tag="supplied"):
     """What a restart can't know was handed in again."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     names: tuple[str, ...]
     """Of headers (`header:cookie`) and of the URL (`url`); never a value that may be secret."""
     request: Request | None = None

@@ -170,6 +170,8 @@ class Download(_Shown, frozen=True, tag="download", tag_field="kind"):
     """The size in bytes where it is known: a server that says otherwise fails the task."""
     keep_encoding: bool = False
     """Take a reply with a Content-Encoding as it is, coded bytes and all, instead of refusing it."""
+    remote_time: bool = False
+    """Give the file the time at which the server says that the content was last changed, where it does."""
     client_file_sign: str | None = None
     """Any text of the application's own, shown in TaskInfo and history: a database key, say."""
     key: str | None = None
@@ -355,8 +357,8 @@ def _check_download(request: Download) -> None:
         raise InvalidArgument(f"overwrite {request.overwrite!r}: expected 'never' or 'replace'")
     if request.probe not in _PROBES:
         raise InvalidArgument(f"probe {request.probe!r}: expected 'get' or 'head'")
-    if not isinstance(request.keep_encoding, bool):
-        raise InvalidArgument(f"keep_encoding {request.keep_encoding!r}: expected True or False")
+    _flag("keep_encoding", request.keep_encoding)
+    _flag("remote_time", request.remote_time)
     if request.total_size is not None:
         _within("total_size", request.total_size, 0, (1 << 63) - 1)
 
@@ -455,6 +457,11 @@ def _plain(*texts: object) -> bool:
 def _within(name: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidArgument(f"{name} {value!r}: expected a whole number from {least:,} to {most:,}")
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{name} {value!r}: expected True or False")
 
 
 def _refuse_other_kinds(request: Request) -> None:

@@ -125,6 +125,7 @@ def _download_with(**fields: object) -> Upcaster:
 for _tag in ("created", "supplied"):
     upcaster(_tag, from_version=1)(_download_with(digest=None))
     upcaster(_tag, from_version=2)(_download_with(protocol=None, plan=None))
+    upcaster(_tag, from_version=3)(_download_with(remote_time=False))
 
 
 @upcaster("failed", from_version=1)

@@ -416,6 +416,10 @@ class SimulatedDisk:
     def keep_mode(self, source: str, target: str) -> None:
         """It knows no modes."""
 
+    def set_time(self, path: str, ms: int) -> None:
+        with self.power.call("set_time", path, ms):
+            self._inodes[self._inode_at(path)].mtime = ms * 1_000_000
+
     def rename(self, source: str, target: str) -> None:
         with self.power.call("rename", source, target):
             self._move(source, target)

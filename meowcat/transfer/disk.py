@@ -135,6 +135,10 @@ class Disk(Protocol):
     def keep_mode(self, source: str, target: str) -> None:
         """Let whoever may read, write or run `target` do so with `source`, where file systems can say it."""
 
+    def set_time(self, path: str, ms: int) -> None:
+        """Have the file say that it was last changed then, in milliseconds since 1970 UTC, where file systems
+        can say it."""
+
     def rename(self, source: str, target: str) -> None:
         """Give it another name, in one step; what had that name is replaced."""
 
@@ -290,6 +294,12 @@ class OsDisk:
             os.chmod(source, os.lstat(target).st_mode & 0o777)
         except OSError:
             pass  # it is replaced all the same, by a file as new ones are there
+
+    def set_time(self, path: str, ms: int) -> None:
+        try:
+            os.utime(path, ns=(ms * 1_000_000, ms * 1_000_000), follow_symlinks=False)
+        except OSError:
+            pass  # its content is what counts
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import anyio
 
+from meowcat.core.downloads import time_of
 from meowcat.core.events import CommitIntended, PublishIntended
 from meowcat.core.messages import Discarded, DiscardFailed, Message, Published, PublishFailed
 from meowcat.core.state import TaskState
@@ -12,6 +13,7 @@ from meowcat.core.values import Checksum, Fault, FaultKind
 from meowcat.transfer.context import Errand, World
 from meowcat.transfer.digests import digest_file
 from meowcat.transfer.disk import FileFault
+from meowcat.transfer.files import part_path
 from meowcat.transfer.publish import Proof, discard, publish
 
 __all__ = ["DiscardOperation", "PublishOperation"]
@@ -51,6 +53,9 @@ class PublishOperation(SettlingOperation):
     def _settle(self) -> Message:
         intent = self._task.intent
         assert isinstance(intent, PublishIntended)  # noqa: S101  # publishing is wanted because of it
+        time = time_of(self._task)
+        if time is not None:  # before the sync and the rename: who is killed after those has it, too
+            self._world.disk.set_time(part_path(self._request.to, self._task.id), time)
         fault = _fault_in(
             lambda: publish(
                 self._world.disk,

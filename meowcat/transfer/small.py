@@ -14,6 +14,7 @@ from types import TracebackType
 
 from blake3 import blake3
 
+from meowcat.core.downloads import time_of
 from meowcat.core.events import PublishIntended
 from meowcat.core.http_rules import Asked, Empty, Partial, Verdict, Whole, Wrong
 from meowcat.core.messages import Brought, Faulted, Published, PublishFailed
@@ -205,7 +206,10 @@ class SmallDownload:
     def _rename(self) -> bool:
         part, request = self._part, self._request
         assert part is not None  # noqa: S101  # stored
-        rename_part(self._world.disk, part, request.to, self._size, request.overwrite)
+        disk, time = self._world.disk, time_of(self._task)
+        if time is not None:
+            disk.set_time(part.path, time)
+        rename_part(disk, part, request.to, self._size, request.overwrite)
         part.close()
         return True
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import anyio
@@ -184,10 +185,24 @@ async def test_the_same_request_attaches_and_another_is_refused(tmp_path):
             await one.result()
 
 
+@pytest.mark.parametrize("size", [0, 1000, 3 * MIB])
+@pytest.mark.parametrize("modified", [1_000_000_000, None])
+async def test_a_file_has_the_time_of_the_server_s_where_that_is_asked_for(tmp_path, size, modified):
+    began = time.time() - 60
+    with RangeServer(Content(size, modified=modified)) as server:
+        async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
+            await engine.download(server.url, tmp_path / "own")
+            await engine.download(server.url, tmp_path / "theirs", remote_time=True)
+    own, theirs = ((tmp_path / name).stat().st_mtime for name in ("own", "theirs"))
+    assert own > began
+    assert theirs == modified if modified is not None else theirs > began
+
+
 async def test_closing_keeps_the_task_and_opening_goes_on_with_it(tmp_path):
     with RangeServer(BIG, rate=2 * MIB) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:
-            task = await engine.submit(meowcat.Download(server.url, str(tmp_path / "a")))
+            download = meowcat.Download(server.url, str(tmp_path / "a"), remote_time=True)
+            task = await engine.submit(download)
             await reach(task, 2 * MIB)
         assert not (tmp_path / "a").exists()
         server.rate.rate = None
@@ -196,6 +211,7 @@ async def test_closing_keeps_the_task_and_opening_goes_on_with_it(tmp_path):
             await again.result()
             seen = types(await collect(again.history()))
     assert (tmp_path / "a").read_bytes() == BIG.bytes()
+    assert formatdate((tmp_path / "a").stat().st_mtime, usegmt=True) == BIG.last_modified
     assert "requeued" in seen
     assert "rechecked" in seen
     assert server.bytes_sent_twice() <= 3 * MIB

@@ -115,7 +115,13 @@ def failed_attempt(fault: Fault, attempt: int, waiting: WaitingFor, delay: int |
 HISTORIES: dict[str, list[list[ev.Event]]] = {
     "01HF7YAT00COMP1ETE00000000": [
         [
-            created("01HF7YAT00COMP1ETE00000000", checksum=str(SHA256), connections=4, priority=2),
+            created(
+                "01HF7YAT00COMP1ETE00000000",
+                checksum=str(SHA256),
+                connections=4,
+                priority=2,
+                remote_time=True,
+            ),
             ev.Admitted(state=PREPARING, run=1),
             ev.Started(state=RUNNING, generation=KNOWN, piece_size=4 * MIB),
             stored(RUNNING, 0, 2),

@@ -295,6 +295,7 @@ def test_a_field_of_a_protocol_that_is_accepted_can_be_read_again(value):
         ({"priority": None}, "priority None: expected a whole number"),
         ({"connections": True}, "connections True: expected a whole number"),
         ({"keep_encoding": 1}, "keep_encoding 1: expected True or False"),
+        ({"remote_time": "yes"}, "remote_time 'yes': expected True or False"),
         ({"checksum": b"md5:0"}, "checksum .*expected a text"),
         ({"protocol": ProtocolSpec(7)}, "protocol .*expected a text as its tag"),
         ({"protocol": ProtocolSpec("own", 1, [])}, "protocol .*a dict of fields"),
