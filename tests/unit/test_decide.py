@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from meowcat.core import events as ev
 from meowcat.core import messages as msg
 from meowcat.core.decide import decide
-from meowcat.core.downloads import expected_digests
+from meowcat.core.downloads import expected_digests, time_of
 from meowcat.core.errors import Code
 from meowcat.core.machine import ENDED, State, Trigger, may, step
 from meowcat.core.sessions import Capabilities, Session
@@ -246,6 +246,18 @@ def test_a_digest_that_is_asked_for_and_offered_is_expected_once():
     assert expected_digests(fold(events)) == (asked, other)
     assert expected_digests(fold(events[:1])) == (asked,)
     assert expected_digests(a_task(State.RUNNING)) == ()
+
+
+@pytest.mark.parametrize("said", ["Sun, 09 Sep 2001 01:46:40 GMT", "yesterday", None])
+def test_the_file_s_time_is_what_the_server_says_where_that_is_asked_for_and_known(said):
+    request = Download("https://host.example/x", "/x", remote_time=True)
+    asked = created(request=request)
+    known = Generation(size=10, ranges=True, last_modified=said)
+    started = ev.Started(state=State.RUNNING, generation=known, piece_size=4)
+    when = 1_000_000_000_000 if said and said.endswith("GMT") else None
+    assert time_of(fold([asked, started])) == when
+    assert time_of(fold([asked])) is None
+    assert time_of(fold([created(request=replace(request, remote_time=False)), started])) is None
 
 
 def test_nothing_happened_is_nothing():
