@@ -176,11 +176,15 @@ class Delivery:
             await self._back_off(error, "the journal can't be read")
             return
         events = [event for record in records if (event := readable(record)) is not None]
-        if await self._delivered(events):
-            self._limit = page_limit(max((len(record.body) for record in records), default=0))
-            self.position = reached
-            await self.keep()
-            await self._pause_or_stop()
+        if not await self._delivered(events):
+            # Of a sink that fails now and then a smaller page is taken, and its cursor moves.
+            self._limit = max(1, len(records) // 2)
+            return
+        largest = max((len(record.body) for record in records), default=0)
+        self._limit = min(2 * self._limit, page_limit(largest))
+        self.position = reached
+        await self.keep()
+        await self._pause_or_stop()
 
     async def _page(self) -> tuple[list[Record], Position]:
         records, reached = await self._source.records_after(self.position, self._limit)

@@ -70,7 +70,7 @@ class _Plain:
             if event.id not in self._taken:
                 self._take(event)
                 self._taken.add(event.id)
-        self._taken.clear()
+        self._taken.difference_update(event.id for event in events)
 
     def _take(self, event: LoggedEvent) -> None:
         outcome = self._function(event)

@@ -21,7 +21,7 @@ class OneByOne(ABC):
             if event.id not in self._taken:
                 await self.take(event)
                 self._taken.add(event.id)
-        self._taken.clear()
+        self._taken.difference_update(event.id for event in events)
 
     @abstractmethod
     async def take(self, event: LoggedEvent) -> None:

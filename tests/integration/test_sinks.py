@@ -215,11 +215,33 @@ async def test_a_failing_sink_is_tried_for_days_with_growing_delays(tmp_path):
         await engine.submit_many(imported(tmp_path, 3), paused=True)
         await engine.add_sink("audit", sink)
         await sink.has(3)
-    assert sink.calls == 1001
+    assert sink.calls == 1000 + 2, "of such a sink few are asked to be taken at once"
     assert world.backoffs[:9] == [0.75 * 2**n for n in range(9)]  # half of each is jitter: a roll of 0.5
     assert set(world.backoffs[9:]) == {225.0}
     assert sum(world.backoffs) > 2 * 24 * 3600
     assert sink.positions == [1, 2, 3]
+
+
+async def test_a_sink_that_fails_now_and_then_gets_on(tmp_path):
+    """Each time at another event: its failures are none in a row, and what it has taken never comes again."""
+    world, failed, taken, all_taken = VirtualTime(), set(), [], anyio.Event()
+
+    async def take(event):
+        if event.position % 20 == 0 and event.position not in failed:
+            failed.add(event.position)
+            raise RuntimeError("no")
+        taken.append(event.position)
+        if event.position == 600:
+            all_taken.set()
+
+    async with meowcat.Engine(tmp_path / "t.db", clock=world.clock()) as engine:
+        await engine.submit_many(imported(tmp_path, 600), paused=True)
+        await engine.add_sink("audit", meowcat.callback(take))
+        with anyio.fail_after(20):
+            await all_taken.wait()
+    assert taken == list(range(1, 601))
+    assert len(world.backoffs) == len(failed) == 30
+    assert max(world.backoffs) < 10, "few are in a row"
 
 
 async def test_a_sink_says_when_it_wants_to_be_asked_again(tmp_path):
