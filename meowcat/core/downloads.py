@@ -37,6 +37,8 @@ def brought(task: TaskState, message: msg.Brought, _: Instant) -> Decision:
     story = _learn(Story(task), message.generation)
     if story.task.state in ACTIVE:
         _advance(story, _stored(story.task, message))
+        if message.whole and story.task.phase is Phase.VERIFYING:
+            _compare(story, message.whole)
     return story.end()
 
 
@@ -106,20 +108,28 @@ def _advance(story: Story, event: ev.Event) -> Story:
 def expected_digests(task: TaskState) -> tuple[Checksum, ...]:
     """Digests of the whole that the bytes must have: the caller's, and those that the server offered."""
     assert isinstance(task.request, Download)  # noqa: S101  # an upload's digests are its protocol's
-    asked = (parse_checksum(task.request.checksum),) if task.request.checksum else ()
-    offered = task.generation.digests if task.generation else ()
+    return _expected(task.request, task.generation)
+
+
+def _expected(request: Download, generation: Generation | None) -> tuple[Checksum, ...]:
+    asked = (parse_checksum(request.checksum),) if request.checksum else ()
+    offered = generation.digests if generation else ()
     return asked + tuple(each for each in offered if each not in asked)
 
 
-def digest_algorithms(task: TaskState) -> tuple[str, ...]:
+def algorithms(request: Download, generation: Generation | None) -> tuple[str, ...]:
     """What to compute over the whole: to compare with what is expected, and because it was asked for."""
-    assert isinstance(task.request, Download)  # noqa: S101  # as above
-    offered = task.generation is not None and task.generation.digests
-    if not (task.request.checksum or task.request.digest or offered):
+    if not (request.checksum or request.digest or (generation is not None and generation.digests)):
         return ()  # as of most
-    expected = [each.algorithm for each in expected_digests(task)]
-    asked = [task.request.digest] if task.request.digest else []
+    expected = [each.algorithm for each in _expected(request, generation)]
+    asked = [request.digest] if request.digest else []
     return tuple(dict.fromkeys((*expected, *asked)))
+
+
+def digest_algorithms(task: TaskState) -> tuple[str, ...]:
+    """`algorithms` of a task."""
+    assert isinstance(task.request, Download)  # noqa: S101  # as above
+    return algorithms(task.request, task.generation)
 
 
 def time_of(task: TaskState) -> int | None:
@@ -142,17 +152,37 @@ def _intent(task: TaskState, digests: tuple[Checksum, ...]) -> ev.Event:
 def digested(task: TaskState, message: msg.Digested, _: Instant) -> Decision:
     if task.phase is not Phase.VERIFYING:
         return NOTHING_HAPPENED
-    found = {each.algorithm: each for each in message.digests}
+    if message.changed:
+        return _changed(task, message.changed)
+    return _compare(Story(task), message.digests).end()
+
+
+def _compare(story: Story, digests: tuple[Checksum, ...]) -> Story:
+    """Digests of the whole are there: it is intended to publish, if they are as expected."""
+    task = story.task
+    found = {each.algorithm: each for each in digests}
     for expected in expected_digests(task):
         got = found.get(expected.algorithm)
         if got != expected:
             detail = f"the content has {got or 'no ' + expected.algorithm}; expected {expected}"
-            story = Story(task)
             story.tell(begin_anew(task, detail))
-            return fail(story, Fault(kind=FaultKind.CHECKSUM, detail=detail)).end()
-    if not found.keys() >= set(digest_algorithms(task)):
-        return NOTHING_HAPPENED  # asked for while the file was read: it is read again
-    return Decision((_intent(task, message.digests),))
+            return fail(story, Fault(kind=FaultKind.CHECKSUM, detail=detail))
+    if found.keys() >= set(digest_algorithms(task)):  # or one was asked for meanwhile: it is read again
+        story.tell(_intent(task, digests))
+    return story
+
+
+def _changed(task: TaskState, pieces: tuple[tuple[int, int], ...]) -> Decision:
+    """Bytes were stored, and others are there. Whoever tries again has those pieces brought anew."""
+    count = sum(stop - first for first, stop in pieces)
+    detail = (
+        f"{count} of the part file's pieces {'is' if count == 1 else 'are'} not what was stored there, the "
+        f"first from byte {pieces[0][0] * task.piece_size:,} on: another program has changed it, or the disk "
+        "or the memory is faulty; retry brings them anew"
+    )
+    story = Story(task)
+    story.tell(ev.Rechecked(state=task.state, kept=(), lost=pieces))
+    return fail(story, Fault(kind=FaultKind.CHECKSUM, detail=detail)).end()
 
 
 def published(task: TaskState, _: msg.Published, __: Instant) -> Decision:

@@ -107,6 +107,9 @@ class Brought(Flushed, frozen=True, kw_only=True, tag="brought"):
     """`Probed` and `Flushed` at once: all of a content of which nothing was known has come, and is stored."""
 
     generation: Generation
+    whole: tuple[Checksum, ...] = ()
+    """Its digests, of all `downloads.algorithms`: then the file need not be read for them, as for `Digested`.
+    """
 
 
 class Proved(Report, frozen=True, kw_only=True, tag="proved"):
@@ -120,6 +123,8 @@ class Digested(Report, frozen=True, kw_only=True, tag="digested"):
     """The whole part file was read and hashed."""
 
     digests: tuple[Checksum, ...]
+    changed: tuple[tuple[int, int], ...] = ()
+    """Runs of pieces that are not what was stored there."""
 
 
 class Pinned(Report, frozen=True, kw_only=True, tag="pinned"):

@@ -14,12 +14,23 @@ import google_crc32c
 from blake3 import blake3
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.pieces import Grid
 from meowcat.core.transfers import DIGEST_LENGTHS
 from meowcat.core.values import FaultKind
 from meowcat.transfer.disk import Buffer, Disk, FileFault, guarded
 from meowcat.transfer.files import PartFile
 
-__all__ = ["BLOCK", "Hasher", "Span", "Stopped", "digest_file", "new", "piece_digest", "verify_pieces"]
+__all__ = [
+    "BLOCK",
+    "Hasher",
+    "PieceCheck",
+    "Span",
+    "Stopped",
+    "digest_file",
+    "new",
+    "piece_digest",
+    "verify_pieces",
+]
 
 BLOCK = 2 << 20
 """Bytes in one read."""
@@ -101,6 +112,35 @@ def piece_digest(buffers: Iterable[Buffer]) -> bytes:
     return digest.digest()
 
 
+class PieceCheck:
+    """Compares all pieces of a file with their digests, as it is read from its beginning to its end."""
+
+    def __init__(self, grid: Grid, digest_of: Callable[[int], bytes]) -> None:
+        self.changed: list[int] = []
+        """Pieces that have other digests."""
+        self._grid = grid
+        self._digest_of = digest_of
+        self._piece = self._at = 0
+        self._hasher = blake3()
+
+    def update(self, data: Buffer) -> None:
+        """The next bytes of the file."""
+        rest = memoryview(data)
+        while rest:
+            _, stop = self._grid.span(self._piece)
+            taken, rest = rest[: stop - self._at], rest[stop - self._at :]
+            self._hasher.update(taken)
+            self._at += len(taken)
+            if self._at == stop:
+                self._compare()
+
+    def _compare(self) -> None:
+        if self._hasher.digest() != self._digest_of(self._piece):
+            self.changed.append(self._piece)
+        self._piece += 1
+        self._hasher = blake3()
+
+
 def digest_file(
     disk: Disk,
     file: str | int,
@@ -108,11 +148,12 @@ def digest_file(
     size: int,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    check: PieceCheck | None = None,
 ) -> dict[str, str]:
     """Read a whole file once; returns each algorithm's digest in hexadecimal.
 
     `file` is a path, or a descriptor open for reading, and must have `size` bytes. Between blocks `stop`
-    is asked, and `progress` told how many bytes were read so far.
+    is asked, and `progress` told how many bytes were read so far; `check` sees them all.
 
     Raises:
         FileFault: LOCAL_REMOVED if the file is absent, or not `size` bytes long; IO.
@@ -126,7 +167,10 @@ def digest_file(
         try:
             if (actual := disk.fstat(fd).size) != size:
                 raise FileFault(FaultKind.LOCAL_REMOVED, f"{name} has {actual} bytes; expected {size}")
-            _feed(disk, fd, name, list(hashers.values()), size, progress, stop)
+            fed: list[Hasher | PieceCheck] = [*hashers.values()]
+            if check is not None:
+                fed.append(check)
+            _feed(disk, fd, name, fed, size, progress, stop)
         finally:
             if isinstance(file, str):
                 disk.close(fd)
@@ -137,7 +181,7 @@ def _feed(
     disk: Disk,
     fd: int,
     name: str,
-    hashers: list[Hasher],
+    hashers: Sequence[Hasher | PieceCheck],
     size: int,
     progress: Callable[[int], None] | None,
     stop: Callable[[], bool],

@@ -469,7 +469,7 @@ class FetchOperation:
         """Read again what earlier runs stored."""
         assert self._task.grid is not None  # noqa: S101  # nothing is kept of a content without a size
         rechecker = Rechecker(self._part, self._task.grid, pieces, lambda: self._stopped)
-        await rechecker.learn(self._errand.histories.events_of(self._task.id))
+        await rechecker.digests.learn(self._errand.histories.events_of(self._task.id))
         async for kept, lost in rechecker.run(self._world.workers, self._limiter):
             self._report_proof(kept, lost)
             self._board.lose(lost)

@@ -12,7 +12,7 @@ from meowcat.transfer.digests import verify_pieces
 from meowcat.transfer.files import PartFile
 from meowcat.transfer.workers import Workers
 
-__all__ = ["Rechecker"]
+__all__ = ["Rechecker", "StoredDigests"]
 
 DIGEST = 32
 """Bytes of a BLAKE3 digest."""
@@ -21,24 +21,20 @@ AT_ONCE = 1 << 30
 """Bytes that are compared between two reports."""
 
 
-class Rechecker:
-    """Compares `pieces` of the part file with the digests that their events have.
-
-    Holds 32 bytes for each of these pieces, and nothing else of the history.
+class StoredDigests:
+    """The digests that the events of `pieces` have. Holds 32 bytes for each of these, and nothing else of the
+    history.
     """
 
-    def __init__(self, part: PartFile, grid: Grid, pieces: IntervalSet, stopped: Callable[[], bool]) -> None:
-        self._part = part
-        self._grid = grid
+    def __init__(self, pieces: IntervalSet) -> None:
         self._pieces = pieces
-        self._stopped = stopped
         self._ranks = [0]
         for first, stop in pieces:
             self._ranks.append(self._ranks[-1] + stop - first)
         self._digests = bytearray(DIGEST * pieces.total)
 
     async def learn(self, history: AsyncIterator[Event]) -> None:
-        """Take the digests out of the events; the latest of a piece counts."""
+        """Take them out of the events; the latest of a piece counts."""
         async for event in history:
             if isinstance(event, Restarted):
                 self._digests = bytearray(len(self._digests))
@@ -59,6 +55,21 @@ class Rechecker:
         """How many pieces of the set come before `piece`."""
         run = bisect_right(self._pieces.pairs, piece, key=_first) - 1
         return self._ranks[run] + piece - self._pieces.pairs[run][0]
+
+    def of(self, piece: int) -> bytes:
+        start = self._rank(piece) * DIGEST
+        return bytes(self._digests[start : start + DIGEST])
+
+
+class Rechecker:
+    """Compares `pieces` of the part file with the digests that their events have."""
+
+    def __init__(self, part: PartFile, grid: Grid, pieces: IntervalSet, stopped: Callable[[], bool]) -> None:
+        self._part = part
+        self._grid = grid
+        self._pieces = pieces
+        self._stopped = stopped
+        self.digests = StoredDigests(pieces)
 
     async def run(
         self, workers: Workers, limiter: anyio.CapacityLimiter
@@ -88,16 +99,12 @@ class Rechecker:
 
     def _compare(self, batch: IntervalSet) -> IntervalSet:
         spans = [
-            (piece, *self._grid.span(piece), self._digest(piece))
+            (piece, *self._grid.span(piece), self.digests.of(piece))
             for first, stop in batch
             for piece in range(first, stop)
         ]
         good, _ = verify_pieces(self._part, spans, self._stopped)
         return IntervalSet.of(*((piece, piece + 1) for piece in good))
-
-    def _digest(self, piece: int) -> bytes:
-        start = self._rank(piece) * DIGEST
-        return bytes(self._digests[start : start + DIGEST])
 
 
 def _first(run: tuple[int, int]) -> int:

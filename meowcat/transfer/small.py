@@ -14,7 +14,7 @@ from types import TracebackType
 
 from blake3 import blake3
 
-from meowcat.core.downloads import time_of
+from meowcat.core.downloads import algorithms, time_of
 from meowcat.core.events import PublishIntended
 from meowcat.core.http_rules import Asked, Empty, Partial, Verdict, Whole, Wrong
 from meowcat.core.messages import Brought, Faulted, Published, PublishFailed
@@ -163,6 +163,8 @@ class SmallDownload:
         generation = answer.verdict.generation  # type: ignore[union-attr]  # a verdict that has a size has one
         piece = choose_piece_size(size, self._request.piece_size)
         digests = [blake3(content[start : start + piece]).digest() for start in range(0, size, piece)]
+        wanted = algorithms(self._request, generation)
+        whole = tuple([_digest(each, content) for each in wanted])
         run, restarts = self._operation.run, self._operation.restarts
         self._errand.report(
             Brought(
@@ -173,6 +175,7 @@ class SmallDownload:
                 digests=b"".join(digests),
                 file=self._part.identity,
                 size=None if size else 0,
+                whole=whole,
             )
         )
         self._reported = True
@@ -310,8 +313,12 @@ def check_body(answer: Answer, content: bytes | memoryview) -> None:
     digest = answer.digest if isinstance(answer.verdict, Partial) else None
     if digest is None:
         return
-    hasher = new(digest.algorithm)
-    hasher.update(content)
-    if Checksum(digest.algorithm, hasher.hexdigest()) != digest:
+    if _digest(digest.algorithm, content) != digest:
         detail = f"the body from the server has not the {digest.algorithm} that its head says"
         raise Refused(Fault(kind=FaultKind.CHECKSUM, detail=detail))
+
+
+def _digest(algorithm: str, content: bytes | memoryview) -> Checksum:
+    hasher = new(algorithm)
+    hasher.update(content)
+    return Checksum(algorithm, hasher.hexdigest())

@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meowcat.core.errors import InvalidArgument
+from meowcat.core.pieces import Grid
 from meowcat.core.transfers import DIGEST_LENGTHS
 from meowcat.core.values import FaultKind
 from meowcat.testing.disk import SimulatedDisk
-from meowcat.transfer.digests import BLOCK, Stopped, digest_file, new, piece_digest, verify_pieces
+from meowcat.transfer.digests import (
+    BLOCK,
+    PieceCheck,
+    Stopped,
+    digest_file,
+    new,
+    piece_digest,
+    verify_pieces,
+)
 from meowcat.transfer.disk import FileFault, OsDisk
 from meowcat.transfer.files import PartFile
 
@@ -84,6 +93,20 @@ def test_a_file_is_read_once_for_all_digests(part, size):
     }
     assert told == sorted(told)
     assert (told or [0])[-1] == size
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.data())
+def test_pieces_that_are_not_what_was_stored_are_found_however_the_file_is_read(size, piece, data):
+    grid, content = Grid(size, piece), os.urandom(size)
+    changed = data.draw(st.sets(st.integers(0, grid.count - 1)))
+    stored = [blake3(content[slice(*grid.span(each))]).digest() for each in range(grid.count)]
+    check = PieceCheck(grid, lambda each: bytes(32) if each in changed else stored[each])
+    at = 0
+    while at < size:
+        step = data.draw(st.integers(1, size))
+        check.update(content[at : at + step])
+        at += step
+    assert check.changed == sorted(changed)
 
 
 def test_an_open_descriptor_is_read_from_its_beginning_and_stays_open(part):
