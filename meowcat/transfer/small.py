@@ -42,13 +42,17 @@ __all__ = ["SMALL", "SmallDownload", "is_fresh"]
 SMALL = 256 * 1024
 """Bytes of a content that is held in memory as a whole."""
 
+EVEN = 4 * SMALL
+"""Bytes a second of a limit under which it may come at once: all of it is a quarter of a second's worth."""
+
 
 def is_fresh(errand: Errand, protocol: DownloadProtocol) -> bool:
     """Whether nothing is known of the content, and nothing keeps it from being read in one go."""
     task = errand.task
     if task.generation is not None or task.file is not None or task.stored:
         return False
-    return not protocol.looks_first and errand.throttle.rate is None
+    rate = errand.throttle.rate
+    return not protocol.looks_first and (rate is None or rate >= EVEN)
 
 
 class SmallDownload:
@@ -151,9 +155,7 @@ class SmallDownload:
         """Take a small content to the disk, and report it."""
         await self._world.budget.take(size)
         try:
-            content = (
-                b"" if isinstance(answer.verdict, Empty) else await read_whole(self._world, answer, size)
-            )
+            content = await self._read(answer, size)
             check_body(answer, content)
             await self._keep(content)
         finally:
@@ -179,6 +181,19 @@ class SmallDownload:
             )
         )
         self._reported = True
+
+    async def _read(self, answer: Answer, size: int) -> bytes | memoryview:
+        if isinstance(answer.verdict, Empty):
+            return b""
+        throttle = self._errand.throttle
+        if throttle.rate is None:
+            return await read_whole(self._world, answer, size)
+        await throttle.acquire(size)
+        try:
+            return await read_whole(self._world, answer, size)
+        except BaseException:  # raised again: whatever it was, it did not come
+            throttle.give_back(size)
+            raise
 
     async def _keep(self, content: bytes | memoryview) -> None:
         try:

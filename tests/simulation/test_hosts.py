@@ -523,6 +523,21 @@ def test_a_limit_is_kept_exactly(direction, kind, rate):
     assert world.run(work) == pytest.approx(rate, rel=0.03 if seconds == 10 else 0.15)
 
 
+@pytest.mark.parametrize("rate", [500_000, 2_000_000])
+def test_a_limit_is_kept_by_contents_that_come_at_once(rate):
+    world = made(host=(rate // 10_000, 100_000))
+
+    async def work(world):
+        async with world.engine(config=config(limit_rate=rate)) as engine:
+            begun = world.now
+            await engine.submit_many(requests("host", rate // 10_000))
+            await engine.drain()
+            return world.now - begun
+
+    assert world.run(work) == pytest.approx(10, rel=0.03)
+    assert len(world.server.requests) == rate // 10_000
+
+
 @pytest.mark.parametrize("tasks", [1, 20])
 @pytest.mark.parametrize("rate", [50_000, 5_000_000])
 def test_a_limit_holds_from_the_first_second_however_many_connections_there_are(tasks, rate):
