@@ -96,7 +96,7 @@ async def open_origin(world: World, errand: Errand, *, begun: bool) -> Opened:
     request = errand.task.request
     assert isinstance(request, Upload)  # noqa: S101  # only uploads have a source
     if request.origin == "file":
-        return await open_file(world.disk, world.workers, request.source, begun=begun)
+        return await open_file(world.disk, world.workers, request.source, begun=begun, rounds=world.rounds)
     source: Source | None
     if request.origin == "bytes":
         data = errand.secrets.data

@@ -97,7 +97,9 @@ class CommitOperation(RemoteOperation):
             if found.outcome is Outcome.LOST:
                 detail = "the server knows neither the object nor the upload; all is sent again"
                 return self._failed(Fault(kind=FaultKind.SESSION_LOST, detail=detail))
-        known = await recorded(self._errand)
+        # Where nothing was sent, and nothing can have come of a part, there is nothing to know.
+        sent = bool(task.stored) or session.capabilities.server_offset
+        known = await recorded(self._errand) if sent else Recorded()
         if session.capabilities.commits_with_last_part:
             return msg.Committed(result=await self._commit_with_last_part(protocol, session, known))
         return msg.Committed(result=await protocol.commit(session, known.receipts, None))

@@ -103,7 +103,7 @@ class Rounds:
         """Make a blocking call of some microseconds. Once begun it is seen through, also when canceled.
 
         Args:
-            call: must not return None.
+            call: must not return None where it changes names.
             folder: an absolute path, where it changes names in one: they are durable on return as far as
                 `durability` asks for that.
             holds_bytes: whether it returns a PartFile whose bytes have to be durable as well.

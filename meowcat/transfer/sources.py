@@ -33,6 +33,7 @@ from meowcat.protocols.contract import Refused
 from meowcat.transfer.digests import Hasher
 from meowcat.transfer.disk import Disk, FileFault, FileStatus, guarded
 from meowcat.transfer.memory import fresh
+from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.workers import Workers
 from meowcat.transport.contract import Chunk
 from meowcat.transport.faults import EXHAUSTED
@@ -233,15 +234,19 @@ class Opened(ABC):
         """Let it go; no read is under way."""
 
 
-async def open_file(disk: Disk, workers: Workers, path: str, *, begun: bool = False) -> Opened:
+async def open_file(
+    disk: Disk, workers: Workers, path: str, *, begun: bool = False, rounds: Rounds | None = None
+) -> Opened:
     """Open a file to be read, by its absolute path. Symbolic links are followed. `begun` says whether the
-    upload has read it before, so that an absent file is one that was removed.
+    upload has read it before, so that an absent file is one that was removed. With `rounds` it is opened and
+    looked at without a trip to a thread, as long as the disk lets that go on.
 
     Raises:
         Refused: FILE_NOT_FOUND where nothing is there, or LOCAL_REMOVED if `begun`; IO for a folder, a pipe
             or a device, without permission, and for whatever else the disk says.
     """
-    file = OpenedFile(disk, workers, path, FaultKind.LOCAL_REMOVED if begun else FaultKind.FILE_NOT_FOUND)
+    absent = FaultKind.LOCAL_REMOVED if begun else FaultKind.FILE_NOT_FOUND
+    file = OpenedFile(disk, workers, path, absent, rounds)
     await file.open()
     return file
 
@@ -287,12 +292,16 @@ def truncated(name: str, at: int, expected: int) -> Refused:
 class OpenedFile(Opened):
     """A file. Any thread may read it by calls of its own (`draw`, `look`), which block."""
 
-    def __init__(self, disk: Disk, workers: Workers, path: str, absent: FaultKind) -> None:
+    def __init__(
+        self, disk: Disk, workers: Workers, path: str, absent: FaultKind, rounds: Rounds | None
+    ) -> None:
         if not path or "\0" in path:
             raise InvalidArgument(f"source {path!r}: expected the path of a file")
         super().__init__(workers, path, READERS)
         self._disk = disk
         self._absent = absent
+        self._brief = self.run if rounds is None else rounds.do
+        """Makes a call of some microseconds."""
         self._lock = Lock()
         """Around looks, which may put another descriptor in the place of the first."""
         self._descriptors: list[int] = []
@@ -300,26 +309,28 @@ class OpenedFile(Opened):
 
     async def open(self) -> None:
         """See `open_file`."""
-        await self._refusing(self._open)
+        await self._refusing(self._open, self._brief)
         self._absent = FaultKind.LOCAL_REMOVED
 
     async def identity(self) -> SourceIdentity:
-        return await self._refusing(self.look)
+        return await self._refusing(self.look, self._brief)
 
     async def read(self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers) -> list[Chunk]:
-        return await self._refusing(partial(self._read, offset, size, hashers, buffers))
+        return await self._refusing(partial(self._read, offset, size, hashers, buffers), self.run)
 
     async def read_last(
         self, offset: int, size: int, hashers: Sequence[Hasher], buffers: Buffers
     ) -> tuple[list[Chunk], SourceIdentity]:
-        return await self._refusing(lambda: (self._read(offset, size, hashers, buffers), self.look()))
+        return await self._refusing(
+            lambda: (self._read(offset, size, hashers, buffers), self.look()), self.run
+        )
 
     async def close(self) -> None:
-        await self.run(self._close)
+        await self._brief(self._close)
 
-    async def _refusing(self, call: Callable[[], T]) -> T:
+    async def _refusing(self, call: Callable[[], T], run: Callable[[Callable[[], T]], Awaitable[T]]) -> T:
         try:
-            return await self.run(call)
+            return await run(call)
         except FileFault as failure:
             raise Refused(failure.fault) from failure
 

@@ -190,6 +190,26 @@ def large_upload() -> Costs:
     )
 
 
+def small_uploads() -> Costs:
+    """200 files of 16 KiB, each by one request, 32 at once, `process`."""
+    config = meowcat.Config(max_uploads=32, durability="process", queue_capacity=256)
+    url = "https://depot.example/"
+    protocol = DepotUpload(session=False, commits_with_last_part=True)
+
+    def prepare(world: World) -> None:
+        for number in range(200):
+            world.disk.put(f"/data/{number}", bytes(16 << 10))
+        world.server.depot(url)
+
+    async def work(engine: meowcat.Engine) -> None:
+        await engine.submit_many(
+            [meowcat.Upload(f"/data/{number}", f"{url}{number}", protocol) for number in range(200)]
+        )
+        await engine.drain()
+
+    return in_world(work, config, prepare)
+
+
 def many_tasks() -> Costs:
     """`submit_many` and `cancel_many` of 2,000 tasks."""
 
@@ -271,6 +291,7 @@ WORKLOADS: dict[str, Callable[[], Costs]] = {
     "what its threads do": pouring,
     "200 small downloads": small_downloads,
     "a large upload": large_upload,
+    "200 small uploads": small_uploads,
     "2,000 tasks submitted and canceled": many_tasks,
     "replay of 5,000 events": replay,
 }

@@ -23,6 +23,7 @@ from meowcat.testing.disk import SimulatedDisk
 from meowcat.transfer import source_parts, sources
 from meowcat.transfer.digests import Stopped, new
 from meowcat.transfer.disk import OsDisk
+from meowcat.transfer.rounds import Rounds
 from meowcat.transfer.source_parts import FIRST, KEPT, LEAST, STEP, SourceReader, next_chunk
 from meowcat.transfer.source_proof import digest_source, prove
 from meowcat.transfer.sources import (
@@ -271,6 +272,26 @@ async def test_without_permission_the_error_says_what_to_do(tmp_path):
     fault = await refusal(open_file(Forbidden(), Workers(), str(tmp_path / "source")))
     assert fault.kind is FaultKind.IO
     assert "no permission to read it; let this user" in fault.detail
+
+
+async def test_a_look_takes_no_trip_to_a_thread_and_a_read_does(place):
+    """Of a small upload such trips would take most of the time."""
+    trips = []
+
+    class Counting(Workers):
+        async def run(self, call, limiter):
+            trips.append(call)
+            return await super().run(call, limiter)
+
+    place.put(b"abc")
+    workers = Counting()
+    source = await open_file(place.disk, workers, place.path, rounds=Rounds(place.disk, workers, "process"))
+    assert (await source.identity()).size == 3
+    assert trips == []
+    assert await source.read(0, 3, (), Buffers()) == [b"abc"]
+    assert len(trips) == 1
+    await source.close()
+    assert len(trips) == 1
 
 
 async def test_no_descriptor_stays_open(tmp_path):
