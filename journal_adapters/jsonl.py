@@ -5,6 +5,7 @@ segments (indexes, the snapshot) may be missing or wrong: then they are read ins
 """
 # ruff: noqa: PTH118  # paths are texts here, as the system calls take them
 
+import logging
 import os
 import re
 import secrets
@@ -72,6 +73,8 @@ from meowcat.journal.lines import (
     record_lines,
     seal_line,
 )
+
+_log = logging.getLogger("meowcat.journal")
 
 SEGMENT_SIZE = 16 << 20
 """Bytes after which another segment is begun."""
@@ -370,6 +373,11 @@ class JSONLJournal:
         log.attach(number, past.content)
         log.repair()
         if past.damaged:
+            _log.error(
+                "%s: %s is damaged, and is left as it is; 'meowcat journal check' tells what it lacks",
+                self.path,
+                segment_name(number),
+            )
             self._rotate(log)
 
     def _set_aside(self, number: int, offset: int, torn: bytes) -> None:

@@ -181,9 +181,12 @@ class _Loading:
 
     def _walk(self, number: int, ledger: Ledger) -> Past:
         """Read one segment into the ledger."""
+        known = self._snapshot.offset if self._snapshot and number == self._snapshot.segment else 0
+        last = number == self._numbers[-1]
+        # The index first: it must not know more than the segment of a while ago.
+        kept = self._reading.kept(number) if last and not known else None
         content = self._reading.content(number)
         header, begin, exact = header_of(content)
-        known = self._snapshot.offset if self._snapshot and number == self._snapshot.segment else 0
         first = self._first_of(header, ledger, known)
         if self._sealed and self._sealed[-1].number < number - 1:
             self._sealed.append(_hole(self._sealed[-1].number + 1, ledger.position + 1))
@@ -205,10 +208,14 @@ class _Loading:
         walk.start(bytes.fromhex(header.chain) if header is not None and header.first == first else None)
         taken = begin + walk.good(content[begin:], begin)
         tail = content[taken:]
-        last = number == self._numbers[-1]
-        torn = bool(tail) and last and taken >= known and is_torn(tail, ledger.sync)
-        if not exact or (tail and not torn) or taken < known:
+        if kept is not None and not kept.begins_as(index.offsets):
+            kept = None
+        stored = known if kept is None else kept.size
+        torn = bool(tail) and last and taken >= stored and is_torn(tail, ledger.sync)
+        if not exact or (tail and not torn) or taken < stored:
             walk.corrupt(b"" if torn else tail, taken)
+        if kept is not None and len(content) < stored:
+            walk.lose_to(kept.first + kept.count - 1)
         if header is None and not known:
             ledger.epoch += 1  # an opening may have stood in the same line, and no epoch is given twice
         self._undecided = walk.undecided

@@ -330,7 +330,7 @@ class Reading:
             try:
                 record = parse(line)
             except JournalDamaged as error:
-                yield self._damage(segment, index, number, line, str(error))
+                yield self._damage(segment, index, number, line, str(error) if line else "it is missing")
             else:
                 if isinstance(record, Record) and record.position == first + number:
                     yield record

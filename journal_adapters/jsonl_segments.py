@@ -270,6 +270,13 @@ class Walk:
         if self._known:
             self._catch_up()
 
+    def lose_to(self, position: int) -> None:
+        """The segment has lost its end, with the records up to `position`, and with lines of which nothing is
+        known: cursors and openings may have been among them.
+        """
+        self._lose(position - self._position, [], self.end)
+        self.undecided += 1
+
     def settle(self) -> None:
         """At the end: where as many records are missing in the sequences of tasks as nobody was known for,
         these are they.

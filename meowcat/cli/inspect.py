@@ -146,7 +146,7 @@ def show_log(task: str | None, *, journal: str | None, as_json: bool) -> Exit:
     """Print the history of TASK, or of all tasks.
 
     One line per event, the oldest first. TASK is an id, or a beginning or end of one that no other task has.
-    Exit code 3 where a record is damaged, or a task or a journal could not be read.
+    Exit code 3 where a record is damaged or missing, or a task or a journal could not be read.
     """
     past = anyio.run(read_all, journal)
     chosen = [pick(past, task)] if task is not None else past.tasks

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio.to_thread
@@ -105,11 +105,13 @@ class Past:
     journals: list[str]
     named: bool
     """Whether the user named the journal; else they are those of the state folder."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Journals with damage that could not be laid to a task, and what it is."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is kept out by damage, and every journal could be read."""
-        return not (self.quarantined or self.unreadable)
+        """Whether nothing is kept out or missing by damage, and every journal could be read."""
+        return not (self.quarantined or self.unreadable or self.damaged)
 
 
 async def read_all(journal: str | None) -> Past:
@@ -137,6 +139,9 @@ async def _read_into(past: Past, where: str) -> None:
         await anyio.to_thread.run_sync(journal.close)
     past.tasks.extend(Found(where, task) for task in fold.tasks.values())
     past.quarantined.update({task: each.detail for task, each in fold.quarantined.items()})
+    if fold.damage:
+        places = counted(len(fold.damage), "place")
+        past.damaged[where] = f"damaged in {places} of no task that is known, first: {fold.damage[0].detail}"
 
 
 def opened(where: str) -> Journal:

@@ -88,8 +88,8 @@ def list_tasks(
 ) -> Exit:
     """List the tasks that have not ended, once or as they move.
 
-    Also those of a journal that another process owns. Exit code 3 where a task is damaged, or a journal of
-    the state folder can't be read: the others are listed all the same.
+    Also those of a journal that another process owns. Exit code 3 where records are damaged or
+    missing, or a journal of the state folder can't be read: the other tasks are listed all the same.
     """
     wanted = Filter(states, direction, everything, sort, reverse)
     if watch:
@@ -131,6 +131,8 @@ def warn(past: Past) -> None:
     """On standard error, so that a table or a document stays what it is."""
     for where, error in past.unreadable.items():
         click.echo(printable(f"meowcat: skipped {where}: {error}"), err=True)
+    for where, detail in past.damaged.items():
+        click.echo(printable(f"meowcat: {where}: {detail}; see 'meowcat journal check'"), err=True)
     for task, detail in past.quarantined.items():
         click.echo(printable(f"meowcat: task {task} is quarantined: {detail}"), err=True)
 

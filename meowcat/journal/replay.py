@@ -17,6 +17,7 @@ from meowcat.core.values import Position, TaskId
 from meowcat.journal.chain import UNFIT, link
 from meowcat.journal.codec import decode
 from meowcat.journal.contract import GENESIS, Damage, Epoch, Journal, Record
+from meowcat.journal.histories import AT_ONCE, histories
 
 T = TypeVar("T")
 Evolve = Callable[[T | None, Event], T]
@@ -106,6 +107,8 @@ async def fold_all(journal: Journal, evolve: Evolve[T]) -> Fold[T]:
     after: Position | None = _START
     while after is not None:
         after = await anyio.to_thread.run_sync(partial(_read_on, journal, fold, after))
+    if fold.damage:
+        await anyio.to_thread.run_sync(_lay_to_tasks, journal, fold)
     return fold
 
 
@@ -113,6 +116,22 @@ def _read_on(journal: Journal, fold: Fold[T], after: Position) -> Position | Non
     records = journal.scan(after, _READ_AT_ONCE)
     fold.add(records)
     return records[-1].position if len(records) == _READ_AT_ONCE else None
+
+
+def _lay_to_tasks(journal: Journal, fold: Fold[T]) -> None:
+    """Keep out whose the damage is that a scan could not say it of: the journal may know when it is asked for
+    the task, by an index say."""
+    tasks = [*fold.tasks, *fold.quarantined]
+    known: set[Position | None] = set()
+    for first in range(0, len(tasks), AT_ONCE):
+        asked = tasks[first : first + AT_ONCE]
+        for task, history in zip(asked, histories(journal, asked), strict=True):
+            if isinstance(history, Exception):
+                continue
+            hit = [each for each in history if isinstance(each, Damage) and each.task == task]
+            fold.add(hit)
+            known.update(each.position for each in hit)
+    fold.damage = [each for each in fold.damage if each.position is None or each.position not in known]
 
 
 def verify_chain(

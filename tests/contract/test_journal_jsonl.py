@@ -298,7 +298,7 @@ def test_under_process_a_hole_takes_what_is_behind_it_along(path):
     again.close()
 
 
-def test_what_a_snapshot_knows_of_was_never_torn(path):
+def test_what_a_snapshot_knows_of_was_never_torn(path, caplog):
     """After a clean close a short file is damage: nothing is cut, and the tasks that it hit are known."""
     journal = filled(path)
     journal.close()
@@ -311,8 +311,43 @@ def test_what_a_snapshot_knows_of_was_never_torn(path):
     assert again.last() == 4
     damaged = {task for task in "abc" if any(isinstance(each, Damage) for each in again.read(task))}
     assert damaged == {"c"}
+    assert f"{segment.name} is damaged" in caplog.text
     assert again.append([entry("e", 1)]) == 5
     again.close()
+
+
+@pytest.mark.parametrize("lost", ["within a batch", "a whole batch", "a cursor", "zeros"])
+def test_what_an_index_knows_of_was_never_torn(path, lost):
+    """Without a snapshot it does not say all that was there: the owner is refused, and readers are told."""
+    journal = filled(path)
+    journal.set_cursor("sink", Position(2))
+    journal.close()
+    (path / "snapshot").unlink()
+    (segment,) = segments(path)
+    content = segment.read_bytes()
+    cursor = content.index(b'{"cursor"')
+    last_batch = content.rindex(b"\n", 0, content.index(b'{"position":3')) + 1
+    left = {
+        "within a batch": content[: cursor - 150],
+        "a whole batch": content[:last_batch],
+        "a cursor": content[:cursor],
+        "zeros": content[: cursor + 10] + bytes(20) + content[cursor + 30 :],
+    }
+    segment.write_bytes(left[lost])
+    before = image(path)
+    with pytest.raises(JournalDamaged, match=r"it can't be told .*meowcat journal salvage"):
+        opened(path)
+    assert image(path) == before
+    with closing(reading(path)) as reader:
+        assert reader.last() == 4
+        assert [each.position for each in scan_all(reader)] == [1, 2, 3, 4]
+        assert any(isinstance(each, Damage) for each in scan_all(reader)) == ("batch" in lost)
+        assert any("it had" in flaw.detail for flaw in reader.check()) == (lost != "zeros")
+    segment.write_bytes(content + content[last_batch : last_batch + 50])
+    with closing(opened(path)) as again:
+        assert dict(again.cursors()) == {"sink": 2}
+        assert again.append([entry("e", 1)]) == 5
+    assert list((path / "torn").iterdir()), "what stands behind it a crash may have left"
 
 
 # Mending

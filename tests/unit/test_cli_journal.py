@@ -119,6 +119,28 @@ def test_a_list_without_a_damaged_task_says_so_by_its_exit_code(journal, words):
     assert "1.bin" in done.stdout, "the others are there"
 
 
+@pytest.mark.parametrize("words", [["ls", "--all"], ["log"]])
+@pytest.mark.parametrize("left", [b'"journal":', b'{"position":2,'])
+def test_a_journal_that_has_lost_its_end_is_told_of_and_no_task_shown_as_it_was_long_ago(run, words, left):
+    async def live():
+        async with meowcat.Engine("x.jsonl", on_restart="leave") as engine:
+            for number in range(3):
+                task = await engine.submit(meowcat.Download("http://127.0.0.1:9/x", f"{number}.bin"))
+                await task.cancel()
+
+    anyio.run(live)
+    segment = Path("x.jsonl/00000000000000000001.jsonl")
+    segment.write_bytes(segment.read_bytes().partition(left)[0])
+    for once_more in (False, True):
+        done = CliRunner().invoke(main, [*words, "--journal", "x.jsonl"])
+        assert done.exit_code == Exit.JOURNAL
+        assert ".bin" not in done.stdout
+        assert "x.jsonl: damaged in" in done.stderr
+        assert ("is quarantined: record 2 is damaged: it is missing" in done.stderr) == (b"position" in left)
+        if not once_more:
+            assert events_of("x.jsonl") == []
+
+
 def test_a_journal_that_can_not_be_read_is_told_by_the_exit_code(run, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "x.db").write_bytes(b"no journal" * 500)

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from journal_adapters.memory import MemoryJournal
+from meowcat.core.errors import JournalError
 from meowcat.core.events import Admitted, Canceled, Created
 from meowcat.core.machine import State
 from meowcat.core.state import evolve
@@ -115,6 +116,31 @@ def test_all_tasks_of_a_journal_are_folded_over_many_reads(backend):
     fold = anyio.run(fold_all, journal, evolve, backend=backend)
     assert len(fold.tasks) == 1500
     assert {task.seq for task in fold.tasks.values()} == {3}
+
+
+def test_whose_damage_a_scan_can_not_say_the_journal_is_asked_for_each_task(journal, monkeypatch):
+    scan, read = journal.scan, journal.read
+    lost = {8: "b", 9: None}
+
+    def scanned(after, limit):
+        return [
+            Damage("lost", each.position) if each.position in lost else each for each in scan(after, limit)
+        ]
+
+    def read_of(task, after=0):
+        if task == "a":
+            raise JournalError("it can't be read now")
+        return [
+            Damage("lost", each.position, lost[each.position]) if each.position in lost else each
+            for each in read(task, after)
+        ]
+
+    monkeypatch.setattr(journal, "scan", scanned)
+    monkeypatch.setattr(journal, "read", read_of)
+    fold = anyio.run(fold_all, journal, evolve)
+    assert fold.quarantined == {"b": Quarantined("b", "lost")}
+    assert set(fold.tasks) == {"a", "c"}
+    assert fold.damage == [Damage("lost", 9)]
 
 
 def test_an_unbroken_chain_verifies_from_any_place(records):
