@@ -20,7 +20,7 @@ from meowcat.audit.verify import Check, Verification, one_by_one, verify_journal
 from meowcat.cli.exits import Exit
 from meowcat.cli.journals import pick, read_all
 from meowcat.cli.options import json_option
-from meowcat.cli.outputs import NO_ROOM, unwritten, write_whole
+from meowcat.cli.outputs import NO_ROOM, refuse_standing, unwritten, write_whole
 from meowcat.cli.quantities import size_text
 from meowcat.cli.views import clock_text, json_document, printable
 from meowcat.core.errors import AuditError, InvalidArgument, JournalOwned, NotAJournal
@@ -136,6 +136,8 @@ def receipt(
     Whoever has it and the vkey can verify it. TASK is an id, or a beginning or end of one that no other
     task has.
     """
+    if output is not None:
+        refuse_standing(output)
     wanted = task if len(task) == _TASK_ID else pick(anyio.run(read_all, journal), task).task.id
     with _log(journal, key, origin, checkpoints) as (log, owner):
         text = _receipt(log, owner, TaskId(wanted))

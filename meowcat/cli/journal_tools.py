@@ -13,7 +13,7 @@ import click
 
 from meowcat.cli.exits import Exit
 from meowcat.cli.options import json_option
-from meowcat.cli.outputs import descriptor_of, pour, standard_output, write_whole
+from meowcat.cli.outputs import pour, refuse_standing, standard_output, write_whole
 from meowcat.cli.pruning import prune_journals
 from meowcat.cli.quantities import counted, size_text
 from meowcat.cli.views import json_document, printable
@@ -236,11 +236,11 @@ def export_journal(journal: str, output: str) -> Exit:
     'import' takes them, and any reader can. The same journal gives the same bytes. Only a sound journal
     is exported.
     """
+    if output != "-":
+        refuse_standing(output)
     with _reading(journal) as opened:
         if output == "-":
             pour(export_lines(opened), standard_output())
-        elif descriptor_of(output) is None and Path(output).is_file():
-            raise click.UsageError(f"{output} exists; choose another name")
         else:
             write_whole(Path(output), export_lines(opened))
     return Exit.COMPLETE

@@ -13,7 +13,15 @@ import click
 
 from meowcat.cli.exits import Exit
 
-__all__ = ["NO_ROOM", "descriptor_of", "pour", "standard_output", "unwritten", "write_whole"]
+__all__ = [
+    "NO_ROOM",
+    "descriptor_of",
+    "pour",
+    "refuse_standing",
+    "standard_output",
+    "unwritten",
+    "write_whole",
+]
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What says that there is nothing wrong with the command: the disk takes no more, or is broken."""
@@ -62,10 +70,21 @@ def pour(lines: Iterable[bytes], into: IO[bytes]) -> None:
     into.flush()
 
 
+def refuse_standing(path: str) -> None:
+    """Nothing is written over: it may be a key, or a journal.
+
+    Raises:
+        click.UsageError: a file stands at `path`, which is no descriptor.
+
+    """
+    if descriptor_of(path) is None and os.path.isfile(path):  # noqa: PTH113  # one that can't be is none
+        raise click.UsageError(f"{path} exists; choose another name")
+
+
 def write_whole(path: Path, lines: Iterable[bytes]) -> None:
-    """Write them under another name first: nothing that is half written ever stands at `path`. What is no
-    regular file, such as a pipe, is written to as it is, and so is a file whose folder takes no other one, or
-    which is open already (`descriptor_of`).
+    """Write them under another name first: nothing that is half written ever stands at `path`, where no file
+    stands (`refuse_standing`). What is no regular file, such as a pipe, is written to as it is, and so is
+    what is open already (`descriptor_of`).
 
     Raises:
         click.ClickException: it can't be written.
@@ -78,18 +97,16 @@ def write_whole(path: Path, lines: Iterable[bytes]) -> None:
             with os.fdopen(os.dup(descriptor), "wb") as standing:
                 pour(lines, standing)
             return
-        if path.exists() and not (path.is_file() and os.access(path.resolve().parent, os.W_OK)):
+        if path.exists():
             with path.open("wb") as standing:
                 pour(lines, standing)
             return
-        target = Path(os.path.realpath(path, strict=path.exists()))  # not the link, but what it leads to
+        target = Path(os.path.realpath(path))  # not the link, but what it leads to
         half = target.with_name(f".meowcat-{secrets.token_hex(4)}")  # any name has room for that
         try:
             with half.open("xb") as file:
                 pour(lines, file)
                 os.fsync(file.fileno())
-            if target.exists():
-                half.chmod(target.stat().st_mode & 0o777)
             half.replace(target)
         except BaseException:  # raised again: what is half written goes
             half.unlink(missing_ok=True)
