@@ -150,6 +150,13 @@ class JSONLJournal:
         """Where the owner's control socket stands; see LocalJournal."""
         return self.path / CONTROL
 
+    def holds(self, path: str) -> bool:
+        """Whether it is the folder, or in it; see FileJournal."""
+        if self.path.name not in path:
+            return False
+        folder, name = os.path.split(path)
+        return Path(os.path.realpath(folder), name).is_relative_to(self.path)
+
     def open(self, owner: Owner, sync: Sync) -> Epoch:
         self._refuse_second_opening()
         refuse_platform()

@@ -123,6 +123,12 @@ class SQLiteJournal:
         """See LocalJournal."""
         return Path(f"{self.path}-control")
 
+    def holds(self, path: str) -> bool:
+        """Whether it is the file, or one that stands beside it under its name; see FileJournal."""
+        folder, name = os.path.split(path)  # texts: asked for each task
+        ours = name == self.path.name or name.startswith(f"{self.path.name}-")
+        return ours and os.path.realpath(folder) == str(self.path.parent)
+
     def open(self, owner: Owner, sync: Sync) -> Epoch:
         self._refuse_second_opening()
         refuse_platform()

@@ -141,6 +141,8 @@ class Submissions:
     async def _create(self, new: list[_New]) -> list[TaskState]:
         """Record new tasks, with their secrets in memory."""
         runtime = self._opened()
+        for creation, _ in new:
+            runtime.refuse_own_file(creation.request)
         for creation, secrets in new:
             if creation.request.needs:
                 runtime.secrets[creation.task] = secrets

@@ -245,3 +245,14 @@ class LocalJournal(Protocol):
     @property
     def control_socket(self) -> Path:
         """Where the owner's control socket stands; the same whoever asks, open or not."""
+
+
+@runtime_checkable
+class FileJournal(Protocol):
+    """A journal that is kept in files, which no transfer may write over."""
+
+    def holds(self, path: str) -> bool:
+        """Whether a file that is put at `path`, absolute, would be one of the journal's own, or stand in the
+        place of one; the same whoever asks, open or not. Asked for each new download: look at the disk only
+        where the names in `path` do not tell.
+        """

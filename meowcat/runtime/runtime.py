@@ -20,6 +20,7 @@ from meowcat.core.crowd import Crowds
 from meowcat.core.decide import decide
 from meowcat.core.errors import (
     EngineClosed,
+    InvalidArgument,
     InvalidTaskState,
     JournalConflict,
     JournalDamaged,
@@ -31,12 +32,13 @@ from meowcat.core.info import HostInfo, Orphan
 from meowcat.core.machine import ACTIVE, State
 from meowcat.core.seal import Secrets, missing
 from meowcat.core.state import TaskState, evolve
+from meowcat.core.transfers import Download, Request
 from meowcat.core.urls import host_of
 from meowcat.core.values import Position, TaskId
 from meowcat.core.wanted import Wanted, wanted, wants_slot
 from meowcat.journal.checkup import IMPORTING, UNFINISHED
 from meowcat.journal.codec import decode
-from meowcat.journal.contract import Damage, Journal, Owner, Record
+from meowcat.journal.contract import Damage, FileJournal, Journal, Owner, Record
 from meowcat.journal.histories import AT_ONCE
 from meowcat.journal.replay import Quarantined, fold_all
 from meowcat.journal.writer import Writer
@@ -91,6 +93,7 @@ class Runtime:
         audit: Audit | None = None,
     ) -> None:
         self.journal = journal
+        self._holds = journal.holds if isinstance(journal, FileJournal) else None
         self._audit = audit
         self.auditor: Auditor | None = None
         self.config = config
@@ -290,6 +293,15 @@ class Runtime:
         return actor is not None and bool(actor.mailbox)
 
     # Commands
+
+    def refuse_own_file(self, request: Request) -> None:
+        """Refuse a download that would write over the journal.
+
+        Raises:
+            InvalidArgument: its target is a file of the journal.
+        """
+        if self._holds is not None and isinstance(request, Download) and self._holds(request.to):
+            raise InvalidArgument(f"to {request.to!r}: a file of the journal itself; choose another path")
 
     async def command(self, task: TaskId, message: msg.Message) -> TaskState:
         """Send a message and wait until what it caused is durable."""

@@ -586,6 +586,28 @@ async def test_bad_input_names_the_field_and_records_nothing(tmp_path, field, va
         assert await collect(engine.tasks()) == []
 
 
+@pytest.mark.parametrize("overwrite", ["never", "replace"])
+@pytest.mark.parametrize(
+    ("journal", "target"),
+    [
+        ("t.db", "t.db"),
+        ("t.db", "t.db-wal"),
+        ("t.db", "link/t.db-archive"),
+        ("t.jsonl", "t.jsonl/00000000000000000001.jsonl"),
+        ("t.jsonl", "link/t.jsonl/archive/x"),
+    ],
+)
+async def test_a_download_over_its_own_journal_is_refused(tmp_path, journal, target, overwrite):
+    (tmp_path / "link").symlink_to(tmp_path)
+    download = meowcat.Download("http://localhost/x", str(tmp_path / target), overwrite=overwrite)
+    async with meowcat.Engine(tmp_path / journal) as engine:
+        for submit in (engine.submit(download), engine.submit_many([download])):
+            with pytest.raises(meowcat.InvalidArgument, match="a file of the journal itself") as refused:
+                await submit
+            assert repr(download.to) in str(refused.value)
+        assert await collect(engine.tasks()) == []
+
+
 async def test_a_canceled_target_can_be_had_again_at_once(tmp_path):
     with RangeServer(BIG, rate=2 * MIB) as server:
         async with meowcat.Engine(tmp_path / "t.db", config=config()) as engine:

@@ -14,6 +14,7 @@ from meowcat.journal.contract import (
     CheckedJournal,
     CompactableJournal,
     Damage,
+    FileJournal,
     Journal,
     LocalJournal,
     ReadableJournal,
@@ -319,3 +320,21 @@ def the_control_socket_is_the_same_whoever_asks(harness: JournalHarness) -> None
     other = harness.make()
     assert isinstance(other, LocalJournal)
     assert other.control_socket == place
+
+
+@check("F1")
+def each_file_of_a_journal_is_its_own_and_no_other(harness: JournalHarness) -> None:
+    journal = harness.close_later(harness.make())
+    if not isinstance(journal, FileJournal):
+        raise Lacking("FileJournal: no holds")
+    closed = harness.make()
+    assert isinstance(closed, FileJournal)
+    journal.open(OWNER, harness.sync)
+    journal.append([entry("a", 1)])
+    journal.put_snapshot("s", Position(1), b"{}")
+    files = [each.resolve() for each in harness.folder.rglob("*") if not each.is_dir()]
+    assert files
+    for asked in (journal, closed):
+        assert [each for each in files if not asked.holds(str(each))] == []
+        assert [each for each in files if asked.holds(f"{harness.folder}/other/{each.name}")] == []
+        assert not asked.holds(f"{harness.folder}/other")
