@@ -1,5 +1,6 @@
 """The commands together, and the one place where errors become lines and exit codes."""
 
+import asyncio
 import io
 import logging
 import os
@@ -59,11 +60,15 @@ class Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Click ends a process whose output nobody reads with 1, which is for a transfer that failed."""
+        """Click ends a process whose output nobody reads with 1, which is for a transfer that failed, and
+        tells of an interrupt in two lines. One that comes as an event loop begins cancels what is to run.
+        """
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _UnreadError from error
+        except (KeyboardInterrupt, asyncio.CancelledError) as error:
+            raise click.Abort from error
 
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]  # narrower: it always exits
         """Run a command and end the process with its exit code."""

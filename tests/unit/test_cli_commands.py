@@ -1,5 +1,6 @@
 """Commands from outside: help, bad input, exit codes, JSON errors. No network."""
 
+import asyncio
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from rich.console import Console
 
 import meowcat
 from meowcat.cli import main
+from meowcat.cli.app import Commands
 from meowcat.cli.control import outcome_object
 from meowcat.cli.display import closing_text, exit_of_task, pace_text, stopped_lines
 from meowcat.cli.exits import Exit, exit_of, exit_of_all
@@ -50,6 +52,16 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEOWCAT_STATE_DIR", str(tmp_path / "state"))
     return lambda *words, **more: CliRunner().invoke(main, list(words), **more)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
+def test_an_interrupt_is_told_in_one_line(error):
+    def interrupted():
+        raise error
+
+    commands = Commands(commands=[click.Command("get", callback=interrupted)])
+    done = CliRunner().invoke(commands, ["get"])
+    assert (done.exit_code, done.stdout, done.stderr) == (Exit.INTERRUPTED, "", "meowcat: interrupted\n")
 
 
 def info_of(**fields):
