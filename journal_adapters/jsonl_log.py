@@ -61,6 +61,8 @@ class Log:
         """Whether the reserve is there. If not, no room is spent on what is derived."""
         self._doubt = ""
         """Why nothing can be written until `reopen`."""
+        self._lost = False
+        """Whether another owner was seen here: then nothing is written any more."""
 
     def attach(self, number: int, content: bytes) -> None:
         """Go on in a segment that holds `content`."""
@@ -108,8 +110,7 @@ class Log:
         except OSError as error:
             self._in_doubt(error)
         if found != size:
-            self._doubt = "another owner writes here"
-            raise self._fenced()
+            raise self._changed(size, found)
 
     def begin(self, header: Segment) -> int:
         """Start another segment, the first or the one behind this; nothing is lost if that fails.
@@ -190,13 +191,13 @@ class Log:
             stands = self._fd < 0 or self._files.stands(self._name, self._fd)
         except OSError as error:
             raise self._rejected(error) from error
-        if replaced:
-            raise self._fenced()
-        if not stands:
+        if not stands:  # first: with its folder the lock goes, too
             raise JournalFenced(
                 f"{self._name}: the file was removed or replaced while it was open, by an editor "
                 "for example: nothing more can be recorded in it"
             )
+        if replaced or self._lost:
+            raise self._fenced()
         if self._doubt:
             raise JournalUncertain(f"{self._folder}: an append is in doubt ({self._doubt}); reopen first")
         try:
@@ -204,7 +205,7 @@ class Log:
         except OSError as error:
             raise self._rejected(error) from error
         if written != self.size:
-            raise self._fenced()
+            raise self._changed(self.size, written)
 
     def settle(self) -> None:
         """Make durable what was written without: what will be so must not be ahead of it.
@@ -221,7 +222,7 @@ class Log:
 
     def finish(self) -> bool:
         """Make everything durable before a close; False where that can't be said."""
-        if self._fd < 0 or self._doubt:
+        if self._fd < 0 or self._doubt or self._lost:
             return False
         try:
             if self._lock.replaced():
@@ -314,7 +315,16 @@ class Log:
         advice = "; free some space" if error.errno in FULL else ""
         return JournalRejected(f"{self._folder}: not stored: {error.strerror}{advice}")
 
+    def _changed(self, size: int, found: int) -> JournalFenced:
+        if found > size:
+            return self._fenced()
+        return JournalFenced(
+            f"{self._name}: the file has {found} bytes, and was written up to byte {size}: it was cut off "
+            "while it was open, and nothing more can be recorded in it"
+        )
+
     def _fenced(self) -> JournalFenced:
+        self._lost = True
         return JournalFenced(f"{self._folder}: another owner has taken the journal over")
 
     def _give_up_reserve(self) -> bool:

@@ -1187,25 +1187,34 @@ def test_a_reopening_leaves_what_another_owner_has_written(path, place):
     for _ in range(2):
         with pytest.raises(JournalFenced):
             journal.reopen()
+        with pytest.raises(JournalFenced):
+            journal.append([entry("a", 3)])
+    journal.close()
     assert segment.read_bytes() == there
-    crashed(journal)
+    assert not (path / "snapshot").exists(), "that is the other's to write"
 
 
-@pytest.mark.parametrize("what", ["removed", "replaced"])
+@pytest.mark.parametrize("what", ["removed", "replaced", "cut off", "removed with its folder"])
 def test_a_segment_that_is_taken_away_under_its_owner_is_written_to_no_more(path, what):
     journal = filled(path)
     segment = segments(path)[0]
     before = segment.read_bytes()
     journal.append([entry("a", 3)])
-    segment.unlink()
+    if what == "removed with its folder":
+        shutil.rmtree(path)
+    elif what == "cut off":
+        os.truncate(segment, len(before))
+    else:
+        segment.unlink()
     if what == "replaced":  # as an editor does that has read it a while ago
         segment.write_bytes(before)
+    happened = "cut off" if what == "cut off" else "removed or replaced"
     for write in (lambda: journal.append([entry("a", 4)]), lambda: journal.set_cursor("x", Position(1))):
-        with pytest.raises(JournalFenced, match="removed or replaced while it was open"):
+        with pytest.raises(JournalFenced, match=f"was {happened} while it was open"):
             write()
     assert journal.last() == 5
     journal.close()
-    if what == "replaced":
+    if what in ("replaced", "cut off"):
         again = reading(path)
         found = scan_all(again)
         assert [given(each) for each in found[:4]] == ENTRIES
