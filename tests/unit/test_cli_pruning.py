@@ -15,7 +15,7 @@ from journal_adapters.sqlite import SQLiteJournal
 from meowcat.cli import main
 from meowcat.cli.exits import Exit
 from meowcat.core.errors import JournalOwned, NotAJournal
-from meowcat.testing.journal_suite import OWNER, entry
+from meowcat.testing.journal_suite import OWNER
 
 DAY = 86_400
 
@@ -154,23 +154,6 @@ def test_a_record_that_came_in_the_meantime_keeps_the_journal(state):
     with pytest.raises(NotAJournal):
         SQLiteJournal(path).remove(OWNER, lambda: True)
     assert not names(state), "a second look makes no lock file"
-
-
-def test_the_log_of_a_journal_that_was_moved_away_is_in_no_new_journals_way(state):
-    """It would be taken for that of the new journal: its records would be there again."""
-    path = journal_in(state)
-    log = state / "a.db-wal"
-    old = SQLiteJournal(path)
-    old.open(OWNER, "process")
-    old.append([entry("old", 1)])
-    left = log.read_bytes()
-    old.close()
-    path.unlink()
-    log.write_bytes(left)
-    journal = SQLiteJournal(path)
-    journal.open(OWNER, "process")
-    assert list(journal.scan(0, 100)) == []
-    journal.close()
 
 
 def cut_off(state, monkeypatch):
