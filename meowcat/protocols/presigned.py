@@ -27,7 +27,15 @@ from meowcat.protocols.completions import NEEDS_ETAG, Completion
 from meowcat.protocols.contract import Job, Outcome, Part, Prepared, Reconciled, Tools, UploadProtocol
 from meowcat.protocols.plans_at_hand import PlansAtHand
 from meowcat.protocols.presigned_digests import PartDigests, md5_of
-from meowcat.protocols.presigned_replies import classify, confirmed, etag_of, gone, unauthorized
+from meowcat.protocols.presigned_replies import (
+    ANSWERS,
+    classify,
+    confirmed,
+    created,
+    etag_of,
+    gone,
+    unauthorized,
+)
 from meowcat.protocols.presigned_settings import TAG, receipt_of, upload_fields, uploaded_parts, url_of
 from meowcat.protocols.refreshers import RefreshReason, RefreshRequest
 from meowcat.protocols.refused import Refused
@@ -143,7 +151,8 @@ class PresignedProtocol(UploadProtocol):
         await self._digests.ahead(part)
         plan, reply = await self._exchange(session, lambda plan: _part(plan, part), part.body, part.size)
         planned = _part(plan, part)
-        if not confirmed(reply):
+        block = plan.complete is not None and plan.completion == "azure-block-list"
+        if not confirmed(reply) or (block and not created(reply)):
             raise self._failed(plan, reply, planned, f"part {planned.number}")
         await self._digests.compare(part, reply, f"part {planned.number}")
         etag = (reply.header("etag") or "")[:_LONGEST]
@@ -164,16 +173,40 @@ class PresignedProtocol(UploadProtocol):
             known[last.index] = await self.send_part(session, last)
         plan = await self._plan(session, settling=True)
         parts = uploaded_parts(plan, known)
+        etags = all(part.etag for part in parts)
         if plan.complete is None:
+            if last is not None and not etags:
+                await self._look_for_object(session, plan, f"part {parts[0].number}")
             return {"etag": parts[0].etag} if last is not None and parts[0].etag else {}
         completion = Completion(plan.upload_id, plan.metadata, plan.total_size, parts)
         body = self._completion_body(plan, completion)
         plan, reply = await self._exchange(
             session, lambda plan: _asked(plan.complete), _chunks(body), len(body), settling=True
         )
-        if not confirmed(reply):
+        answered = ANSWERS.get(plan.completion)
+        if not confirmed(reply) or (answered is not None and not answered(reply)):
             raise self._failed(plan, reply, _asked(plan.complete), "complete")
+        silent = reply.status == 200 and not reply.body  # noqa: PLR2004  # 201 and 204 say that it was done
+        if answered is None and (silent or not etags):
+            await self._look_for_object(session, plan, "complete")
         return _result(reply)
+
+    async def _look_for_object(self, session: Session, plan: UploadPlan, what: str) -> None:
+        """Have the plan's `check`, if it has one, confirm a success of which the reply says nothing: every
+        store names what it made, a server of one's own may be honest and silent.
+
+        Raises:
+            Refused: there is no such object.
+        """
+        if plan.check is None:
+            return
+        plan, reply = await self._ask_about_object(session)
+        if not (confirmed(reply) and _fits(reply, plan)):
+            detail = (
+                f"{what}: the server answered with a success and said nothing of what it made, and the check "
+                f"finds no such object of {plan.total_size} bytes"
+            )
+            raise Refused(Fault(kind=FaultKind.STATUS, detail=detail, status=502))
 
     def _completion_body(self, plan: UploadPlan, completion: Completion) -> bytes:
         if plan.complete is not None and plan.complete.body is not None:
@@ -405,15 +438,19 @@ def _validators(reply: Reply) -> str:
     return " ".join(f"{name}={(reply.header(name) or '')[:_LONGEST]}" for name in _VALIDATORS)
 
 
-def _is_ours(reply: Reply, plan: UploadPlan, before: str | None) -> bool:
-    """Whether the object is what this upload made: it has its size and the plan's proof; or, without one, is
-    not the object that stood there when the upload began."""
+def _fits(reply: Reply, plan: UploadPlan) -> bool:
+    """Whether the object has the size of this upload, as far as its server tells, and the plan's proof."""
     length = reply.header("content-length")
-    if length is not None and length != str(plan.total_size):
+    if length != str(plan.total_size) and not (length is None and reply.header("etag")):
         return False
-    if plan.proof:
-        return all(reply.header(name) == value for name, value in plan.proof.items())
-    return before is not None and _validators(reply) != before
+    return all(reply.header(name) == value for name, value in plan.proof.items())
+
+
+def _is_ours(reply: Reply, plan: UploadPlan, before: str | None) -> bool:
+    """Whether the object is what this upload made: it fits, and without a proof is not the object that stood
+    there when the upload began."""
+    other = bool(plan.proof) or (before is not None and _validators(reply) != before)
+    return other and _fits(reply, plan)
 
 
 def _result(reply: Reply) -> dict[str, str]:

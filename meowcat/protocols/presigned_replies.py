@@ -8,14 +8,19 @@ import re
 from html import unescape
 from typing import Final
 
+import msgspec
+from msgspec import Struct
+
 from meowcat.core.retry import parse_retry_after
 from meowcat.core.values import Fault, FaultKind
 from meowcat.protocols.wire import Reply
 
 __all__ = [
+    "ANSWERS",
     "LOOK",
     "classify",
     "confirmed",
+    "created",
     "error_code",
     "etag_of",
     "expiry_stands_in",
@@ -28,7 +33,9 @@ _OK: Final = frozenset({200, 201, 204})
 _CODE = re.compile(rb"<Code>\s*([A-Za-z.]{2,60})\s*</Code>")
 """Letters alone, so that no signature passes for one."""
 _ETAG = re.compile(rb"<ETag>([^<]{1,200})</ETag>")
-_ERROR_ROOT = re.compile(rb"\s*(?:<\?xml[^>]*\?>)?\s*<Error[\s>]")
+_ERROR_ROOT = re.compile(rb"(?:<\?xml[^>]*\?>)?\s*<Error[\s>]")
+_RESULT_ROOT = re.compile(rb"(?:<\?xml[^>]*\?>)?\s*<CompleteMultipartUploadResult[\s>]")
+_PAGE = re.compile(rb"(?i)(?:<\?xml[^>]*\?>)?\s*<(?:!doctype\s+)?html[\s>]")
 _EXPIRED = re.compile(rb"(?i)expired|not valid in the specified time frame")
 LOOK = 4096
 """Bytes of a body in which an error says what it is."""
@@ -79,9 +86,49 @@ _STATUSES: Final = {
 }
 
 
+class _Told(Struct):
+    """What an application's own back end says of a failure, for which it may have no status."""
+
+    error: object = None
+    errors: object = None
+    success: object = None
+    ok: object = None
+
+
 def confirmed(reply: Reply) -> bool:
-    """Whether the request did what it was sent for: S3 also answers 200 with an error in the body."""
-    return reply.status in _OK and not _ERROR_ROOT.match(reply.body[:LOOK])
+    """Whether the request did what it was sent for, by what was answered: S3 also answers 200 with an error
+    in the body, a back end with JSON that tells of one, and a portal or a login with a page."""
+    return reply.status in _OK and not _ERROR_ROOT.match(_begin(reply)) and not _denied(reply)
+
+
+def _denied(reply: Reply) -> bool:
+    """Whether the body of a success is a page for people, or JSON that tells of an error."""
+    if _PAGE.match(_begin(reply)):
+        return True
+    try:
+        told = msgspec.json.decode(reply.body, type=_Told)
+    except msgspec.DecodeError:
+        return False
+    return bool(told.error or told.errors) or told.success is False or told.ok is False
+
+
+def has_result(reply: Reply) -> bool:
+    """Whether a confirmed completion was answered as S3, OSS and Google do."""
+    return _RESULT_ROOT.match(_begin(reply)) is not None
+
+
+def created(reply: Reply) -> bool:
+    """Whether a confirmed block or block list was answered as Azure does."""
+    return reply.status == 201  # noqa: PLR2004  # Created
+
+
+ANSWERS: Final = {"s3-xml": has_result, "oss-xml": has_result, "azure-block-list": created}
+"""By the plan's completion: whether a reply is the provider's own. Others are known to nobody here."""
+
+
+def _begin(reply: Reply) -> bytes:
+    """Where the body says what it is: S3 sends blanks while it puts a large object together."""
+    return reply.body.lstrip()[:LOOK]
 
 
 def error_code(reply: Reply) -> str:
@@ -124,7 +171,7 @@ def classify(reply: Reply, what: str, now_ms: int, *, run_out: bool = False) -> 
     """Why a request came to nothing.
 
     Args:
-        reply: one that is not `confirmed`.
+        reply: one that is not `confirmed`, or not what was to be answered.
         what: the request, for people: `part 3`.
         now_ms: the wall clock, for a Retry-After date in a reply without Date.
         run_out: the URL's end has passed, by this machine's clock.
@@ -142,6 +189,12 @@ def classify(reply: Reply, what: str, now_ms: int, *, run_out: bool = False) -> 
         return Fault(kind=FaultKind.EXPIRED, detail=detail, status=status)
     if code == "BadDigest":
         return Fault(kind=FaultKind.CHECKSUM, detail=f"{said}: {_MEANINGS[code]}", status=status)
+    if status in _OK and not _ERROR_ROOT.match(_begin(reply)):
+        detail = (
+            f"{said}, and not as a success is answered: a proxy or a portal may have done so in its place, "
+            "and what became of the request is not known"
+        )
+        return Fault(kind=FaultKind.STATUS, detail=detail, status=502)
     meaning = _MEANINGS.get(code) or _STATUSES.get(status) or "expected 200, 201 or 204"
     return Fault(
         kind=FaultKind.STATUS,

@@ -29,6 +29,16 @@ pytestmark = pytest.mark.anyio
 CONTENT = os.urandom(2 * CHUNK + 345)
 SIZE = len(CONTENT)
 
+STRANGE = [
+    Response("<!DOCTYPE html><html>Please log in</html>", 200),
+    Response("<?xml version='1.0'?>\n<HTML lang='en'>", 201),
+    Response('{"error": "quota exceeded"}', 200),
+    Response('{"errors": ["quota exceeded"]}', 200),
+    Response('{"success": false, "message": "no"}', 200),
+    Response('{"ok": false}', 201),
+]
+"""Successes by their status alone."""
+
 
 @pytest.fixture
 def anyio_backend():
@@ -512,6 +522,9 @@ async def test_without_a_refresher_a_lost_upload_waits_for_another_plan(lent, st
         (Response("", 503, {"Retry-After": "7"}), FaultKind.STATUS, 503, "not available now"),
         (Response("", 307, {"Location": "/x"}), FaultKind.REDIRECT, 307, "sign the final URL"),
         (Response("busy", 202), FaultKind.STATUS, 202, "expected 200, 201 or 204"),
+        *((answer, FaultKind.STATUS, 502, "a portal may have done so") for answer in STRANGE),
+        (Response("", 200), FaultKind.STATUS, 502, "what became of the request is not known"),
+        (Response('{"ok": true}', 200), FaultKind.STATUS, 502, "not as a success is answered"),
     ],
 )
 async def test_a_completion_that_did_not_succeed_is_told_apart(
@@ -525,6 +538,114 @@ async def test_a_completion_that_did_not_succeed_is_told_apart(
     assert text in fault.detail
     assert fault.retry_after == (7000 if "Retry-After" in answer.headers else None)
     assert store.object is None
+
+
+async def test_a_result_may_come_after_the_blanks_of_a_long_wait(lent, store, back_end):
+    store.after["POST"] = [Response(" " * 9000 + "<CompleteMultipartUploadResult></…>")]
+    protocol = lent.protocol(back_end.plan())
+    session, receipts = await upload(protocol)
+    assert await protocol.commit(session, receipts, None) == {}
+
+
+@pytest.mark.parametrize("answer", STRANGE)
+async def test_a_part_that_something_else_answered_is_not_there(lent, store, back_end, answer):
+    store.answers["PUT"] = [answer]
+    protocol = lent.protocol(back_end.plan(completion="default"))
+    session = (await protocol.prepare(None)).session
+    fault = await refusal(protocol.send_part(session, pieces(CONTENT)[0]))
+    assert (fault.kind, fault.status) == (FaultKind.STATUS, 502)
+    await protocol.send_part(session, pieces(CONTENT)[0])
+
+
+async def test_blocks_and_their_list_are_there_once_they_are_created(lent, store, back_end):
+    plan = back_end.plan(completion="azure-block-list")
+    plan = replace(plan, parts=tuple(replace(part, part_id="AAAA") for part in plan.parts))
+    protocol = lent.protocol(plan)
+    session = (await protocol.prepare(None)).session
+    assert (await refusal(protocol.send_part(session, pieces(CONTENT)[0]))).status == 502
+    store.answers["PUT"] = [Response("", 201)] * 3
+    session, receipts = await upload(protocol)
+    store.answers["POST"] = [Response("", 200), Response("", 201, {"ETag": '"0x1"'})]
+    assert (await refusal(protocol.commit(session, receipts, None))).status == 502
+    assert await protocol.commit(session, receipts, None) == {"etag": '"0x1"'}
+
+
+@pytest.mark.parametrize("answer", STRANGE)
+async def test_a_back_end_that_tells_of_an_error_has_not_completed(lent, store, back_end, answer):
+    protocol = lent.protocol(back_end.plan(completion="default"))
+    session, receipts = await upload(protocol)
+    store.answers["POST"] = [answer]
+    assert (await refusal(protocol.commit(session, receipts, None))).status == 502
+
+
+@pytest.mark.parametrize(
+    ("answer", "etags", "asks"),
+    [
+        (Response("done", 200), True, False),
+        (Response('{"ok": true, "error": null}', 200), True, False),
+        (Response("[]", 200), True, False),
+        (Response("", 204), True, False),
+        (Response("", 200), True, True),
+        (Response("done", 200), False, True),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_back_end_that_says_nothing_is_believed_once_the_object_was_seen(
+    lent, store, back_end, answer, etags, asks, there
+):
+    protocol = lent.protocol(back_end.plan(completion="default"))
+    store.after["PUT"] = [] if etags else [Response("", 204)] * 3
+    session, receipts = await upload(protocol)
+    before = store.count("HEAD")
+    (store.after if there else store.answers)["POST"] = [answer]
+    if there or not asks:
+        await protocol.commit(session, receipts, None)
+    else:
+        fault = await refusal(protocol.commit(session, receipts, None))
+        assert (fault.status, "the check finds no such object" in fault.detail) == (502, True)
+    assert store.count("HEAD") - before == asks
+
+
+async def test_a_back_end_that_says_nothing_is_believed_without_a_check(lent, store, back_end):
+    protocol = lent.protocol(back_end.plan(completion="default", check=None))
+    session, receipts = await upload(protocol)
+    store.after["POST"] = [Response("", 200)]
+    await protocol.commit(session, receipts, None)
+
+
+@pytest.fixture
+def single(lent, store):
+    part = PlanPart(1, 0, SIZE, f"{store.url}?sig={CANARY}0")
+    check = PlanRequest("HEAD", f"{store.url}?sig={CANARY}0")
+    return lent.protocol(UploadPlan(total_size=SIZE, chunk_size=SIZE, parts=(part,), check=check))
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+async def test_a_single_put_without_an_etag_counts_once_its_object_was_seen(store, single, status):
+    session = (await single.prepare(None)).session
+    store.answers["PUT"] = [Response("", status)]
+    fault = await refusal(single.commit(session, {}, Piece(0, 0, CONTENT)))
+    assert (fault.status, "the check finds no such object" in fault.detail) == (502, True)
+    store.after["PUT"] = [Response("", status)]
+    assert await single.commit(session, {}, Piece(0, 0, CONTENT)) == {}
+    assert store.object == CONTENT
+
+
+@pytest.mark.parametrize("answer", STRANGE)
+async def test_a_single_put_that_something_else_answered_made_nothing(store, single, answer):
+    session = (await single.prepare(None)).session
+    store.answers["PUT"] = [answer]
+    assert (await refusal(single.commit(session, {}, Piece(0, 0, CONTENT)))).status == 502
+
+
+async def test_a_check_that_tells_neither_size_nor_etag_proves_nothing(lent, store, back_end):
+    store.answers["POST"] = [Response("", 503)]
+    protocol = lent.protocol(back_end.plan())
+    session = await committed_in_doubt(protocol)
+    portal = Response([b"<html>"], 200)  # of no length that is known
+    portal.automatically_set_content_length = False
+    store.answers["HEAD"] = [portal]
+    assert (await protocol.reconcile(session)).outcome is Outcome.NOT_COMMITTED
 
 
 async def test_a_redirected_part_goes_nowhere(lent, store, back_end):
