@@ -171,7 +171,8 @@ class SessionDropped(Event, frozen=True, kw_only=True, tag="session-dropped"):
 
     reason: str
     abort: bool
-    """Whether the session is to be removed from the server: otherwise it is gone, or there is none."""
+    """Whether the session, if there is one, is to be removed from the server. It always is, also where the
+    server says that it is gone: that may have been so for a moment. Earlier journals believe it."""
     changed: bool
     """Whether it counts against the retries."""
     unpin: bool

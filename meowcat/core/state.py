@@ -344,10 +344,12 @@ def _session_opened(task: TaskState, event: ev.SessionOpened) -> TaskState:
     )
 
 
-def _condemned(task: TaskState, session: Session | None) -> tuple[Condemned, ...]:
-    if session is None or not (session.capabilities.session or task.intent):
+def _condemned(task: TaskState, session: Session | None, *, told: bool = False) -> tuple[Condemned, ...]:
+    """With `session`. `told`: the server has said that it did not become the object."""
+    doubt = task.intent is not None and not told
+    if session is None or not (session.capabilities.session or doubt):
         return task.condemned
-    return (*task.condemned, Condemned(session, task.intent is not None))
+    return (*task.condemned, Condemned(session, doubt))
 
 
 def _sent(task: TaskState, event: ev.Sent) -> TaskState:
@@ -372,7 +374,7 @@ def _session_dropped(task: TaskState, event: ev.SessionDropped) -> TaskState:
         seq=task.seq + 1,
         restarts=task.restarts + 1,
         changes=task.changes + event.changed,
-        condemned=_condemned(task, task.session) if event.abort else task.condemned,
+        condemned=_condemned(task, task.session, told=event.changed) if event.abort else task.condemned,
         session=None,
         source=None if event.unpin else task.source,
         generation=None if event.unpin else task.generation,

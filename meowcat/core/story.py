@@ -84,8 +84,7 @@ def failure(story: Story, fault: Fault, now: Instant) -> Story:
         return _give_up(story, fault)
     budget = retries(story.task)
     if kind is Class.CHANGED:
-        gone = fault.kind is FaultKind.SESSION_LOST
-        story.tell(begin_anew(story.task, fault.detail, changed=True, abort=not gone))
+        story.tell(begin_anew(story.task, fault.detail, changed=True))
         if story.task.changes > budget:
             return fail(story, fault)
     return _attempt(story, fault, now, budget)
@@ -165,13 +164,11 @@ def _begin_again_unless_reusable(story: Story) -> Story:
     return story
 
 
-def begin_anew(
-    task: TaskState, reason: str, *, changed: bool = False, abort: bool = True, unpin: bool = False
-) -> ev.Event:
+def begin_anew(task: TaskState, reason: str, *, changed: bool = False, unpin: bool = False) -> ev.Event:
     """What was brought so far counts no more."""
     if not task.is_upload:
         return ev.Restarted(state=task.state, reason=reason, changed=changed)
-    return ev.SessionDropped(state=task.state, reason=reason, abort=abort, changed=changed, unpin=unpin)
+    return ev.SessionDropped(state=task.state, reason=reason, abort=True, changed=changed, unpin=unpin)
 
 
 def fail(story: Story, fault: Fault) -> Story:

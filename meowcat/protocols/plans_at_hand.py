@@ -42,6 +42,11 @@ class PlansAtHand(Generic[Kind]):
         return plan if isinstance(plan, self._kind) else None
 
     @property
+    def last(self) -> UploadPlan | None:
+        """The plan of an upload that the server does not know any more, if it said so in this process."""
+        return self._supply.last
+
+    @property
     def lost(self) -> str | None:
         """The id of the upload that the server does not know any more, where it said so."""
         return self._supply.lost
@@ -49,6 +54,10 @@ class PlansAtHand(Generic[Kind]):
     def lose(self, plan: UploadPlan) -> None:
         """The server does not know the upload of `plan` any more: it is of no use."""
         self._supply.lose(plan)
+
+    def take(self, plan: Kind) -> None:
+        """Go on with `plan`."""
+        self._supply.take(plan, self._tools.wall())
 
     @property
     def renewable(self) -> bool:
@@ -68,7 +77,7 @@ class PlansAtHand(Generic[Kind]):
             raise Refused(Fault(kind=FaultKind.EXPIRED, detail=why))
         plan = await self._tools.refreshers.ask(self._name, request)
         assert isinstance(plan, self._kind)  # noqa: S101  # of the direction that was asked for
-        self._supply.take(plan, self._tools.wall())
+        self.take(plan)
         return plan
 
     async def in_time(self, plan: Kind, signed: Signed, renew: Callable[[], Awaitable[Kind]]) -> Kind:

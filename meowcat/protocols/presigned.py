@@ -235,6 +235,14 @@ class PresignedProtocol(UploadProtocol):
         return Reconciled(outcome=Outcome.NOT_COMMITTED)
 
     async def abort(self, session: Session) -> None:
+        present = self._plans.known
+        other = present if present is not None and _misfit(session, present) else None
+        if other is not None and not self._plans.renewable:
+            raise _refused(
+                FaultKind.REPLY,
+                f"{_misfit(session, other)}, which goes on; the one before it is left as it is, since it "
+                "takes a plan of its own to remove it",
+            )
         plan = await self._plan(session, settling=True)
         if plan.abort is None:
             return
@@ -249,6 +257,8 @@ class PresignedProtocol(UploadProtocol):
         if not confirmed(reply) and not gone(reply):
             raise self._failed(plan, reply, _asked(plan.abort), "abort")
         self._plans.lose(plan)  # what is begun anew needs another upload
+        if other is not None:
+            self._plans.take(other)
 
     # Plans
 
@@ -260,10 +270,10 @@ class PresignedProtocol(UploadProtocol):
         """
         plan = self._plans.known
         lost = self._plans.lost
-        if plan is None:
+        if plan is None or (lost and plan.upload_id == lost):
             reason = RefreshReason.RESTART if lost is None else RefreshReason.SESSION_LOST
             request = self._refresh_request(self._fields.fingerprint, reason, same_upload=False)
-            plan = await self._plans.renew(request, None, _WHY[reason])
+            plan = await self._plans.renew(request, plan, _WHY[reason])
         if lost and plan.upload_id == lost:
             raise _refused(
                 FaultKind.REPLY,
@@ -282,7 +292,7 @@ class PresignedProtocol(UploadProtocol):
         Raises:
             Refused: SESSION_LOST where the one at hand goes on with another; EXPIRED where there is none.
         """
-        plan = self._plans.known
+        plan = self._plans.known or (self._plans.last if settling else None)
         misfit = None if plan is None else _misfit(session, plan)
         if plan is not None and misfit is None:
             return plan

@@ -78,6 +78,8 @@ class Supply:
         """Milliseconds since 1970 UTC."""
         self.lost: str | None = None
         """The id of the upload that the server does not know any more, where it said so."""
+        self.last: UploadPlan | None = None
+        """The plan of that one, by which it can be removed if it stands nevertheless."""
 
     def take(self, plan: Plan, now: int) -> None:
         """Have `plan` from now on. Of one that is there already nothing changes."""
@@ -86,7 +88,7 @@ class Supply:
 
     def lose(self, plan: UploadPlan) -> None:
         """The server does not know the upload of `plan` any more."""
-        self.lost = plan.upload_id
+        self.lost, self.last = plan.upload_id, plan
         if isinstance(self.plan, UploadPlan) and self.plan.upload_id == plan.upload_id:
             self.plan = None
 

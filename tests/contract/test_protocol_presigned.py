@@ -449,7 +449,9 @@ async def test_a_handed_in_plan_of_another_upload_begins_anew_where_there_is_no_
     protocol = lent.protocol(back_end.plan(upload_id="u2"), confirmed=receipts)
     fault = await refusal(protocol.prepare(session))
     assert fault.kind is FaultKind.SESSION_LOST
-    assert (await refusal(protocol.abort(session))).kind is FaultKind.EXPIRED
+    fault = await refusal(protocol.abort(session))
+    assert fault.kind is FaultKind.REPLY
+    assert "the one before it is left as it is" in fault.detail
 
 
 async def test_a_supplied_plan_for_another_object_is_refused(lent, store, back_end):
@@ -481,6 +483,45 @@ async def test_a_lost_upload_is_opened_anew_by_the_refresher(lent, store, back_e
     assert store.object == CONTENT
     assert [request.reason for request in back_end.asked] == [RefreshReason.SESSION_LOST]
     assert not back_end.asked[0].same_upload
+
+
+@pytest.mark.parametrize("refresher", ["", "backend"])
+async def test_an_upload_that_is_said_to_be_lost_can_be_removed_by_the_plan_that_it_had(
+    lent, store, back_end, refresher
+):
+    plan = back_end.plan()
+    protocol = lent.protocol(plan, refresher=refresher)
+    session = (await protocol.prepare(None)).session
+    store.answers["PUT"] = [error("NoSuchUpload", 404)]
+    await refusal(protocol.send_part(session, pieces(CONTENT)[0]))
+    await lent.protocol(plan, refresher=refresher).abort(session)
+    assert (store.uploads, back_end.asked) == ({}, [])
+
+
+async def test_a_new_upload_stays_at_hand_while_the_one_before_it_is_removed(lent, store, back_end):
+    session = (await lent.protocol(back_end.plan()).prepare(None)).session
+    lent.refreshers.forget("01")
+    back_end.upload = "u2"
+    store.uploads["u2"] = {}
+    protocol = lent.protocol(back_end.plan(), handed=False, refresher="backend")
+    assert (await refusal(protocol.prepare(session))).kind is FaultKind.SESSION_LOST
+    back_end.upload = "u1"
+    await protocol.abort(session)
+    assert set(store.uploads) == {"u2"}
+    assert (await protocol.prepare(None)).session.id == "u2"
+    assert [request.same_upload for request in back_end.asked] == [False, True]
+
+
+async def test_a_fresh_plan_that_could_not_remove_the_lost_upload_begins_no_other(lent, store, back_end):
+    plan = back_end.plan()
+    protocol = lent.protocol(plan, refresher="backend")
+    session = (await protocol.prepare(None)).session
+    store.answers["PUT"] = [error("NoSuchUpload", 404)]
+    await refusal(protocol.send_part(session, pieces(CONTENT)[0]))
+    store.good, store.answers["DELETE"] = set(), [Response("", 500)]
+    assert (await refusal(protocol.abort(session))).status == 500
+    back_end.upload = "u2"
+    assert (await lent.protocol(plan, refresher="backend").prepare(None)).session.id == "u2"
 
 
 async def test_a_refresher_that_brings_the_lost_upload_again_is_told_so(lent, store, back_end):

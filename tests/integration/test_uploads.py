@@ -253,6 +253,7 @@ async def test_a_session_that_the_server_lost_is_begun_anew(tmp_path, file, cont
         await (await opened.submit(upload(file, shelf, connections=1))).result()
     assert shelf.objects[shelf.url][0] == content
     assert shelf.count("create") == 2
+    assert shelf.sessions == {}, "it had not, and the session stands"
 
 
 async def test_the_next_part_is_read_while_one_is_sent_and_sent_after_it(tmp_path, content):
