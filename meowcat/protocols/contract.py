@@ -182,6 +182,9 @@ class Job:
     """What else was handed in and is never stored: a presigned plan."""
     confirmed: IntervalSet = NOTHING
     """The parts, by index, that were confirmed and recorded when the operation began."""
+    receipts: Mapping[int, Receipt] | None = None
+    """What the server said of them: in the operation that commits, and in one that removes what was sent, to
+    tell whose object stands there. None elsewhere, and where there are none to remove."""
 
 
 class Part(Protocol):

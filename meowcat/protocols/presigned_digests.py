@@ -7,6 +7,8 @@ key. So it is believed once it was the MD5 of a part: that is chance once in 2^1
 encrypted is one thing for all of its parts.
 """
 
+import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from meowcat.core.values import Fault, FaultKind
@@ -16,7 +18,7 @@ from meowcat.protocols.refused import Refused
 from meowcat.protocols.s3.checksums import CHECKSUMS, hex_of
 from meowcat.protocols.wire import Reply
 
-__all__ = ["PartDigests", "md5_of", "said_of"]
+__all__ = ["PartDigests", "content_of", "md5_of", "md5s_of", "said_of"]
 
 TRIES = 3
 """Parts whose ETag looks like an MD5 and is none, until it is taken for something else in this upload."""
@@ -49,6 +51,22 @@ def md5_of(etag: str) -> str | None:
     """The MD5 that an ETag of a part is, at S3 and OSS without an encryption of their own."""
     text = etag.strip('"').lower()
     return text if len(text) == 32 and set(text) <= set("0123456789abcdef") else None  # noqa: PLR2004  # MD5
+
+
+def md5s_of(etags: Iterable[str]) -> str | None:
+    """What S3 calls an object of parts with these ETags: the MD5 of their MD5s, and their number."""
+    found = [md5_of(each) for each in etags]
+    if None in found:
+        return None
+    joined = bytes.fromhex("".join(filter(None, found)))
+    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(found)}"
+
+
+def content_of(reply: Reply) -> str | None:
+    """What the ETag of an object says of its content, where it may be an MD5 or one of MD5s."""
+    etag = (reply.header("etag") or "").strip('"').lower()
+    likely = md5_of(etag.partition("-")[0]) is not None and not _encrypted(reply)
+    return etag if likely else None
 
 
 class PartDigests:

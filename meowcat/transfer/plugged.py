@@ -37,7 +37,11 @@ __all__ = [
 
 
 def upload_protocol_for(
-    world: World, errand: Errand, size: int, digests: Mapping[str, str]
+    world: World,
+    errand: Errand,
+    size: int,
+    digests: Mapping[str, str],
+    receipts: Mapping[int, Receipt] | None = None,
 ) -> UploadProtocol:
     """The protocol of an errand's upload.
 
@@ -69,6 +73,7 @@ def upload_protocol_for(
         part_size=0 if task.session is None else task.piece_size,
         plan=errand.secrets.plan,
         confirmed=task.stored,
+        receipts=receipts,
     )
     return protocol(job, world.plugins.tools)
 

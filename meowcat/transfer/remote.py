@@ -71,13 +71,13 @@ class RemoteOperation:
     def _failed(self, fault: Fault) -> msg.Message:
         raise NotImplementedError
 
-    def _protocol(self) -> UploadProtocol:
+    def _protocol(self, receipts: dict[int, Receipt] | None) -> UploadProtocol:
         known = self._task.generation
         size = known.size if known is not None and known.size is not None else 0
         digests = whole_digests(self._task)
         if self._task.intent is not None:  # with what was computed at the end, because it was asked for
             digests |= {each.algorithm: each.hex for each in self._task.intent.digests}
-        return upload_protocol_for(self._world, self._errand, size, digests)
+        return upload_protocol_for(self._world, self._errand, size, digests, receipts)
 
 
 class CommitOperation(RemoteOperation):
@@ -87,9 +87,12 @@ class CommitOperation(RemoteOperation):
         return msg.CommitFailed(fault=fault)
 
     async def _settle(self) -> msg.Message:
-        task, protocol = self._task, self._protocol()
-        session = task.session
+        task, session = self._task, self._task.session
         assert session is not None  # noqa: S101  # what is committed was opened
+        # Where nothing was sent, and nothing can have come of a part, there is nothing to know.
+        sent = bool(task.stored) or session.capabilities.server_offset
+        known = await recorded(self._errand) if sent else Recorded()
+        protocol = self._protocol(known.receipts)
         if task.doubt:
             found = await protocol.reconcile(session)
             if found.outcome is Outcome.COMMITTED:
@@ -97,9 +100,6 @@ class CommitOperation(RemoteOperation):
             if found.outcome is Outcome.LOST:
                 detail = "the server knows neither the object nor the upload; all is sent again"
                 return self._failed(Fault(kind=FaultKind.SESSION_LOST, detail=detail))
-        # Where nothing was sent, and nothing can have come of a part, there is nothing to know.
-        sent = bool(task.stored) or session.capabilities.server_offset
-        known = await recorded(self._errand) if sent else Recorded()
         if session.capabilities.commits_with_last_part:
             return msg.Committed(result=await self._commit_with_last_part(protocol, session, known))
         return msg.Committed(result=await protocol.commit(session, known.receipts, None))
@@ -193,8 +193,10 @@ class AbortOperation(RemoteOperation):
         return msg.AbortFailed(session=self._condemned.session.id, fault=fault)
 
     async def _settle(self) -> msg.Message:
-        session, protocol = self._condemned.session, self._protocol()
-        if self._condemned.doubt:
+        session, doubt = self._condemned.session, self._condemned.doubt
+        receipts = (await recorded(self._errand)).receipts if doubt else {}
+        protocol = self._protocol(receipts or None)
+        if doubt:
             found = await protocol.reconcile(session)
             if found.outcome is Outcome.COMMITTED:
                 return msg.Aborted(session=session.id, committed=True)

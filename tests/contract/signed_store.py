@@ -34,6 +34,10 @@ def error(code, status):
     return Response(body, status, content_type="application/xml")
 
 
+def _md5(data):
+    return hashlib.md5(data, usedforsecurity=False)
+
+
 class Piece:
     """A part, as the engine hands it over."""
 
@@ -61,6 +65,10 @@ class Store:
         """Signatures that are taken."""
         self.uploads = {"u1": {}}
         self.object = None
+        self.joined = None, ""
+        """The object that was made of parts, and its ETag."""
+        self.more = {}
+        """More headers of the object."""
         self.requests = []
         self.answers = defaultdict(list)
         """By method: replies that are given in turn, in the place of the store's own; None is its own."""
@@ -102,13 +110,15 @@ class Store:
             return error("NoSuchUpload", 404)
         data = request.get_data()
         self.uploads[upload][int(request.args["partNumber"])] = data
-        return Response("", 200, {"ETag": f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'})
+        return Response("", 200, {"ETag": f'"{_md5(data).hexdigest()}"'})
 
     def do_post(self, request):
         parts = self.uploads.pop(request.args["uploadId"], None)
         if parts is None:
             return error("NoSuchUpload", 404)
         self.object = b"".join(parts[number] for number in sorted(parts))
+        md5s = b"".join(_md5(parts[number]).digest() for number in sorted(parts))
+        self.joined = self.object, f"{_md5(md5s).hexdigest()}-{len(parts)}"
         return Response("<CompleteMultipartUploadResult><ETag>&quot;joined-3&quot;</ETag></…>", 200)
 
     def do_delete(self, request):
@@ -118,8 +128,9 @@ class Store:
     def do_head(self, request):
         if self.object is None:
             return Response("", 404)
-        etag = hashlib.md5(self.object, usedforsecurity=False).hexdigest()
-        return Response(self.object, 200, {"ETag": f'"{etag}"', "x-amz-meta-upload": "order-7"})
+        content, etag = self.joined
+        etag = etag if content is self.object else _md5(self.object).hexdigest()
+        return Response(self.object, 200, {"ETag": f'"{etag}"', "x-amz-meta-upload": "order-7"} | self.more)
 
 
 class BackEnd:

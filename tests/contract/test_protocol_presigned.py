@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import threading
+from dataclasses import replace as replace_fields
 
 import anyio
 import msgspec
@@ -809,6 +810,7 @@ def lost_reply(store):
 async def committed_in_doubt(protocol, content=CONTENT):
     session, receipts = await upload(protocol, content)
     assert (await refusal(protocol.commit(session, receipts, None))).status == 503
+    protocol.job = replace_fields(protocol.job, receipts=receipts)
     return session
 
 
@@ -833,6 +835,61 @@ async def test_an_object_that_replaced_an_old_one_is_the_upload_s(lent, store, b
     protocol = lent.protocol(back_end.plan())
     session = await committed_in_doubt(protocol)
     assert (await protocol.reconcile(session)).outcome is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize(
+    ("completion", "more", "outcome"),
+    [
+        ("s3-xml", {}, Outcome.NOT_COMMITTED),
+        ("s3-xml", {"ETag": '"0123456789abcdef0123456789abcdef-3"'}, Outcome.NOT_COMMITTED),
+        ("s3-xml", {"ETag": '"-CKicn4fknIsCEAE="'}, Outcome.COMMITTED),
+        ("s3-xml", {"x-amz-server-side-encryption": "aws:kms"}, Outcome.COMMITTED),
+        ("oss-xml", {}, Outcome.COMMITTED),
+    ],
+)
+async def test_an_object_of_other_parts_is_somebody_else_s_where_its_etag_tells(
+    lent, store, back_end, completion, more, outcome
+):
+    store.answers["POST"] = [Response("", 503)]
+    protocol = lent.protocol(back_end.plan(completion=completion))
+    session = await committed_in_doubt(protocol)
+    store.object, store.more = bytes(SIZE), more
+    assert (await protocol.reconcile(session)).outcome is outcome
+
+
+async def test_parts_whose_etags_are_no_md5s_tell_nothing_of_the_object(lent, store, back_end):
+    store.after["PUT"] = [Response("", 200, {"ETag": '"1"'})] * 3
+    store.after["POST"] = [Response("", 503)]
+    protocol = lent.protocol(back_end.plan())
+    session = await committed_in_doubt(protocol)
+    store.object = bytes(SIZE)
+    assert (await protocol.reconcile(session)).outcome is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("receipts", [{}, None])
+async def test_of_parts_that_nothing_is_known_of_an_etag_tells_nothing(lent, store, back_end, receipts):
+    store.answers["POST"] = [Response("", 503)]
+    protocol = lent.protocol(back_end.plan())
+    session = await committed_in_doubt(protocol)
+    protocol.job = replace_fields(protocol.job, receipts=receipts)
+    store.object = bytes(SIZE)
+    assert (await protocol.reconcile(session)).outcome is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_after_a_single_put_in_doubt_the_bytes_tell_whose_object_it_is(store, single, ours):
+    session = (await single.prepare(None)).session
+    (store.after if ours else store.answers)["PUT"] = [Response("", 503)]
+    piece = Piece(0, 0, CONTENT)
+    assert (await refusal(single.commit(session, {}, piece))).status == 503
+    store.object = store.object or bytes(SIZE)
+    assert (await single.reconcile(session)).outcome is Outcome.COMMITTED, (
+        "as far as can be known without them"
+    )
+    single.job = replace_fields(single.job, receipts={})
+    assert (await single.reconcile(session)).outcome is Outcome.NOT_COMMITTED
+    await single.commit(session, {}, piece)
+    assert (store.object, store.count("PUT")) == (CONTENT, 1 if ours else 2)
 
 
 async def test_an_object_of_another_size_is_somebody_else_s(lent, store, back_end):

@@ -147,6 +147,8 @@ class Counting:
         """Methods whose next reply is lost, in turn."""
         self.unsent = []
         """Methods whose next request does not arrive, in turn."""
+        self.meanwhile = None
+        """What happens then."""
 
     def count(self, method):
         return sum(request.method == method for request in self.requests)
@@ -169,6 +171,8 @@ class Counted:
             await anyio.sleep_forever()
         if counting.unsent and counting.unsent[0] == method:
             counting.unsent.pop(0)
+            if counting.meanwhile is not None:
+                counting.meanwhile()
             raise TransportFault(Fault(kind=FaultKind.DISCONNECTED, detail="as the test wants it"))
         counting.requests.append(self.request)
         reply = await self.exchange.__aenter__()
@@ -389,6 +393,50 @@ async def test_a_completion_that_did_not_arrive_is_sent_again_over_an_old_object
         await opened.upload(file, protocol=PresignedUpload(plan, "backend"))
     assert back_end.object() == CONTENT
     assert transport.count("HEAD") == 2
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_an_object_of_the_same_size_that_somebody_else_wrote_meanwhile_is_not_the_upload_s(
+    tmp_path, file, transport, back_end, single
+):
+    check = PlanRequest("HEAD", back_end.sign("head_object", "HEAD"))
+    part = PlanPart(1, 0, SIZE, back_end.sign("put_object", "PUT"))
+    plan = UploadPlan(total_size=SIZE, chunk_size=SIZE, parts=(part,), check=check)
+    plan = plan if single else back_end.plan(back_end.opened())
+    where = {"Bucket": back_end.bucket, "Key": back_end.key}
+    transport.meanwhile = lambda: back_end.s3.put_object(**where, Body=bytes(SIZE))
+    transport.unsent = ["PUT" if single else "POST"]
+    async with engine(tmp_path, transport) as opened:
+        await opened.upload(file, protocol=PresignedUpload(plan))
+    assert back_end.object() == CONTENT
+    assert back_end.open_uploads() == []
+
+
+async def test_a_single_put_whose_reply_was_lost_is_found_by_its_object(tmp_path, file, transport, back_end):
+    check = PlanRequest("HEAD", back_end.sign("head_object", "HEAD"))
+    part = PlanPart(1, 0, SIZE, back_end.sign("put_object", "PUT"))
+    plan = UploadPlan(total_size=SIZE, chunk_size=SIZE, parts=(part,), check=check)
+    transport.lost = ["PUT"]
+    async with engine(tmp_path, transport) as opened:
+        await opened.upload(file, protocol=PresignedUpload(plan))
+    assert back_end.object() == CONTENT
+    assert transport.count("PUT") == 1
+
+
+async def test_a_canceled_upload_leaves_no_session_beside_somebody_else_s_object(
+    tmp_path, file, transport, back_end
+):
+    plan = back_end.plan(back_end.opened())
+    where = {"Bucket": back_end.bucket, "Key": back_end.key}
+    transport.meanwhile = lambda: back_end.s3.put_object(**where, Body=bytes(SIZE))
+    transport.unsent = ["POST"] * 9
+    async with engine(tmp_path, transport) as opened:
+        task = await opened.submit(upload(file, plan))
+        await until(lambda: len(transport.unsent) < 9)
+        await task.cancel()
+        await opened.drain()
+    assert back_end.open_uploads() == []
+    assert back_end.object() == bytes(SIZE)
 
 
 async def test_an_upload_that_the_server_lost_is_opened_anew(tmp_path, file, transport, back_end):
