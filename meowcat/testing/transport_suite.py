@@ -323,7 +323,8 @@ class TransportSuite:
 
     async def test_a_server_that_takes_a_body_slowly_is_not_silent(self) -> None:
         """Megabytes of it wait in the memory of the system, which takes them all at once."""
-        for size, chunk, seconds in ((3 * MIB, 1 << 16, 4), (16 * MIB, 1 << 16, 4), (12 * MIB, 4 * MIB, 6)):
+
+        async def send(size: int, chunk: int, seconds: int) -> None:
             body = partial(pieces, size // chunk, chunk)
             with self.server(Content(0), script=[Trouble(rate=size / seconds)]) as server:
                 async with (
@@ -332,6 +333,10 @@ class TransportSuite:
                 ):
                     assert reply.status == 200
                 assert server.bytes_received() == size
+
+        async with anyio.create_task_group() as group:
+            for each in ((3 * MIB, 1 << 16, 4), (16 * MIB, 1 << 16, 4), (12 * MIB, 4 * MIB, 6)):
+                group.start_soon(send, *each)
 
     async def test_a_server_that_takes_nothing_of_a_body_is_a_timeout(self) -> None:
         with self.server(Content(0), script=[Trouble(refuse_body=True)]) as server:
