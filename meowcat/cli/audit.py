@@ -136,6 +136,7 @@ def receipt(
     Whoever has it and the vkey can verify it. TASK is an id, or a beginning or end of one that no other
     task has.
     """
+    output = None if output == "-" else output  # as of an export
     if output is not None:
         refuse_standing(output)
     wanted = task if len(task) == _TASK_ID else pick(anyio.run(read_all, journal), task).task.id

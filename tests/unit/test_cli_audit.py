@@ -153,6 +153,11 @@ def test_a_receipt_is_written_over_nothing(run, tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}, "and nothing is signed"
 
 
+def test_a_receipt_goes_to_standard_output_by_a_minus_as_an_export_does(run, tmp_path):
+    assert run(*RECEIPT, FIRST[:4], "-o", "-").stdout == run(*RECEIPT, FIRST[:4]).stdout
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_receipt_goes_where_a_link_leads_and_into_what_is_no_file(run, tmp_path):
     (tmp_path / "link").symlink_to("target")
     assert run(*RECEIPT, FIRST[:4], "-o", "link").exit_code == Exit.COMPLETE
