@@ -188,11 +188,7 @@ class _Loading:
         content = self._reading.content(number)
         header, begin, exact = header_of(content)
         first = self._first_of(header, ledger, known)
-        if self._sealed and self._sealed[-1].number < number - 1:
-            self._sealed.append(_hole(self._sealed[-1].number + 1, ledger.position + 1))
-        if not known and first > ledger.position + 1:
-            self._undecided += first - ledger.position - 1
-            ledger.position = first - 1
+        self._pass_over(number, first, ledger, known)
         index = GrowingIndex(first)
         current = StoredSegment(number, first, index)
         find = self._reading.finder(tuple(self._sealed), current)
@@ -221,11 +217,7 @@ class _Loading:
         self._undecided = walk.undecided
         view = View(tuple(self._sealed), current, walk.end, ledger.position)
         if not last:
-            if index.undecided:
-                self._damaged.append((number, index, len(content)))
-            else:
-                self._reading.keep(number, index.pack(number, len(content)))
-            self._sealed.append(StoredSegment(number, first))
+            self._seal(number, index, len(content))
         return Past(
             ledger=ledger,
             view=view,
@@ -236,6 +228,22 @@ class _Loading:
             damaged=walk.damaged,
             walk=walk,
         )
+
+    def _pass_over(self, number: int, first: int, ledger: Ledger, known: int) -> None:
+        """What is missing before a segment: others, and their records."""
+        if self._sealed and self._sealed[-1].number < number - 1:
+            self._sealed.append(_hole(self._sealed[-1].number + 1, ledger.position + 1))
+        if not known and first > ledger.position + 1:
+            self._undecided += first - ledger.position - 1
+            ledger.position = first - 1
+
+    def _seal(self, number: int, index: GrowingIndex, size: int) -> None:
+        """Another segment follows on this one, of `size` bytes."""
+        if index.undecided:
+            self._damaged.append((number, index, size))
+        else:
+            self._reading.keep(number, index.pack(number, size))
+        self._sealed.append(StoredSegment(number, index.first))
 
     def _first_of(self, header: Segment | None, ledger: Ledger, known: int) -> int:
         if not known:  # positions never go back, whatever a first line says

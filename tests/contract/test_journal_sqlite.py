@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def filled(path, count=5):
     journal.open(OWNER, "power")
     journal.append([entry(f"t{number}", 1, f"body {number}".encode() * 20) for number in range(count)])
     return journal
+
+
+@contextmanager
+def being_read(path):
+    """Somebody is in the middle of a query, so that pages of the log can't be moved."""
+    with (
+        closing(sqlite_file.connect(path, "mode=ro")) as reader,
+        closing(reader.execute("SELECT * FROM record")) as rows,
+    ):
+        assert rows.fetchone()
+        yield
 
 
 def image(folder):
@@ -462,16 +474,12 @@ def test_a_reopening_is_over_once_all_of_the_log_is_in_the_file(path, monkeypatc
     """What is visible then may stand in pages of the log that a failed sync has dropped."""
     monkeypatch.setattr(sqlite_file, "BUSY", 0.01)
     journal = filled(path)
-    reader = sqlite_file.connect(path, "mode=ro")
-    rows = reader.execute("SELECT * FROM record")
-    assert rows.fetchone()
-    journal.append([entry("new", 1)])
-    with pytest.raises(JournalUncertain, match="pages of the log can't be moved yet"):
-        journal.reopen()
-    with pytest.raises(JournalUncertain):
-        journal.append([entry("new", 2)])
-    rows.close()
-    reader.close()
+    with being_read(path):
+        journal.append([entry("new", 1)])
+        with pytest.raises(JournalUncertain, match="pages of the log can't be moved yet"):
+            journal.reopen()
+        with pytest.raises(JournalUncertain):
+            journal.append([entry("new", 2)])
     assert journal.reopen() == 6
     assert path.with_name("journal.db-wal").stat().st_size == 0
     assert journal.append([entry("new", 2)]) == 7
@@ -740,17 +748,13 @@ def test_the_log_is_moved_into_the_file_before_it_grows_without_end(path, monkey
 def test_a_log_that_a_reader_holds_up_is_not_tried_to_be_moved_at_each_append(path, monkeypatch):
     monkeypatch.setattr(sqlite_file, "CHECKPOINT_AFTER", 50_000)
     journal = filled(path)
-    reader = sqlite_file.connect(path, "mode=ro")
-    rows = reader.execute("SELECT * FROM record")
-    assert rows.fetchone()
     moved = []
     journal._writer.set_trace_callback(lambda said: moved.append("wal_checkpoint" in said))
-    for seq in range(2, 52):
-        journal.append([entry("t0", seq)])
     log = path.with_name("journal.db-wal")
-    assert 2 <= sum(moved) <= log.stat().st_size / 50_000
-    rows.close()
-    reader.close()
+    with being_read(path):
+        for seq in range(2, 52):
+            journal.append([entry("t0", seq)])
+        assert 2 <= sum(moved) <= log.stat().st_size / 50_000
     size = log.stat().st_size
     for seq in range(52, 102):
         journal.append([entry("t0", seq)])
