@@ -89,9 +89,7 @@ class CommitOperation(RemoteOperation):
     async def _settle(self) -> msg.Message:
         task, session = self._task, self._task.session
         assert session is not None  # noqa: S101  # what is committed was opened
-        # Where nothing was sent, and nothing can have come of a part, there is nothing to know.
-        sent = bool(task.stored) or session.capabilities.server_offset
-        known = await recorded(self._errand) if sent else Recorded()
+        known = await recorded(self._errand) if task.stored else Recorded()
         protocol = self._protocol(known.receipts)
         if task.doubt:
             found = await protocol.reconcile(session)

@@ -538,6 +538,26 @@ def test_a_limit_is_kept_by_contents_that_come_at_once(rate):
     assert len(world.server.requests) == rate // 10_000
 
 
+def test_what_did_not_come_is_no_burden_on_a_limit():
+    world, asked = made(host=(100, 100_000)), set()
+
+    def break_off(seen):
+        first = seen.target not in asked
+        asked.add(seen.target)
+        return Trouble(after=1000, then="reset") if first else None
+
+    world.server.script = break_off
+
+    async def work(world):
+        async with world.engine(config=config(limit_rate=2_000_000)) as engine:
+            await engine.submit_many(requests("host", 100))
+            await engine.drain()
+            return world.now
+
+    assert world.run(work) < 5.7, "5 s, and the first wait for another attempt"
+    assert len(world.server.requests) == 200
+
+
 @pytest.mark.parametrize("tasks", [1, 20])
 @pytest.mark.parametrize("rate", [50_000, 5_000_000])
 def test_a_limit_holds_from_the_first_second_however_many_connections_there_are(tasks, rate):
