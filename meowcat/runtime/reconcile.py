@@ -202,8 +202,8 @@ class Reconciler:
     def try_now(self, task: TaskState) -> None:
         """A user has set the task going: its host need not wait for the end of its hold to be tried."""
         host = host_of(task.request.url)
-        self.scheduler.lift_hold(host, self._clock.ticks())
-        self._nudge(host)
+        if self.scheduler.lift_hold(host, self._clock.ticks()):
+            self._nudge(host)
 
     def _nudge(self, host: str) -> None:
         """Something has changed for those that work on the host, or wait for it."""

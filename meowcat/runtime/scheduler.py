@@ -378,12 +378,14 @@ class Scheduler:
             heappush(self._ends, (held.hold.until or 0, name))
         return before is FREE or before.probing
 
-    def lift_hold(self, name: str, now: int) -> None:
-        """The host may be tried at once: by one task, as at the end of its hold."""
+    def lift_hold(self, name: str, now: int) -> bool:
+        """The host may be tried at once: by one task, as at the end of its hold. Whether it was held."""
         held = self._held.get(name)
-        if held is not None and now < (held.hold.until or 0):
-            held.hold, held.look = lift(held.hold, now), None
-            heappush(self._ends, (now, name))
+        if held is None or now >= (held.hold.until or 0):
+            return False
+        held.hold, held.look = lift(held.hold, now), None
+        heappush(self._ends, (now, name))
+        return True
 
     def release_host(self, name: str, task: TaskId, now: int) -> bool:
         """The host has answered `task`: everybody may, unless that request was from before the hold.

@@ -9,6 +9,7 @@ import pytest
 
 import meowcat
 from meowcat.core.events import Supplied
+from meowcat.runtime.reconcile import Reconciler
 from meowcat.testing.content import Content
 from meowcat.testing.depot import DepotUpload
 from meowcat.testing.exchanges import Trouble
@@ -536,6 +537,25 @@ def test_a_limit_is_kept_by_contents_that_come_at_once(rate):
 
     assert world.run(work) == pytest.approx(10, rel=0.03)
     assert len(world.server.requests) == rate // 10_000
+
+
+def test_whoever_sets_many_going_looks_at_no_host_that_is_not_held(monkeypatch):
+    """That takes as long as it has tasks at work: for each of ten thousand it would be quadratic."""
+    looks, nudge = [], Reconciler._nudge
+
+    def counting(self, host):
+        looks.append(host)
+        nudge(self, host)
+
+    async def work(world):
+        async with world.engine(config=config(max_downloads=20)) as engine:
+            await engine.submit_many(requests("host", 20), paused=True)
+            monkeypatch.setattr(Reconciler, "_nudge", counting)
+            await engine.resume_many()
+            await engine.drain()
+
+    made(host=(20, 1000)).run(work)
+    assert looks == []
 
 
 def test_what_did_not_come_is_no_burden_on_a_limit():

@@ -163,12 +163,12 @@ def test_a_hold_is_never_shortened():
 
 def test_a_hold_that_is_lifted_ends_with_one_that_tries():
     book = Book()
-    book.scheduler.lift_hold("h", 10)
+    assert not book.scheduler.lift_hold("h", 10)
     book.scheduler.hold_host("h", 100)
     assert book.ask(demand("a", 1), demand("b", 2), now=40) == []
-    book.scheduler.lift_hold("h", 50)
+    assert book.scheduler.lift_hold("h", 50)
     assert book.hand_out(50) == ["a"]
-    book.scheduler.lift_hold("h", 60)
+    assert not book.scheduler.lift_hold("h", 60)
     assert not book.scheduler.may_send("b", "h", 60), "it is being tried"
     book.scheduler.hold_host("h", 200)
     assert not book.scheduler.may_send("a", "h", 100)
